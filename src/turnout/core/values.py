@@ -1,0 +1,222 @@
+"""The words of the domain as values: a job's record, its attempts, who owns it, and the message that carries it.
+
+Pure. Instants are unix seconds by the NATS server's clock, durations are seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Any
+
+import attrs
+
+from turnout.core.retry import RetryPolicy
+from turnout.errors import InvalidValue
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What an id, an activity's name, a node's name and a namespace look like: one token of a subject, one key of a bucket."""
+
+BARE_ID = re.compile(r"\d+-[0-9a-z]{9,}")
+"""The form of an id that is derived from a bare message's sequence and time (P8); callers may not choose it."""
+
+ATTEMPTS_KEPT = 50
+"""How many attempts a record lists: the first ones go when there are more; the counters count them all."""
+
+
+def valid_name(value: object, what: str) -> str:
+    """`value` if it is a valid token, else InvalidValue that names `what`."""
+    if isinstance(value, str) and NAME.fullmatch(value):
+        return value
+    raise InvalidValue(f"{what} must match [A-Za-z0-9_-]{{1,64}}, not {value!r}")
+
+
+class JobState(enum.StrEnum):
+    """Where a job is in its life; the last three are final."""
+
+    scheduled = "scheduled"
+    queued = "queued"
+    running = "running"
+    retrying = "retrying"
+    completed = "completed"
+    faulted = "faulted"
+    cancelled = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({JobState.completed, JobState.faulted, JobState.cancelled})
+
+
+class Outcome(enum.StrEnum):
+    """How an attempt stands or ended."""
+
+    running = "running"
+    completed = "completed"
+    faulted = "faulted"
+    timed_out = "timed_out"
+    lost = "lost"
+    aborted = "aborted"
+    cancelled = "cancelled"
+
+
+@attrs.frozen
+class Token:
+    """Who owns a running attempt (P1). The nonce makes it unique; the rest says whom to ask."""
+
+    node: str
+    generation: int
+    attempt: int
+    nonce: str
+
+
+@attrs.frozen
+class Body:
+    """A payload, result or checkpoint: JSON text, or the name of the object that holds it (claim check)."""
+
+    text: str | None = None
+    ref: str | None = None
+    size: int = 0
+
+
+@attrs.frozen
+class Progress:
+    done: float = 0
+    total: float | None = None
+    message: str = ""
+
+
+@attrs.frozen
+class ErrorInfo:
+    """An exception as a record keeps it: class name, message, and its traceback as text (bounded)."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@attrs.frozen
+class Attempt:
+    """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone."""
+
+    number: int
+    generation: int
+    node: str
+    started_at: float
+    outcome: Outcome = Outcome.running
+    ended_at: float | None = None
+    error: ErrorInfo | None = None
+    span_id: str = ""
+
+
+@attrs.frozen
+class MessageRef:
+    """The job's message in the stream. Sequences are reused after a power cut: the timestamp tells two apart.
+
+    `time_ns` is unix nanoseconds; `ack` is the subject that settles the newest delivery, "" before there was one.
+    """
+
+    seq: int
+    time_ns: int
+    ack: str = ""
+
+    @property
+    def time(self) -> float:
+        return self.time_ns / 1e9
+
+    def same(self, other: MessageRef | None) -> bool:
+        return other is not None and (self.seq, self.time_ns) == (other.seq, other.time_ns)
+
+
+@attrs.frozen
+class SubmitOptions:
+    """What one submission asked for; None means the activity's own."""
+
+    timeout: float | None = None
+    retry: RetryPolicy | None = None
+    expires_in: float | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Rules:
+    """The activity's options that decide a job's life, fixed in the record when an attempt starts."""
+
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
+    max_lost: int = 3
+    lease: float = 30.0
+
+
+@attrs.frozen
+class JobRecord:
+    """All that is known of a job; one value in the registry. See docs/lifecycle.md for who writes which field."""
+
+    id: str
+    activity: str
+    state: JobState
+    generation: int = 1
+    submitted_at: float = 0.0
+    payload: Body = attrs.field(factory=Body)
+    headers: dict[str, str] = attrs.field(factory=dict)
+    options: SubmitOptions = attrs.field(factory=SubmitOptions)
+    rules: Rules = attrs.field(factory=Rules)
+    message: MessageRef | None = None
+    token: Token | None = None
+    attempt: int = 0
+    failures: int = 0
+    losses: int = 0
+    aborts: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    started_at: float | None = None
+    finished_at: float | None = None
+    due_at: float | None = None
+    cancel_request: str | None = None
+    progress: Progress | None = None
+    checkpoint: Body | None = None
+    result: Body | None = None
+    error: ErrorInfo | None = None
+    reason: str | None = None
+    trace_id: str = ""
+
+    @property
+    def expires_at(self) -> float | None:
+        """The instant by which the last attempt must have ended, or None."""
+        return None if self.options.expires_in is None else self.submitted_at + self.options.expires_in
+
+    def owned_by(self, token: Token | None) -> bool:
+        """Whether `token` is that of the attempt that runs now."""
+        return self.state is JobState.running and token is not None and self.token == token
+
+    def with_attempt(self, **changes: Any) -> tuple[Attempt, ...]:
+        """The list of attempts with the newest one changed."""
+        return (*self.attempts[:-1], attrs.evolve(self.attempts[-1], **changes)) if self.attempts else ()
+
+
+@attrs.frozen
+class Delivery:
+    """JetStream handing over a job's message.
+
+    `bare`: it came without an id in its subject. `exhausted`: the last delivery that max_deliver allows.
+    `scheduled`: it was put there by a timer (P11). `received_at` is on the worker's suspension-counting clock.
+    """
+
+    id: str
+    activity: str
+    message: MessageRef
+    generation: int = 1
+    payload: Body = attrs.field(factory=Body)
+    headers: dict[str, str] = attrs.field(factory=dict)
+    options: SubmitOptions = attrs.field(factory=SubmitOptions)
+    number: int = 1
+    exhausted: bool = False
+    bare: bool = False
+    scheduled: bool = False
+    replaced: int = 0
+    trace_id: str = ""
+    problem: ErrorInfo | None = None
+
+    @property
+    def expires_at(self) -> float | None:
+        return None if self.options.expires_in is None else self.message.time + self.options.expires_in
