@@ -1,0 +1,459 @@
+"""The lifecycle of a job: one pure function decides what follows from an event.
+
+`decide(record, event)` is the specification. Whoever has something to say about a job (a client that submits, cancels or
+retries, a worker that received or ended it, the supervisor that found its node dead) sends an event through here and
+has the effects performed in order. Whoever loses the compare-and-set of a `Save` reads the record again and asks again:
+the answer to a stale question is found by the same rules (P1).
+
+The rules P1 to P12 are told in docs/lifecycle.md; they are named here where they are kept.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import attrs
+
+from turnout.core.effects import (
+    Abandon,
+    Ack,
+    Ask,
+    Drop,
+    Effect,
+    Letter,
+    Nak,
+    Notify,
+    Publish,
+    Remove,
+    Replace,
+    Save,
+    Schedule,
+    Unschedule,
+)
+from turnout.core.events import (
+    Aborted,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Leftover,
+    Lost,
+    Received,
+    Reported,
+    RetryRequested,
+    Stuck,
+    Submitted,
+    Verdict,
+)
+from turnout.core.values import (
+    ATTEMPTS_KEPT,
+    Attempt,
+    Delivery,
+    ErrorInfo,
+    JobRecord,
+    JobState,
+    Outcome,
+    Rules,
+    Token,
+)
+
+Effects = tuple[Effect, ...]
+
+DUE_SLACK_S = 0.01
+"""A delivery this much before its due time counts as due: a server's timer and ours differ by that much."""
+
+
+def decide(record: JobRecord | None, event: Event) -> Effects:
+    """What `event` makes of the job whose record is `record` (None: it has none yet)."""
+    match event:
+        case Submitted():
+            return _submitted(record, event)
+        case Received():
+            return _received(record, event)
+        case Reported():
+            return _reported(record, event)
+        case Completed() | Failed() | Cancelled() | Aborted():
+            return _ended(record, event)
+        case Lost():
+            return _lost(record, event)
+        case CancelRequested():
+            return _cancel_requested(record, event)
+        case RetryRequested():
+            return _retry_requested(record, event)
+        case Expired():
+            return _expired(record, event)
+        case Stuck():
+            return _stuck(record, event)
+        case Leftover():
+            return _leftover(record, event)
+        case _:
+            assert_never(event)
+
+
+def newer(found: Delivery | None, record: JobRecord | None) -> bool:
+    """Whether the message begins a life that the record does not know of yet: a retry or a replay (P2)."""
+    return found is not None and (record is None or found.generation > record.generation)
+
+
+def record_of(delivery: Delivery, before: JobRecord | None = None) -> JobRecord:
+    """The record of a queued job as its message tells it.
+
+    `before` is the record of an earlier generation: attempt numbers go on, the attempts and the checkpoint are kept,
+    the budgets are fresh.
+    """
+    fresh = JobRecord(
+        id=delivery.id,
+        activity=delivery.activity,
+        state=JobState.queued,
+        generation=delivery.generation,
+        submitted_at=delivery.message.time,
+        payload=delivery.payload,
+        headers=delivery.headers,
+        options=delivery.options,
+        message=delivery.message,
+        trace_id=delivery.trace_id,
+    )
+    if before is None:
+        return fresh
+    return attrs.evolve(
+        fresh,
+        attempt=before.attempt,
+        attempts=before.attempts,
+        checkpoint=before.checkpoint,
+        progress=before.progress,
+        trace_id=before.trace_id or delivery.trace_id,
+        rules=before.rules,
+    )
+
+
+# --- submitting ------------------------------------------------------------------------------------------------------
+
+
+def _submitted(record: JobRecord | None, event: Submitted) -> Effects:
+    draft = event.draft
+    if event.at is not None:
+        if record is not None and record.token != draft.token:
+            return ()
+        # The record comes first, so that a second submit of the id and a cancel both find it (P11). When it is there
+        # already it is this very submit's, stored by a write whose answer was lost.
+        scheduled = attrs.evolve(draft, state=JobState.scheduled, due_at=event.at)
+        before = () if record is not None else (Save(scheduled),)
+        return (*before, Schedule(scheduled, event.at))
+    if draft.options.expires_in is not None:
+        return (Publish(draft), Save(draft))
+    return (Publish(draft),)
+
+
+# --- a worker receives the message -----------------------------------------------------------------------------------
+
+
+def _received(record: JobRecord | None, event: Received) -> Effects:
+    delivery = event.delivery
+    if record is None or newer(delivery, record):
+        return _start(record_of(delivery, record), event)
+    if delivery.generation < record.generation:
+        return (Ack(delivery.message),)
+    match record.state:
+        case JobState.completed | JobState.faulted | JobState.cancelled:
+            return _already_final(record, Ack(delivery.message))
+        case JobState.scheduled:
+            # An unscheduled message of this id was submitted beside the schedule: a duplicate (P11).
+            return _start(record, event) if delivery.scheduled else (Ack(delivery.message),)
+        case JobState.queued:
+            return _start(record, event)
+        case JobState.retrying:
+            wait = (record.due_at or 0.0) - event.now
+            return _start(record, event) if wait <= DUE_SLACK_S else _give_back(record, delivery, wait)
+        case JobState.running:
+            return _running_already(record, event)
+        case _:
+            assert_never(record.state)
+
+
+def _start(queued: JobRecord, event: Received) -> Effects:
+    """The next attempt, unless the job must not start any more."""
+    delivery = event.delivery
+    record = attrs.evolve(queued, message=delivery.message, rules=event.rules)
+    if delivery.problem is not None:
+        return _fault_unstarted(record, event.now, "invalid", delivery.problem, Ack(delivery.message))
+    if record.expires_at is not None and event.now >= record.expires_at:
+        return _fault_unstarted(record, event.now, "expired", _expiry(record), Ack(delivery.message))
+    number = record.attempt + 1
+    token = Token(event.node, record.generation, number, event.nonce)
+    attempt = Attempt(number, record.generation, event.node, event.now, span_id=event.span_id)
+    running = attrs.evolve(
+        record,
+        state=JobState.running,
+        token=token,
+        attempt=number,
+        attempts=(*record.attempts, attempt)[-ATTEMPTS_KEPT:],
+        started_at=record.started_at or event.now,
+        finished_at=None,
+        due_at=None,
+    )
+    return (Save(running),)
+
+
+def _running_already(record: JobRecord, event: Received) -> Effects:
+    delivery = event.delivery
+    if record.token is not None and record.token.nonce == event.nonce:
+        return ()  # our own start, stored by a write whose answer was lost
+    if record.token is None or event.verdict is None or event.asked != record.token:
+        return (Ask(record.token),) if record.token is not None else _start(record, event)
+    match event.verdict:
+        case Verdict.alive:
+            return (Drop(),)
+        case Verdict.silent:
+            return _give_back(record, delivery, event.wait_s)
+        case Verdict.gone:
+            after = _after_loss(record, event.now)
+            if after.state is JobState.queued:
+                return _start(after, event)
+            return (Save(after, expires=True), *_letter(after), Ack(delivery.message))
+        case _:
+            assert_never(event.verdict)
+
+
+def _already_final(record: JobRecord, settle: Effect) -> Effects:
+    """The job has ended, its message is still there: the letter first, if it is owed (P4), then the message goes."""
+    return (*_letter(record), settle)
+
+
+def _give_back(record: JobRecord, delivery: Delivery, delay_s: float) -> Effects:
+    """NAK, or put in anew what NAK can't revive (P7): an exhausted message."""
+    if not delivery.exhausted:
+        return (Nak(delivery.message, max(delay_s, 0.0)),)
+    return _put_anew(record, delivery, delivery.replaced)
+
+
+def _put_anew(record: JobRecord, found: Delivery | None, replaced: int) -> Effects:
+    if found is None:
+        return (Replace(record, 0, replaced),)
+    if found.bare:
+        # Never replace on the subject that all bare jobs share: it would wipe them (P8).
+        return (Replace(record, 0, replaced), Remove(found.message))
+    return (Replace(record, found.message.seq, replaced),)
+
+
+# --- the owner of a running attempt ----------------------------------------------------------------------------------
+
+
+def _reported(record: JobRecord | None, event: Reported) -> Effects:
+    if record is None or not record.owned_by(event.token):
+        return (Abandon(),)
+    changed = attrs.evolve(
+        record, progress=event.progress or record.progress, checkpoint=event.checkpoint or record.checkpoint
+    )
+    return (Save(changed),) if changed != record else ()
+
+
+def _ended(record: JobRecord | None, event: Completed | Failed | Cancelled | Aborted) -> Effects:
+    if record is None or record.token != event.token:
+        return (Abandon(),)
+    if record.owned_by(event.token):
+        after = _after_end(attrs.evolve(record, progress=event.progress or record.progress), event)
+        return (Save(after, expires=after.state.final), *_settle(after, event))
+    ended_by_us = bool(record.attempts) and record.attempts[-1].outcome is not Outcome.lost
+    return _settle(record, event) if ended_by_us else (Abandon(),)
+
+
+def _settle(record: JobRecord, event: Completed | Failed | Cancelled | Aborted) -> Effects:
+    """What becomes of the message, once the record says how the attempt ended."""
+    if record.message is None:
+        return ()
+    if record.state.final:
+        return (*_letter(record), Ack(record.message))
+    if event.exhausted:
+        return (Replace(record, record.message.seq),)
+    return (Nak(record.message, max((record.due_at or 0.0) - event.now, 0.0)),)
+
+
+def _after_end(record: JobRecord, event: Completed | Failed | Cancelled | Aborted) -> JobRecord:
+    """The record after its running attempt ended in this way. A result counts even when a cancel was asked for."""
+    match event:
+        case Completed():
+            return _final(record, JobState.completed, event.now, Outcome.completed, result=event.result, error=None)
+        case Cancelled():
+            return _cancel(record, event.now, Outcome.cancelled)
+        case Aborted():
+            if record.cancel_request is not None:
+                return _cancel(record, event.now, Outcome.aborted)
+            aborted = attrs.evolve(record, aborts=record.aborts + 1, state=JobState.queued)
+            return _close_attempt(aborted, event.now, Outcome.aborted)
+        case Failed():
+            return _after_failure(record, event)
+        case _:
+            assert_never(event)
+
+
+def _after_failure(record: JobRecord, event: Failed) -> JobRecord:
+    """Retry or give up: decided here and nowhere else."""
+    outcome = Outcome.timed_out if event.timed_out else Outcome.faulted
+    failed = attrs.evolve(record, failures=record.failures + 1, error=event.error)
+    if record.cancel_request is not None:
+        return _cancel(failed, event.now, outcome, event.error)
+    if record.expires_at is not None and event.now >= record.expires_at:
+        return _fault(failed, event.now, "expired", event.error, outcome)
+    if event.fatal is not None:
+        return _fault(failed, event.now, event.fatal, event.error, outcome)
+    policy = record.options.retry or record.rules.retry
+    delay = policy.next_delay(failures=failed.failures, error_mro=event.error_mro, u=event.u)
+    if event.retry_after is not None and failed.failures < policy.max_attempts:
+        delay = event.retry_after
+    if delay is None:
+        reason = "timed_out" if event.timed_out else "failed"
+        return _fault(failed, event.now, reason, event.error, outcome)
+    due = event.now + delay
+    if record.expires_at is not None and due >= record.expires_at:
+        return _fault(failed, event.now, "expired", event.error, outcome)
+    waiting = attrs.evolve(failed, state=JobState.retrying, due_at=due)
+    return _close_attempt(waiting, event.now, outcome, event.error)
+
+
+# --- the node is dead ------------------------------------------------------------------------------------------------
+
+
+def _lost(record: JobRecord | None, event: Lost) -> Effects:
+    if record is None or not record.owned_by(event.token):
+        return ()
+    after = _after_loss(record, event.now)
+    if after.state.final:
+        return _end_by_another(after, None)
+    return (Save(after), Nak(after.message)) if after.message is not None else (Save(after),)
+
+
+def _after_loss(record: JobRecord, now: float) -> JobRecord:
+    """Another loss: forgiven, or one too many. A cancel that was asked of the dead owner is fulfilled."""
+    lost = attrs.evolve(record, losses=record.losses + 1)
+    node = record.token.node if record.token is not None else "?"
+    error = ErrorInfo("NodeLost", f"node {node} vanished while it ran attempt {record.attempt}")
+    if record.cancel_request is not None:
+        return _cancel(lost, now, Outcome.lost, error)
+    if record.expires_at is not None and now >= record.expires_at:
+        return _fault(lost, now, "expired", error, Outcome.lost)
+    if lost.losses > record.rules.max_lost:
+        detail = ErrorInfo("NodeLost", f"{error.message}; that was loss {lost.losses}, {record.rules.max_lost} forgiven")
+        return _fault(lost, now, "lost", detail, Outcome.lost)
+    return _close_attempt(attrs.evolve(lost, state=JobState.queued), now, Outcome.lost, error)
+
+
+# --- cancel, retry, expire -------------------------------------------------------------------------------------------
+
+
+def _cancel_requested(record: JobRecord | None, event: CancelRequested) -> Effects:
+    current = _current(record, event.found)
+    if current is None or current.state.final:
+        return ()
+    if current.state is JobState.running and current.token is not None:
+        notify = Notify(current.token, current.cancel_request or event.reason)
+        if current.cancel_request is not None:
+            return (notify,)
+        return (Save(attrs.evolve(current, cancel_request=event.reason)), notify)
+    asked = attrs.evolve(current, cancel_request=event.reason)
+    return _end_by_another(_cancel(asked, event.now, None), event.found)
+
+
+def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects:
+    if record is None or newer(event.found, record) or record.state not in (JobState.faulted, JobState.cancelled):
+        return ()
+    # No record is saved: a message newer than the record reads as queued, and one atomic publish can't be half done (P2).
+    options = attrs.evolve(record.options, expires_in=None)
+    again = attrs.evolve(record, generation=record.generation + 1, options=options)
+    replaceable = event.found is not None and not event.found.bare
+    expected = event.found.message.seq if event.found is not None and replaceable else 0
+    return (*_letter(record), Replace(again, expected))
+
+
+def _expired(record: JobRecord | None, event: Expired) -> Effects:
+    current = _current(record, event.found)
+    if current is None or current.state.final or current.state is JobState.running:
+        return ()
+    if current.expires_at is None or event.now < current.expires_at:
+        return ()
+    return _end_by_another(_fault(current, event.now, "expired", _expiry(current), None), event.found)
+
+
+# --- the sweep -------------------------------------------------------------------------------------------------------
+
+
+def _stuck(record: JobRecord | None, event: Stuck) -> Effects:
+    found = event.found
+    current = _current(record, found)
+    if current is None or current.state is JobState.running:
+        return ()
+    if current.state.final:
+        return _leftover(record, Leftover(found=found, now=event.now)) if found is not None else ()
+    unrecorded = record is None or newer(found, record)
+    if unrecorded and found is not None and found.replaced >= event.max_lost:
+        error = ErrorInfo("NeverStarted", f"delivered until the deliveries ran out, {found.replaced + 1} times over, "
+                          "and no attempt was ever recorded")  # fmt: skip
+        return _end_by_another(_fault(current, event.now, "lost", error, None), found)
+    return _put_anew(current, found, found.replaced + 1 if found is not None else 0)
+
+
+def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
+    if record is None or newer(event.found, record):
+        return ()
+    if event.found.generation < record.generation:
+        return (Remove(event.found.message),)
+    return _already_final(record, Remove(event.found.message)) if record.state.final else ()
+
+
+# --- one constructor per way of writing a record ---------------------------------------------------------------------
+
+
+def _current(record: JobRecord | None, found: Delivery | None) -> JobRecord | None:
+    """The job as it stands: its record, or its message when that is newer or all there is."""
+    return record_of(found, record) if found is not None and newer(found, record) else record
+
+
+def _close_attempt(
+    record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None
+) -> JobRecord:
+    if outcome is None:
+        return record
+    return attrs.evolve(record, attempts=record.with_attempt(outcome=outcome, ended_at=now, error=error))
+
+
+def _final(record: JobRecord, state: JobState, now: float, outcome: Outcome | None, **changes: object) -> JobRecord:
+    error = changes.get("error")
+    closed = _close_attempt(record, now, outcome, error if isinstance(error, ErrorInfo) else None)
+    return attrs.evolve(closed, state=state, finished_at=now, due_at=None, **changes)
+
+
+def _fault(record: JobRecord, now: float, reason: str, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
+    return _final(record, JobState.faulted, now, outcome, error=error, reason=reason)
+
+
+def _cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
+    reason = record.cancel_request or ""
+    closed = _close_attempt(record, now, outcome, error)
+    return attrs.evolve(closed, state=JobState.cancelled, finished_at=now, due_at=None, reason=reason)
+
+
+def _fault_unstarted(record: JobRecord, now: float, reason: str, error: ErrorInfo, settle: Effect) -> Effects:
+    after = _fault(record, now, reason, error, None)
+    return (Save(after, expires=True), Letter(after), settle)
+
+
+def _end_by_another(after: JobRecord, found: Delivery | None) -> Effects:
+    """Somebody who does not hold the delivery ends the job: its record may only expire when its message is gone (P9)."""
+    unschedule = (Unschedule(after),) if after.attempt == 0 else ()
+    message = found.message if found is not None else after.message
+    remove = (Remove(message),) if message is not None else ()
+    return (Save(after), *_letter(after), *unschedule, *remove, Save(after, expires=True))
+
+
+def _letter(record: JobRecord) -> Effects:
+    return (Letter(record),) if record.state is JobState.faulted else ()
+
+
+def _expiry(record: JobRecord) -> ErrorInfo:
+    return ErrorInfo("Expired", f"not finished within {record.options.expires_in:g} s of its submission")
+
+
+def default_rules() -> Rules:
+    """The rules of an activity that nobody has declared, for jobs that end without ever having been started."""
+    return Rules()
