@@ -40,7 +40,7 @@ class Ack:
 
 @attrs.frozen
 class Nak:
-    """Give the message back; JetStream delivers it again after `delay_s`. Anyone may do that (NATS acks are not fenced)."""
+    """Give the message back, for redelivery after `delay_s`. Anyone may do that: acks in NATS are not fenced."""
 
     message: MessageRef
     delay_s: float = 0.0
@@ -113,17 +113,5 @@ class Abandon:
 
 
 Effect: TypeAlias = (
-    Save
-    | Letter
-    | Ack
-    | Nak
-    | Drop
-    | Ask
-    | Publish
-    | Schedule
-    | Replace
-    | Remove
-    | Unschedule
-    | Notify
-    | Abandon
+    Save | Letter | Ack | Nak | Drop | Ask | Publish | Schedule | Replace | Remove | Unschedule | Notify | Abandon
 )

@@ -1,6 +1,6 @@
 """The lifecycle of a job: one pure function decides what follows from an event.
 
-`decide(record, event)` is the specification. Whoever has something to say about a job (a client that submits, cancels or
+`decide(record, event)` is the specification. Whoever has something to say of a job (a client that submits, cancels or
 retries, a worker that received or ended it, the supervisor that found its node dead) sends an event through here and
 has the effects performed in order. Whoever loses the compare-and-set of a `Save` reads the record again and asks again:
 the answer to a stale question is found by the same rules (P1).
@@ -50,12 +50,13 @@ from turnout.core.events import (
 from turnout.core.values import (
     ATTEMPTS_KEPT,
     Attempt,
+    Body,
     Delivery,
     ErrorInfo,
     JobRecord,
     JobState,
+    MessageRef,
     Outcome,
-    Rules,
     Token,
 )
 
@@ -225,16 +226,16 @@ def _give_back(record: JobRecord, delivery: Delivery, delay_s: float) -> Effects
     """NAK, or put in anew what NAK can't revive (P7): an exhausted message."""
     if not delivery.exhausted:
         return (Nak(delivery.message, max(delay_s, 0.0)),)
-    return _put_anew(record, delivery, delivery.replaced)
+    return _put_anew(record, delivery.message, delivery.replaced)
 
 
-def _put_anew(record: JobRecord, found: Delivery | None, replaced: int) -> Effects:
-    if found is None:
+def _put_anew(record: JobRecord, message: MessageRef | None, replaced: int = 0) -> Effects:
+    if message is None:
         return (Replace(record, 0, replaced),)
-    if found.bare:
+    if message.bare:
         # Never replace on the subject that all bare jobs share: it would wipe them (P8).
-        return (Replace(record, 0, replaced), Remove(found.message))
-    return (Replace(record, found.message.seq, replaced),)
+        return (Replace(record, 0, replaced), Remove(message))
+    return (Replace(record, message.seq, replaced),)
 
 
 # --- the owner of a running attempt ----------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def _settle(record: JobRecord, event: Completed | Failed | Cancelled | Aborted) 
     if record.state.final:
         return (*_letter(record), Ack(record.message))
     if event.exhausted:
-        return (Replace(record, record.message.seq),)
+        return _put_anew(record, record.message)
     return (Nak(record.message, max((record.due_at or 0.0) - event.now, 0.0)),)
 
 
@@ -274,7 +275,7 @@ def _after_end(record: JobRecord, event: Completed | Failed | Cancelled | Aborte
     """The record after its running attempt ended in this way. A result counts even when a cancel was asked for."""
     match event:
         case Completed():
-            return _final(record, JobState.completed, event.now, Outcome.completed, result=event.result, error=None)
+            return _complete(record, event.now, event.result)
         case Cancelled():
             return _cancel(record, event.now, Outcome.cancelled)
         case Aborted():
@@ -334,7 +335,8 @@ def _after_loss(record: JobRecord, now: float) -> JobRecord:
     if record.expires_at is not None and now >= record.expires_at:
         return _fault(lost, now, "expired", error, Outcome.lost)
     if lost.losses > record.rules.max_lost:
-        detail = ErrorInfo("NodeLost", f"{error.message}; that was loss {lost.losses}, {record.rules.max_lost} forgiven")
+        count = f"that was loss {lost.losses}, and {record.rules.max_lost} are forgiven"
+        detail = ErrorInfo("NodeLost", f"{error.message}; {count}")
         return _fault(lost, now, "lost", detail, Outcome.lost)
     return _close_attempt(attrs.evolve(lost, state=JobState.queued), now, Outcome.lost, error)
 
@@ -358,11 +360,10 @@ def _cancel_requested(record: JobRecord | None, event: CancelRequested) -> Effec
 def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects:
     if record is None or newer(event.found, record) or record.state not in (JobState.faulted, JobState.cancelled):
         return ()
-    # No record is saved: a message newer than the record reads as queued, and one atomic publish can't be half done (P2).
+    # No record is saved: a message newer than it reads as queued, and one atomic publish can't be half done (P2).
     options = attrs.evolve(record.options, expires_in=None)
     again = attrs.evolve(record, generation=record.generation + 1, options=options)
-    replaceable = event.found is not None and not event.found.bare
-    expected = event.found.message.seq if event.found is not None and replaceable else 0
+    expected = event.found.message.seq if event.found is not None and not event.found.message.bare else 0
     return (*_letter(record), Replace(again, expected))
 
 
@@ -387,10 +388,10 @@ def _stuck(record: JobRecord | None, event: Stuck) -> Effects:
         return _leftover(record, Leftover(found=found, now=event.now)) if found is not None else ()
     unrecorded = record is None or newer(found, record)
     if unrecorded and found is not None and found.replaced >= event.max_lost:
-        error = ErrorInfo("NeverStarted", f"delivered until the deliveries ran out, {found.replaced + 1} times over, "
-                          "and no attempt was ever recorded")  # fmt: skip
+        rounds = found.replaced + 1
+        error = ErrorInfo("NeverStarted", f"its deliveries ran out {rounds} times and no attempt was ever recorded")
         return _end_by_another(_fault(current, event.now, "lost", error, None), found)
-    return _put_anew(current, found, found.replaced + 1 if found is not None else 0)
+    return _put_anew(current, found.message, found.replaced + 1) if found is not None else _put_anew(current, None)
 
 
 def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
@@ -409,22 +410,20 @@ def _current(record: JobRecord | None, found: Delivery | None) -> JobRecord | No
     return record_of(found, record) if found is not None and newer(found, record) else record
 
 
-def _close_attempt(
-    record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None
-) -> JobRecord:
+def _close_attempt(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
     if outcome is None:
         return record
     return attrs.evolve(record, attempts=record.with_attempt(outcome=outcome, ended_at=now, error=error))
 
 
-def _final(record: JobRecord, state: JobState, now: float, outcome: Outcome | None, **changes: object) -> JobRecord:
-    error = changes.get("error")
-    closed = _close_attempt(record, now, outcome, error if isinstance(error, ErrorInfo) else None)
-    return attrs.evolve(closed, state=state, finished_at=now, due_at=None, **changes)
+def _complete(record: JobRecord, now: float, result: Body) -> JobRecord:
+    closed = _close_attempt(record, now, Outcome.completed)
+    return attrs.evolve(closed, state=JobState.completed, finished_at=now, result=result, error=None)
 
 
 def _fault(record: JobRecord, now: float, reason: str, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
-    return _final(record, JobState.faulted, now, outcome, error=error, reason=reason)
+    closed = _close_attempt(record, now, outcome, error)
+    return attrs.evolve(closed, state=JobState.faulted, finished_at=now, due_at=None, error=error, reason=reason)
 
 
 def _cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
@@ -439,7 +438,7 @@ def _fault_unstarted(record: JobRecord, now: float, reason: str, error: ErrorInf
 
 
 def _end_by_another(after: JobRecord, found: Delivery | None) -> Effects:
-    """Somebody who does not hold the delivery ends the job: its record may only expire when its message is gone (P9)."""
+    """Somebody without the delivery ends the job: the record may only expire when the message is gone (P9)."""
     unschedule = (Unschedule(after),) if after.attempt == 0 else ()
     message = found.message if found is not None else after.message
     remove = (Remove(message),) if message is not None else ()
@@ -452,8 +451,3 @@ def _letter(record: JobRecord) -> Effects:
 
 def _expiry(record: JobRecord) -> ErrorInfo:
     return ErrorInfo("Expired", f"not finished within {record.options.expires_in:g} s of its submission")
-
-
-def default_rules() -> Rules:
-    """The rules of an activity that nobody has declared, for jobs that end without ever having been started."""
-    return Rules()

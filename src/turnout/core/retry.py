@@ -39,6 +39,10 @@ def mro_names(error: BaseException) -> tuple[str, ...]:
     return tuple(qualified(c) for c in type(error).__mro__ if c is not object)
 
 
+def _delay(value: float | timedelta) -> float:
+    return seconds(value, "retry delay and max_delay")
+
+
 def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str | type) or not isinstance(value, Iterable):
         value = (value,)
@@ -71,9 +75,9 @@ class RetryPolicy:
     """
 
     max_attempts: int = 3
-    delay: float = attrs.field(default=1.0, converter=lambda v: seconds(v, "retry delay"))
+    delay: float = attrs.field(default=1.0, converter=_delay)
     factor: float = 2.0
-    max_delay: float = attrs.field(default=100.0, converter=lambda v: seconds(v, "retry max_delay"))
+    max_delay: float = attrs.field(default=100.0, converter=_delay)
     jitter: float = 0.1
     retry_on: tuple[str, ...] = attrs.field(default=(Exception,), converter=_names)
     never_on: tuple[str, ...] = attrs.field(default=(), converter=_names)

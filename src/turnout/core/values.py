@@ -15,7 +15,7 @@ from turnout.core.retry import RetryPolicy
 from turnout.errors import InvalidValue
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What an id, an activity's name, a node's name and a namespace look like: one token of a subject, one key of a bucket."""
+"""What an id, an activity's or node's name and a namespace look like: a token of a subject and a part of a key."""
 
 BARE_ID = re.compile(r"\d+-[0-9a-z]{9,}")
 """The form of an id that is derived from a bare message's sequence and time (P8); callers may not choose it."""
@@ -116,11 +116,13 @@ class MessageRef:
     """The job's message in the stream. Sequences are reused after a power cut: the timestamp tells two apart.
 
     `time_ns` is unix nanoseconds; `ack` is the subject that settles the newest delivery, "" before there was one.
+    `bare`: it lies on the subject that all bare jobs of the activity share, not on one of its own id.
     """
 
     seq: int
     time_ns: int
     ack: str = ""
+    bare: bool = False
 
     @property
     def time(self) -> float:
@@ -196,10 +198,10 @@ class JobRecord:
 
 @attrs.frozen
 class Delivery:
-    """JetStream handing over a job's message.
+    """A job's message, as JetStream handed it over or as it was read from the stream.
 
-    `bare`: it came without an id in its subject. `exhausted`: the last delivery that max_deliver allows.
-    `scheduled`: it was put there by a timer (P11). `received_at` is on the worker's suspension-counting clock.
+    `number` counts deliveries (not durably); `exhausted`: the last one that max_deliver allows. `scheduled`: a timer
+    put it there (P11). `replaced`: how often it was put in anew (P7). `problem`: why it can't be run at all.
     """
 
     id: str
@@ -211,7 +213,6 @@ class Delivery:
     options: SubmitOptions = attrs.field(factory=SubmitOptions)
     number: int = 1
     exhausted: bool = False
-    bare: bool = False
     scheduled: bool = False
     replaced: int = 0
     trace_id: str = ""
