@@ -1,0 +1,252 @@
+"""Bytes and headers on one side, core values on the other; the only place that knows how a record is spelt.
+
+Every value is JSON that a person can read. Fields at their default are left out, fields that are not known are ignored,
+and `v` names the version of the spelling: a reader takes every version up to its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+from cattrs.preconf.json import make_converter
+
+from turnout import fastjson
+from turnout.core.catalog import ActivityInfo, NodeInfo
+from turnout.core.retry import RetryPolicy
+from turnout.core.values import (
+    BARE_ID,
+    NAME,
+    Attempt,
+    Body,
+    Delivery,
+    ErrorInfo,
+    JobRecord,
+    MessageRef,
+    Progress,
+    Rules,
+    SubmitOptions,
+    Token,
+)
+from turnout.errors import InvalidValue, TurnoutError
+
+VERSION = 1
+
+GENERATION = "Turnout-Generation"
+OPTIONS = "Turnout-Options"
+PAYLOAD = "Turnout-Payload"
+SCHEDULED = "Turnout-Scheduled"
+REPLACED = "Turnout-Replaced"
+MSG_ID = "Nats-Msg-Id"
+
+T = TypeVar("T")
+
+
+class UnreadableRecord(TurnoutError):
+    """A value in a bucket that no version of turnout up to this one has written."""
+
+
+_converter = make_converter()
+for _class in (
+    RetryPolicy,
+    Token,
+    Body,
+    Progress,
+    ErrorInfo,
+    Attempt,
+    MessageRef,
+    SubmitOptions,
+    Rules,
+    JobRecord,
+    NodeInfo,
+    ActivityInfo,
+):
+    _converter.register_unstructure_hook(
+        _class, make_dict_unstructure_fn(_class, _converter, _cattrs_omit_if_default=True)
+    )
+    _converter.register_structure_hook(_class, make_dict_structure_fn(_class, _converter))
+
+
+def _dump(value: object) -> bytes:
+    return fastjson.dumps({"v": VERSION, **_converter.unstructure(value)})
+
+
+def _load(data: bytes, cls: type[T]) -> T:
+    try:
+        raw = fastjson.loads(data)
+        version = raw.pop("v")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnreadableRecord(f"not a {cls.__name__} of turnout: {data[:80]!r}") from error
+    if not isinstance(version, int) or version > VERSION:
+        raise UnreadableRecord(f"a {cls.__name__} of version {version}, this turnout reads up to {VERSION}: upgrade it")
+    try:
+        return _converter.structure(raw, cls)
+    except Exception as error:  # cattrs raises groups of whatever the conversions raised
+        raise UnreadableRecord(f"not a {cls.__name__} of turnout: {data[:80]!r}") from error
+
+
+def dump_record(record: JobRecord) -> bytes:
+    """The record as the registry keeps it."""
+    return _dump(record)
+
+
+def load_record(data: bytes) -> JobRecord:
+    """The record that `dump_record` wrote, in this version or an earlier one."""
+    return _load(data, JobRecord)
+
+
+def dump_node(node: NodeInfo) -> bytes:
+    return _dump(node)
+
+
+def load_node(data: bytes) -> NodeInfo:
+    return _load(data, NodeInfo)
+
+
+def dump_activity(activity: ActivityInfo) -> bytes:
+    return _dump(activity)
+
+
+def load_activity(data: bytes) -> ActivityInfo:
+    return _load(data, ActivityInfo)
+
+
+def dump_token(token: Token) -> dict[str, Any]:
+    """A token as the control subject carries it."""
+    return attrs.asdict(token)
+
+
+def load_token(raw: Mapping[str, Any]) -> Token:
+    return Token(str(raw["node"]), int(raw["generation"]), int(raw["attempt"]), str(raw["nonce"]))
+
+
+def dump_retry(policy: RetryPolicy) -> dict[str, Any]:
+    """The policy as an activity's entry shows it."""
+    raw: dict[str, Any] = _converter.unstructure(policy)
+    return raw
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that are the submitter's own: what the server and turnout put there is left out."""
+    return {k: v for k, v in headers.items() if not k.lower().startswith(("nats-", "turnout-"))}
+
+
+def message_headers(record: JobRecord, nonce: str, *, replaced: int = 0, scheduled: bool = False) -> dict[str, str]:
+    """The headers of a message that carries this job. `nonce` names the call that publishes it (P3)."""
+    headers = user_headers(record.headers)
+    headers[MSG_ID] = f"{record.id}.{record.generation}.{nonce}"
+    if record.generation != 1:
+        headers[GENERATION] = str(record.generation)
+    if replaced:
+        headers[REPLACED] = str(replaced)
+    if scheduled:
+        headers[SCHEDULED] = "1"
+    if record.payload.ref is not None:
+        headers[PAYLOAD] = f"{record.payload.ref} {record.payload.size}"
+    if record.options != _NO_OPTIONS:
+        headers[OPTIONS] = fastjson.dumps(_converter.unstructure(record.options)).decode()
+    return headers
+
+
+_NO_OPTIONS = SubmitOptions()
+
+
+def bare_id(seq: int, time_ns: int, headers: Mapping[str, str]) -> str:
+    """The id of a job whose subject names none (P8): its `Nats-Msg-Id` if that may be an id, else one of its own."""
+    chosen = headers.get(MSG_ID, "")
+    if NAME.fullmatch(chosen) and not BARE_ID.fullmatch(chosen):
+        return chosen
+    return f"{seq}-{_base36(time_ns)}"
+
+
+def parse_bare_id(job_id: str) -> tuple[int, int] | None:
+    """The sequence and the timestamp (ns) in an id that was made for a bare job, None for any other id."""
+    if not BARE_ID.fullmatch(job_id):
+        return None
+    seq, _, stamp = job_id.partition("-")
+    return int(seq), int(stamp, 36)
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, rest = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[rest] + digits
+    return digits or "0"
+
+
+def trace_id_of(headers: Mapping[str, str], activity: str, job_id: str) -> str:
+    """The job's trace: its submitter's, else one that derives from its identity, so that all nodes agree."""
+    for name, value in headers.items():
+        if name.lower() == "traceparent":
+            parts = value.strip().split("-")
+            if len(parts) >= 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") - {""}:
+                if parts[1].strip("0"):
+                    return parts[1]
+    return hashlib.sha256(f"{activity}/{job_id}".encode()).hexdigest()[:32]
+
+
+def parse_delivery(
+    activity: str,
+    job_id: str | None,
+    message: MessageRef,
+    data: bytes,
+    headers: Mapping[str, str],
+) -> Delivery:
+    """The job that a message of the work stream carries. `job_id` is the one in its subject, None on the bare subject.
+
+    Never raises: what is wrong with the message becomes its `problem`, and faults the job when it would start.
+    """
+    name = job_id if job_id is not None else bare_id(message.seq, message.time_ns, headers)
+    problem = None
+    generation, options, payload = 1, _NO_OPTIONS, Body()
+    if headers:
+        try:
+            generation = max(1, int(headers.get(GENERATION, "1")))
+            options = _parse_options(headers.get(OPTIONS))
+            payload = _parse_ref(headers.get(PAYLOAD))
+        except (ValueError, TypeError) as error:
+            problem = ErrorInfo("InvalidHeaders", str(error))
+    if payload.ref is None:
+        try:
+            payload = Body(text=data.decode(), size=len(data))
+        except UnicodeDecodeError as error:
+            payload = Body(text=data.decode(errors="backslashreplace"), size=len(data))
+            problem = ErrorInfo("InvalidPayload", f"the payload is not UTF-8: {error}")
+    return Delivery(
+        id=name,
+        activity=activity,
+        message=attrs.evolve(message, bare=job_id is None),
+        generation=generation,
+        payload=payload,
+        headers=user_headers(headers),
+        options=options,
+        scheduled=SCHEDULED in headers,
+        replaced=int(headers.get(REPLACED, "0")) if headers.get(REPLACED, "0").isdigit() else 0,
+        trace_id=trace_id_of(headers, activity, name),
+        problem=problem,
+    )
+
+
+def _parse_options(text: str | None) -> SubmitOptions:
+    if text is None:
+        return _NO_OPTIONS
+    try:
+        return _converter.structure(fastjson.loads(text), SubmitOptions)
+    except Exception as error:  # cattrs raises groups of whatever the conversions raised
+        raise InvalidValue(f"header {OPTIONS} is not the JSON of a submission's options: {text[:200]}") from error
+
+
+def _parse_ref(text: str | None) -> Body:
+    if text is None:
+        return Body()
+    name, _, size = text.partition(" ")
+    if not name or not size.isdigit():
+        raise InvalidValue(f"header {PAYLOAD} must be an object's name and size, not {text[:200]!r}")
+    return Body(ref=name, size=int(size))
