@@ -1,0 +1,123 @@
+"""The requests that wait for an answer: who asked, until when, and what the answer means.
+
+All answers come in on one inbox; the last token of the reply subject names the call. An answer resolves its future
+straight from the read loop: no task and no queue per request. Nothing waits for ever: every call has a deadline, and
+all of them fail at once when the connection goes down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from turnout.errors import TurnoutError
+from turnout.jetstream.messages import NoResponders, PubAck, Received, RequestTimeout, pub_ack, received
+
+T = TypeVar("T")
+Accept = Callable[[str, bytes, bytes, bytes | None], T]
+"""(subject asked, inbox subject, data, raw headers) -> the answer's value; a refusal is raised as a TurnoutError."""
+
+
+def accept_received(_asked: str, inbox: bytes, data: bytes, raw: bytes | None) -> Received:
+    return received(inbox, b"", data, raw)
+
+
+def accept_pub_ack(asked: str, _inbox: bytes, data: bytes, _raw: bytes | None) -> PubAck:
+    return pub_ack(data, asked)
+
+
+class _Call:
+    __slots__ = ("accept", "asked", "deadline", "future")
+
+    def __init__(self, future: asyncio.Future[Any], asked: str, deadline: float, accept: Accept[Any]) -> None:
+        self.future = future
+        self.asked = asked
+        self.deadline = deadline
+        self.accept = accept
+
+
+class _Batch:
+    """A request with many answers. They queue here for its reader, who bounds them by what it asks for."""
+
+    __slots__ = ("asked", "queue")
+
+    def __init__(self, asked: str) -> None:
+        self.asked = asked
+        self.queue: asyncio.Queue[Received | TurnoutError] = asyncio.Queue()
+
+
+class Calls:
+    """The calls in flight, by the token of their reply subject."""
+
+    def __init__(self) -> None:
+        self._tokens = itertools.count(1)
+        self._calls: dict[bytes, _Call] = {}
+        self._batches: dict[bytes, _Batch] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._batches)
+
+    def token(self) -> str:
+        return format(next(self._tokens), "x")
+
+    def expect(
+        self, loop: asyncio.AbstractEventLoop, token: str, asked: str, timeout_s: float, accept: Accept[T]
+    ) -> asyncio.Future[T]:
+        """A future for the answer to `token`. Its deadline is enforced by `expire`, to within the watchdog's tick."""
+        future: asyncio.Future[T] = loop.create_future()
+        self._calls[token.encode()] = _Call(future, asked, loop.time() + timeout_s, accept)
+        return future
+
+    def expect_many(self, token: str, asked: str) -> asyncio.Queue[Received | TurnoutError]:
+        batch = self._batches[token.encode()] = _Batch(asked)
+        return batch.queue
+
+    def forget(self, token: str) -> None:
+        self._calls.pop(token.encode(), None)
+        self._batches.pop(token.encode(), None)
+
+    def answer(self, token: bytes, inbox: bytes, data: bytes, raw: bytes | None) -> None:
+        call = self._calls.pop(token, None)
+        if call is None:
+            batch = self._batches.get(token)
+            if batch is not None:
+                batch.queue.put_nowait(received(inbox, b"", data, raw))
+            return
+        future = call.future
+        if future.done():
+            return
+        try:
+            if raw and raw.startswith(b"NATS/1.0 503"):
+                raise no_responders(call.asked)
+            future.set_result(call.accept(call.asked, inbox, data, raw))
+        except Exception as error:  # noqa: BLE001 - whatever an odd answer does to its parser belongs to the one who asked
+            future.set_exception(error)
+
+    def expire(self, now: float) -> None:
+        """Fail the calls whose deadline has passed, and drop those that nobody waits for any more."""
+        over = [token for token, call in self._calls.items() if call.deadline <= now or call.future.done()]
+        for token in over:
+            call = self._calls.pop(token)
+            if not call.future.done():
+                call.future.set_exception(no_answer(call.asked))
+
+    def fail(self, error: Callable[[], TurnoutError], asked: str | None = None) -> None:
+        """Fail every call, or those that asked on this subject (compared in lower case)."""
+        for token, call in list(self._calls.items()):
+            if asked is None or call.asked.lower() == asked:
+                del self._calls[token]
+                if not call.future.done():
+                    call.future.set_exception(error())
+        for batch in self._batches.values():
+            if asked is None or batch.asked.lower() == asked:
+                batch.queue.put_nowait(error())
+
+
+def no_responders(asked: str) -> NoResponders:
+    return NoResponders(f"nothing answers on {asked}: its stream or service does not exist, or is away")
+
+
+def no_answer(asked: str) -> RequestTimeout:
+    return RequestTimeout(f"no answer on {asked} in time; whether it was carried out is unknown")

@@ -1,0 +1,565 @@
+"""The connection to NATS that everything else uses: it stays, whatever happens to the links beneath it.
+
+A link (link.py) is one TCP connection. When it is lost, everything in flight fails at once with `Disconnected`, the
+next one is dialled with jitter for as long as it takes, the subscriptions are renewed before anything else is sent on it, and `epoch` goes up. What to do about a request whose outcome is unknown is for the caller to decide: nothing is sent
+again behind its back, and nothing is kept to be sent later, since a write that arrives after its author was declared
+dead does harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from turnout import fastjson
+from turnout.errors import PermissionDenied, ServerUnavailable, ServerUnsuitable, TurnoutError
+from turnout.jetstream import messages
+from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, no_answer, no_responders
+from turnout.jetstream.clock import ServerClock
+from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, shown
+from turnout.jetstream.messages import (
+    ApiError,
+    Disconnected,
+    NoResponders,
+    PubAck,
+    Received,
+    RequestTimeout,
+    StoredMessage,
+    StoreRefused,
+    WrongLastSequence,
+)
+
+__all__ = [
+    "ApiError",
+    "ConnectOptions",
+    "Connection",
+    "Disconnected",
+    "NoResponders",
+    "PubAck",
+    "Received",
+    "RequestTimeout",
+    "StoreRefused",
+    "StoredMessage",
+    "Subscription",
+    "Violation",
+    "WrongLastSequence",
+]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MINIMUM_SERVER = (2, 12, 0)
+DEFAULT_TIMEOUT_S = 5.0
+NOWAIT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+MAX_RECONNECT_WAIT_S = 2.0
+_INBOX_SID = 1
+_NO_MESSAGE = 10037
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
+
+
+@attrs.frozen
+class Violation:
+    """The server did not allow a publish or a subscription. `subject` is in lower case; `at` in its unix seconds."""
+
+    operation: str
+    subject: str
+    at: float
+
+
+class Subscription:
+    """Interest in a subject, renewed on every new link until `close`."""
+
+    def __init__(self, connection: Connection, sid: int, line: bytes, callback: Callable[[Received], None]) -> None:
+        self._connection = connection
+        self._sid = sid
+        self.line = line
+        self.callback = callback
+
+    async def close(self) -> None:
+        """No callback runs after this. Closing twice does nothing."""
+        self._connection._unsubscribe(self._sid)
+
+
+class Connection:
+    """A NATS connection that is up again as soon as a server is. Use it on the event loop that opened it.
+
+        connection = await Connection.open(ConnectOptions(servers=("nats://127.0.0.1:4222",)), name="docs")
+        ack = await connection.store("turnout.jobs.audit", b"{}", {"Nats-Msg-Id": "a1"})
+        await connection.close()
+
+    Every call may raise `Disconnected` (down, or lost on the way), `InvalidValue` or `PayloadTooLarge` (refused before
+    a byte was sent) and `PermissionDenied`. Timeouts are in seconds.
+    """
+
+    def __init__(self, options: ConnectOptions, name: str) -> None:
+        self.epoch = 0
+        self.max_payload = 1024 * 1024
+        self.server_version: tuple[int, int, int] = (0, 0, 0)
+        self.clock = ServerClock()
+        self._options = options
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._link: Link | None = None
+        self._pool = [server if "://" in server else f"nats://{server}" for server in options.servers]
+        self._calls = Calls()
+        self._inbox = f"{options.inbox_prefix}.{uuid.uuid4().hex}."
+        self._inbox_line = messages.encode_subscribe(self._inbox + "*", "", _INBOX_SID)
+        self._subscriptions: dict[int, Subscription] = {}
+        self._last_sid = _INBOX_SID
+        self._violations: deque[Violation] = deque(maxlen=64)
+        self._up = asyncio.Event()
+        self._on_up: list[Callable[[], None]] = []
+        self._on_down: list[Callable[[], None]] = []
+        self._trouble = "not connected yet"
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._closing = False
+
+    # -- opening, closing, staying up ----------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, options: ConnectOptions, *, name: str) -> Connection:
+        """Connect within about `connect_timeout_s`, and check that the server can carry turnout.
+
+        `name` is shown in the server's monitoring. Raises `ServerUnavailable`, `PermissionDenied`, `InvalidValue` or
+        `ServerUnsuitable` (too old, or without JetStream).
+        """
+        check_options(options)
+        connection = cls(options, name)
+        try:
+            patience_s = max(1.0, options.connect_timeout_s / len(options.servers))
+            connection._adopt(await connection._dial(patience_s))
+            await connection._check_server()
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def close(self) -> None:
+        """Flush what was sent, for at most two seconds, and end. Closing twice, or while disconnected, is fine."""
+        self._closing = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.wait({self._reconnecting})
+        link = self._link
+        if link is not None:
+            try:
+                with contextlib.suppress(TimeoutError, Disconnected):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                        await link.ping()
+            finally:
+                link.lose("it was closed")
+        self._trouble = "it was closed"
+        self._up.set()  # whoever waits for it to come up learns that it never will
+
+    @property
+    def up(self) -> bool:
+        return self._link is not None
+
+    async def wait_up(self) -> None:
+        """Return when connected; `Disconnected` if the connection is closed, and so never will be."""
+        while self._link is None:
+            if self._closing:
+                raise self._down()
+            await self._up.wait()
+
+    def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every reconnect (not for the first connect); returns what takes it back."""
+        return _listen(self._on_up, callback)
+
+    def on_down(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the link is lost or closed; returns what takes it back."""
+        return _listen(self._on_down, callback)
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """The last refusals of the server to let us publish or subscribe, oldest first; otherwise they are silent."""
+        return tuple(self._violations)
+
+    async def flush(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Return when the server has taken everything sent so far: a round trip."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._live().ping()
+        except TimeoutError:
+            raise RequestTimeout("the server did not answer a PING in time") from None
+
+    def _adopt(self, link: Link) -> None:
+        self._link = link
+        self.epoch += 1
+        self.max_payload = link.max_payload
+        self.server_version = _version(link.server_version)
+        self._pool += [server for server in link.known_servers if server not in self._pool]
+        link.write(self._inbox_line, *(subscription.line for subscription in self._subscriptions.values()))
+        self._up.set()
+        if self.epoch > 1:
+            logger.info("connected to %s again", link.server)
+            _tell(self._on_up)
+
+    def _lost(self, reason: str) -> None:
+        link, self._link = self._link, None
+        assert link is not None
+        self._up.clear()
+        self._trouble = f"the connection to {link.server} was lost: {reason}"
+        self._calls.fail(self._down)
+        if not self._closing:
+            logger.warning("%s; connecting again", self._trouble)
+            self._reconnecting = self._loop.create_task(self._reconnect(), name="turnout-reconnect")
+        _tell(self._on_down)
+
+    async def _reconnect(self) -> None:
+        """Dial until it works. Jitter keeps a thousand workers from arriving at a restarted server all at once."""
+        wait_s, failures = self._options.reconnect_wait_s, 0
+        while True:
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
+            try:
+                link = await self._dial(self._options.connect_timeout_s)
+            except Exception as error:  # noqa: BLE001 - nobody else brings the connection back: this loop must survive
+                self._trouble = str(error)
+                failures += 1
+                wait_s = min(wait_s * 1.3, max(MAX_RECONNECT_WAIT_S, self._options.reconnect_wait_s))
+                level = logging.DEBUG if isinstance(error, ServerUnavailable) and failures % 30 else logging.WARNING
+                logger.log(level, "still not connected: %s", error)
+            else:
+                return self._adopt(link)
+
+    async def _dial(self, patience_s: float) -> Link:
+        """Try every known server once; the error, if it comes to that, is the one that says most."""
+        hooks = Hooks(self._deliver, self._refused, lambda: self._calls.expire(self._loop.time()), self._lost)
+        errors: list[TurnoutError] = []
+        for server in list(self._pool):
+            try:
+                return await Link.open(server, self._options, name=self._name, hooks=hooks, timeout_s=patience_s)
+            except TurnoutError as error:
+                errors.append(error)
+                self._pool.append(self._pool.pop(0))
+        telling = [error for error in errors if not isinstance(error, ServerUnavailable)]
+        if len(errors) == 1 or telling:
+            raise (telling or errors)[0]
+        servers = ", ".join(shown(server) for server in self._pool)
+        raise ServerUnavailable(
+            f"no NATS server answers at {servers}: check the addresses and that they run"
+        ) from errors[0]
+
+    async def _check_server(self) -> None:
+        """Raise what is wrong with a server that answers but cannot be used."""
+        link = self._live()
+        if self.server_version < MINIMUM_SERVER:
+            raise ServerUnsuitable(
+                f"the NATS server at {link.server} has version {link.server_version}: turnout needs 2.12 or newer"
+            )
+        give_up_at = self._loop.time() + self._options.connect_timeout_s
+        while True:
+            try:
+                await self.api("INFO", timeout_s=max(0.1, give_up_at - self._loop.time()))
+                return
+            except NoResponders:
+                # A server that has JetStream may still be starting it; one that has not may be a leaf of one that has.
+                if not link.has_jetstream:
+                    raise ServerUnsuitable(
+                        f"JetStream is off on the NATS server at {link.server}: start it with -js"
+                    ) from None
+                if self._loop.time() >= give_up_at:
+                    raise ServerUnavailable(
+                        f"JetStream on {link.server} does not get ready: see the server's log"
+                    ) from None
+                await asyncio.sleep(0.05)
+            except RequestTimeout:
+                raise ServerUnavailable(f"JetStream on {link.server} does not answer: see the server's log") from None
+
+    # -- sending and asking --------------------------------------------------------------------------------------------
+
+    def send(
+        self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Publish, fire and forget. All that is sent in one turn of the event loop goes out in one write."""
+        link = self._live()
+        link.write(*messages.encode_publish(subject, data, headers, reply, self.max_payload))
+
+    def request_nowait(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = NOWAIT_TIMEOUT_S,
+    ) -> asyncio.Future[Received]:
+        """Send now, and get a future for the answer. It fails like `request` does, its timeout up to 2 s late."""
+        return self._ask(subject, data, headers, timeout_s, accept_received)[1]
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Received:
+        """The answer to a message, or `NoResponders`.
+
+        After `RequestTimeout` or `Disconnected` it may or may not have been heard.
+        """
+        return await self._answer(subject, data, headers, timeout_s, accept_received)
+
+    async def store(
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> PubAck:
+        """Publish into a stream; returns when it is stored.
+
+        Raises `WrongLastSequence`, `StoreRefused` (a full stream or disk), `ApiError`, `NoResponders` (no such stream).
+        After `RequestTimeout` or `Disconnected` it may have been stored, or even be stored later.
+        """
+        return await self._answer(subject, data, headers, timeout_s, accept_pub_ack)
+
+    def store_nowait(
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = NOWAIT_TIMEOUT_S,
+    ) -> asyncio.Future[PubAck]:
+        """`store` without waiting, for many in flight: the future fails like `store`, its timeout up to 2 s late."""
+        return self._ask(subject, data, headers, timeout_s, accept_pub_ack)[1]
+
+    async def api(
+        self, verb: str, body: Mapping[str, Any] | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Ask the JetStream API, such as `api("STREAM.INFO.turnout_work")`; its errors are raised, typed."""
+        subject = f"$JS.API.{verb}"
+        data = b"" if body is None else fastjson.dumps(body)
+        sent_at = time.time()
+        answer = messages.api_answer((await self.request(subject, data, timeout_s=timeout_s)).data, subject)
+        if "ts" in answer:
+            self.clock.observe(sent_at, time.time(), messages.unix_ns(answer["ts"]) / 1e9)
+        return answer
+
+    async def get_message(
+        self,
+        stream: str,
+        *,
+        seq: int | None = None,
+        last_by_subj: str | None = None,
+        next_by_subj: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> StoredMessage | None:
+        """One message, read from the stream's leader, so never stale; None if there is none.
+
+        `seq` alone, `last_by_subj` alone (wildcards allowed), or `next_by_subj` at or after `seq` (1 if not given).
+        """
+        if next_by_subj is not None and seq is None:
+            seq = 1
+        asked = {"seq": seq, "last_by_subj": last_by_subj, "next_by_subj": next_by_subj}
+        body = {key: value for key, value in asked.items() if value is not None}
+        try:
+            return messages.stored_by_api(await self.api(f"STREAM.MSG.GET.{stream}", body, timeout_s=timeout_s))
+        except ApiError as error:
+            if error.err_code == _NO_MESSAGE:
+                return None
+            raise
+
+    async def direct_get(
+        self, stream: str, body: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> AsyncIterator[StoredMessage]:
+        """Read messages from any replica, so maybe stale ones: for listings, not for decisions. Empty if none match.
+
+        `body` is the server's: `{"seq": 1, "next_by_subj": "a.>", "batch": 100}`, `{"multi_last": ["a.b", "a.c"]}`, or
+        for a single message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each message. Ask for batches of
+        at most some thousand: what has arrived is kept in memory until it is read.
+        """
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        single = "batch" not in body and "multi_last" not in body
+        token = self._calls.token()
+        link = self._live()
+        link.write(*messages.encode_publish(subject, fastjson.dumps(body), None, self._inbox + token, self.max_payload))
+        queue = self._calls.expect_many(token, subject)
+        try:
+            while True:
+                message = await _next(queue, timeout_s, subject)
+                if message.status is not None:
+                    if message.status in (204, 404):
+                        return
+                    if message.status == 503:
+                        raise no_responders(subject)
+                    raise ApiError(message.status, 0, message.description, subject)
+                yield messages.stored_by_direct_get(message)
+                if single:
+                    return
+        finally:
+            self._calls.forget(token)
+
+    # -- listening -----------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, subject: str, callback: Callable[[Received], None], *, queue: str = "") -> Subscription:
+        """Call `callback` with every message, straight from the read loop: be quick. If it raises, that is logged.
+
+        Returns when the server knows of it (when disconnected: at once, it is made at the next connect). Raises
+        `PermissionDenied` if the server does not allow it.
+        """
+        self._last_sid += 1
+        sid = self._last_sid
+        subscription = Subscription(self, sid, messages.encode_subscribe(subject, queue, sid), callback)
+        self._subscriptions[sid] = subscription
+        link = self._link
+        if link is None:
+            if self._closing:
+                raise self._down()
+            return subscription
+        asked_at = self.now()
+        link.write(subscription.line)
+        try:
+            with contextlib.suppress(Disconnected):  # the next link starts with it
+                await link.ping()
+            if self._denied("subscription", subject, asked_at):
+                raise _denied_subscribe(subject)
+        except BaseException:
+            self._unsubscribe(sid)
+            raise
+        return subscription
+
+    def _unsubscribe(self, sid: int) -> None:
+        if self._subscriptions.pop(sid, None) is not None and self._link is not None:
+            self._link.write(f"UNSUB {sid}\r\n".encode())
+
+    # -- the server's clock --------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Unix seconds by the server's clock, as far as it was measured; the local clock until then."""
+        return self.clock.now()
+
+    async def sync_clock(self, stream: str) -> None:
+        """Measure the server's clock by three STREAM.INFO of `stream`. (Other `api` answers with a time count, too.)"""
+        for _ in range(3):
+            await self.api(f"STREAM.INFO.{stream}")
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _live(self) -> Link:
+        link = self._link
+        if link is None:
+            raise self._down()
+        if link.congested:
+            raise ServerUnavailable(f"the NATS server at {link.server} does not take what is sent to it: slow down")
+        return link
+
+    def _down(self) -> Disconnected:
+        return Disconnected(f"not connected to NATS: {self._trouble}")
+
+    def _ask(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout_s: float, accept: Accept[T]
+    ) -> tuple[str, asyncio.Future[T]]:
+        link = self._live()
+        token = self._calls.token()
+        parts = messages.encode_publish(subject, data, headers, self._inbox + token, self.max_payload)
+        future = self._calls.expect(self._loop, token, subject, timeout_s, accept)
+        link.write(*parts)
+        return token, future
+
+    async def _answer(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout_s: float, accept: Accept[T]
+    ) -> T:
+        token, future = self._ask(subject, data, headers, timeout_s, accept)
+        timer = self._loop.call_later(timeout_s, _give_up, future, subject)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._calls.forget(token)
+
+    def _deliver(self, sid: int, subject: bytes, reply: bytes, data: bytes, raw: bytes | None) -> None:
+        if sid == _INBOX_SID:
+            self._calls.answer(subject[len(self._inbox) :], subject, data, raw)
+            return
+        subscription = self._subscriptions.get(sid)
+        if subscription is not None:
+            subscription.callback(messages.received(subject, reply, data, raw))
+
+    def _refused(self, text: str) -> None:
+        found = _VIOLATION.search(text)
+        if found is None:
+            logger.warning("the NATS server says: %s", text)
+            return
+        violation = Violation(found[1], found[2], self.now())
+        self._violations.append(violation)
+        logger.warning("the NATS server does not allow the %s: %s", violation.operation, violation.subject)
+        if violation.operation == "publish":
+            self._calls.fail(lambda: _denied_publish(violation), asked=violation.subject)
+        elif violation.subject == self._inbox.lower() + "*":
+            # Without its inbox no call of this connection is ever answered.
+            self._calls.fail(lambda: _denied_inbox(self._inbox))
+
+    def _denied(self, operation: str, subject: str, since: float) -> bool:
+        return any(
+            v.operation == operation and v.subject == subject.lower() and v.at >= since for v in self._violations
+        )
+
+
+def _denied_publish(violation: Violation) -> PermissionDenied:
+    return PermissionDenied(
+        f"these credentials may not publish to {violation.subject}: allow it in the server's permissions"
+    )
+
+
+def _denied_subscribe(subject: str) -> PermissionDenied:
+    return PermissionDenied(f"these credentials may not subscribe to {subject}: allow it in the server's permissions")
+
+
+def _denied_inbox(inbox: str) -> PermissionDenied:
+    return PermissionDenied(f"these credentials may not subscribe to {inbox}*: allow the inbox, or set inbox_prefix")
+
+
+def _give_up(future: asyncio.Future[Any], subject: str) -> None:
+    if not future.done():
+        future.set_exception(no_answer(subject))
+
+
+async def _next(queue: asyncio.Queue[Received | TurnoutError], timeout_s: float, subject: str) -> Received:
+    if queue.empty():
+        try:
+            async with asyncio.timeout(timeout_s):
+                item = await queue.get()
+        except TimeoutError:
+            raise no_answer(subject) from None
+    else:
+        item = queue.get_nowait()
+    if isinstance(item, TurnoutError):
+        raise item
+    return item
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
+
+
+def _listen(listeners: list[Callable[[], None]], callback: Callable[[], None]) -> Callable[[], None]:
+    listeners.append(callback)
+
+    def forget() -> None:
+        if callback in listeners:
+            listeners.remove(callback)
+
+    return forget
+
+
+def _tell(listeners: list[Callable[[], None]]) -> None:
+    for callback in list(listeners):
+        try:
+            callback()
+        except Exception:  # a listener's bug is its own: the connection goes on
+            logger.exception("a callback of the connection failed")

@@ -1,0 +1,360 @@
+"""One TCP connection to one NATS server, from its handshake to its loss. It never reconnects: a new one is made.
+
+nats-py does the handshake (TLS, passwords, nkeys, JWT) and parses the protocol. Everything else of it is left unused,
+because of what it does when things go wrong: its reconnect hangs for minutes on a black hole, a PONG that is late kills
+its read loop while it still says that it is connected, and a raising callback wedges it. So the writes, the pings, the
+watchdog and the end of the connection are here, and its private names are used in this file only (a test pins them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+
+from turnout.errors import InvalidValue, PermissionDenied, ServerUnavailable, TurnoutError
+from turnout.jetstream.messages import Disconnected
+
+logger = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 2.0
+WATCH_MISSES = 3  # so many intervals without a byte from the server, and the link is given up
+TCP_USER_TIMEOUT_MS = 8000  # the kernel gives up on unacknowledged data after this, not after its 15 minutes
+MAX_UNSENT_BYTES = 256 * 1024 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class ConnectOptions:
+    """Where the servers are and how to log in. Times in seconds.
+
+    >>> ConnectOptions(servers=("nats://127.0.0.1:4222",), token="s3cret").connect_timeout_s
+    5.0
+    """
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    user: str | None = None
+    password: str | None = attrs.field(default=None, repr=False)
+    token: str | None = attrs.field(default=None, repr=False)
+    creds: str | None = None
+    """The path of a credentials file."""
+    nkeys_seed: str | None = attrs.field(default=None, repr=False)
+    """A seed, or the path of a file with one."""
+    tls: ssl.SSLContext | None = None
+    """With this, a server that does not offer TLS is refused."""
+    tls_hostname: str | None = None
+    connect_timeout_s: float = 5.0
+    reconnect_wait_s: float = 0.25
+    inbox_prefix: str = "_INBOX"
+
+
+@attrs.frozen
+class Hooks:
+    """What a link tells its owner, always on the loop's thread. They must not raise; `lost` is called exactly once."""
+
+    message: Callable[[int, bytes, bytes, bytes, bytes | None], None]
+    """(subscription id, subject, reply, data, raw headers)"""
+    refused: Callable[[str], None]
+    """An error the server sent (lower case), such as a permissions violation."""
+    tick: Callable[[], None]
+    """Every WATCH_INTERVAL_S."""
+    lost: Callable[[str], None]
+    """The link is gone; why, in words."""
+
+
+class _Protocol(Client):
+    """nats-py's client with the ends cut off: one connect, no reconnect, messages and PONGs go straight to the link."""
+
+    link: Link
+    require_tls = False
+
+    async def _select_next_server(self) -> None:
+        server = self._server_pool[0]
+        await self._connect_to_server(server)
+        self._current_server = server
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.require_tls and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats.errors.Error("the server does not offer TLS, which is demanded")
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        link = self.link
+        link.arrivals += 1
+        try:
+            link.hooks.message(sid, subject, reply, data, headers)
+        except Exception:  # one bad message or callback must not end the connection of everybody else
+            logger.exception("handling a message on %s failed", subject.decode("utf-8", "replace"))
+
+    async def _process_ping(self) -> None:
+        self.link.arrivals += 1
+        self.link.write(b"PONG\r\n")
+
+    async def _process_pong(self) -> None:
+        self.link.ponged()
+
+    async def _process_err(self, err_msg: str) -> None:
+        # Whether an error is the end is the server's to decide: if it is, it closes, and the reader sees that.
+        self.link.refused(err_msg.strip("'"))
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self.link.lose(_reason(e))
+
+
+class Link:
+    """A live connection. Made by `Link.open`; after `hooks.lost` it is dead and to be dropped."""
+
+    def __init__(self, client: _Protocol, hooks: Hooks, server: str) -> None:
+        self.hooks = hooks
+        self.server = server
+        self.arrivals = 0
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes] = []
+        self._pings: deque[asyncio.Future[None]] = deque()
+        self._dead = False
+        self._last_error = ""
+        self._watch: asyncio.TimerHandle | None = None
+        self._heard: tuple[int, int] = (0, 0)
+        self._unsent = 0
+        self._misses = 0
+
+    @classmethod
+    async def open(cls, server: str, options: ConnectOptions, *, name: str, hooks: Hooks, timeout_s: float) -> Link:
+        """Connect and log in. `ServerUnavailable`, `PermissionDenied` or `InvalidValue`, which say why."""
+        client = _Protocol()
+        link = client.link = cls(client, hooks, shown(server))
+        try:
+            arguments = _arguments(server, options, name) | {"connect_timeout": timeout_s}
+            client.require_tls = options.tls is not None or urlsplit(server).scheme == "tls"
+            async with asyncio.timeout(timeout_s):
+                await client.connect(**arguments)
+        except BaseException as error:
+            link._dead = True
+            link._teardown()
+            if isinstance(error, Exception):
+                raise _cannot_connect(error, link.server) from error
+            raise
+        link._start()
+        return link
+
+    def _start(self) -> None:
+        client = self._client
+        for unused in (client._ping_interval_task, client._flusher_task):
+            if unused is not None:
+                unused.cancel()
+        assert client._reading_task is not None
+        client._reading_task.add_done_callback(lambda _: self.lose("reading from the server ended"))
+        self._limit_kernel_patience()
+        self._heard = self._progress()
+        self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._tick)
+
+    def _limit_kernel_patience(self) -> None:
+        transport = self._transport()
+        raw = transport.get_extra_info("socket") if transport is not None else None
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only; elsewhere the watchdog alone has to do
+        if raw is not None and option is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, option, TCP_USER_TIMEOUT_MS)
+
+    @property
+    def max_payload(self) -> int:
+        return int(self._client._max_payload)
+
+    @property
+    def server_version(self) -> str:
+        return str(self._client._server_info.get("version", ""))
+
+    @property
+    def has_jetstream(self) -> bool:
+        return bool(self._client._server_info.get("jetstream"))
+
+    @property
+    def known_servers(self) -> list[str]:
+        """The servers of the cluster that the server has told of, as URLs."""
+        return [uri.geturl() for uri in self._client.discovered_servers]
+
+    def write(self, *parts: bytes) -> None:
+        """Send these bytes, with all else of this turn of the loop in one write; dropped if the link is dead."""
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._flush)
+        out += parts
+
+    @property
+    def congested(self) -> bool:
+        """More waits to be sent than is sane: the server or the network does not take it."""
+        return self._unsent > MAX_UNSENT_BYTES and self._measure_unsent() > MAX_UNSENT_BYTES
+
+    def ping(self) -> asyncio.Future[None]:
+        """A round trip: done when the server has taken all that was written before; `Disconnected` if the link dies."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._pings.append(future)
+        self.write(b"PING\r\n")
+        return future
+
+    def ponged(self) -> None:
+        self.arrivals += 1
+        if self._pings:
+            future = self._pings.popleft()
+            if not future.done():  # whoever waited may have given up; a late PONG is nothing special
+                future.set_result(None)
+
+    def refused(self, text: str) -> None:
+        self.arrivals += 1
+        if "permissions violation" not in text:
+            self._last_error = text
+        self.hooks.refused(text)
+
+    def lose(self, reason: str) -> None:
+        """End the link now: nothing is flushed, all that waits for a round trip fails, the owner is told once."""
+        if self._dead:
+            return
+        self._dead = True
+        if self._last_error:
+            reason = f"the server said {self._last_error!r}"
+        self._teardown()
+        for future in self._pings:
+            if not future.done():
+                future.set_exception(Disconnected(f"the connection to {self.server} was lost: {reason}"))
+                future.exception()  # the watchdog's own pings have no other reader
+        self._pings.clear()
+        self.hooks.lost(reason)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        transport = self._transport()
+        if transport is not None and not self._dead:
+            transport.write(b"".join(out))
+            self._measure_unsent()
+
+    def _measure_unsent(self) -> int:
+        transport = self._transport()
+        self._unsent = transport.get_write_buffer_size() if transport is not None else 0
+        return self._unsent
+
+    def _transport(self) -> asyncio.WriteTransport | None:
+        wire = self._client._transport
+        if isinstance(wire, TcpTransport) and wire._io_writer is not None:
+            return wire._io_writer.transport
+        return None
+
+    def _progress(self) -> tuple[int, int]:
+        return self.arrivals, len(self._client._ps.buf)
+
+    def _tick(self) -> None:
+        """The watchdog: any byte that came, or went, since the last tick is a sign of life; a PING asks for one."""
+        heard, unsent = self._progress(), self._unsent
+        alive = heard != self._heard or self._measure_unsent() < unsent
+        self._heard = heard
+        self._misses = 0 if alive else self._misses + 1
+        if self._misses >= WATCH_MISSES:
+            self.lose(f"no sign of life for {WATCH_MISSES * WATCH_INTERVAL_S:.0f} s")
+            return
+        self.ping()
+        self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._tick)
+        self.hooks.tick()
+
+    def _teardown(self) -> None:
+        client = self._client
+        client._status = Client.CLOSED
+        if self._watch is not None:
+            self._watch.cancel()
+        current = asyncio.current_task(self._loop)
+        for task in (client._reading_task, client._ping_interval_task, client._flusher_task):
+            if task is not None and task is not current:
+                task.cancel()
+        transport = self._transport()
+        if transport is not None:
+            transport.abort()  # close() would wait for unsent data, which on a black hole takes many minutes
+
+
+def shown(server: str) -> str:
+    """The address without what may be a password in it, for messages."""
+    return re.sub(r"//[^@/]*@", "//", server)
+
+
+def check_options(options: ConnectOptions) -> None:
+    """`InvalidValue` for options that can never connect."""
+    if not options.servers:
+        raise InvalidValue("servers: at least one address is needed, such as nats://127.0.0.1:4222")
+    for server in options.servers:
+        try:
+            url = urlsplit(server if "://" in server else f"nats://{server}")
+            valid = url.scheme in ("nats", "tls") and bool(url.hostname) and (url.port or 4222) > 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise InvalidValue(f"servers: {shown(server)!r} is no address such as nats://host:4222 or tls://host:4222")
+    if options.creds is not None and not Path(options.creds).expanduser().is_file():
+        raise InvalidValue(f"creds: there is no file {options.creds}")
+    if not 0 < options.connect_timeout_s <= 300 or not 0 < options.reconnect_wait_s <= 60:
+        raise InvalidValue("connect_timeout_s and reconnect_wait_s must be more than 0, and at most 300 and 60 seconds")
+
+
+def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "servers": [server],
+        "name": name,
+        "error_cb": _silent,
+        "allow_reconnect": False,
+        "dont_randomize": True,
+        "pending_size": 0,
+        "ping_interval": 3600,
+        "user": options.user,
+        "password": options.password,
+        "token": options.token,
+        "tls": options.tls,
+        "tls_hostname": options.tls_hostname,
+    }
+    if options.creds is not None:
+        arguments["user_credentials"] = str(Path(options.creds).expanduser())
+    seed = options.nkeys_seed
+    if seed is not None:
+        is_seed = re.fullmatch(r"SU[A-Z2-7]{56}", seed.strip()) is not None
+        arguments["nkeys_seed_str" if is_seed else "nkeys_seed"] = seed.strip()
+    return arguments
+
+
+async def _silent(_: Exception) -> None:
+    """nats-py reports here what it also raises."""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, nats.errors.UnexpectedEOF):
+        return "the server closed the connection"
+    return str(error) or type(error).__name__
+
+
+def _cannot_connect(error: Exception, server: str) -> TurnoutError:
+    """One sentence that says what is wrong and what to do about it."""
+    text = str(error).lower()
+    if "authorization" in text or "authentication" in text:
+        return PermissionDenied(
+            f"the NATS server at {server} refuses the credentials: check user, token, creds or nkey"
+        )
+    if isinstance(error, TimeoutError):
+        return ServerUnavailable(f"no NATS server answers at {server} in time: check the address and that it runs")
+    if isinstance(error, ssl.SSLError) or "tls" in text:
+        return ServerUnavailable(f"no TLS connection to {server} ({_reason(error)}): check certificates and address")
+    if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename:
+        return InvalidValue(f"cannot read {error.filename}: check creds and nkeys_seed")
+    if type(error).__module__.startswith("nkeys"):
+        return InvalidValue(f"creds or nkeys_seed is not usable: {_reason(error)}")
+    if isinstance(error, ConnectionRefusedError):
+        return ServerUnavailable(f"no NATS server runs at {server} (connection refused): start it or check the address")
+    return ServerUnavailable(f"cannot connect to {server} ({_reason(error)}): check the address, and that it runs")
