@@ -148,7 +148,7 @@ class NatsServer:
         return self
 
     def stop(self, timeout: float = 20.0) -> None:
-        """End the server in order (SIGTERM), by force after `timeout` seconds. Its store stays: `start` goes on with it."""
+        """End the server in order (SIGTERM), by force after `timeout` seconds. Its store stays for the next `start`."""
         child = self._child()
         if child is None:
             return
@@ -302,7 +302,7 @@ def _server_info(port: int) -> dict[str, Any] | None:
 def _die_with_parent() -> Callable[[], None] | None:
     """What the child calls before it becomes nats-server, so that the kernel ends it when this process dies (Linux).
 
-    The kernel watches the *thread* that forked, so a server started outside the main thread relies on the finalizer alone.
+    The kernel watches the *thread* that forked: a server started outside the main thread relies on the finalizer alone.
     """
     if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
         return None
@@ -318,7 +318,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _discard(owner: int, children: list[subprocess.Popen[bytes]], directory: Path) -> None:
-    """End what still runs and remove the temporary directory; only in the process that made them, not in a fork of it."""
+    """End what still runs and remove the temporary directory; not in a fork of the process that made them."""
     if os.getpid() != owner:
         return
     for child in children:
