@@ -1,0 +1,119 @@
+"""The claim check: bodies over a threshold go to the object store, and records and messages refer to them.
+
+Objects are spelt as NATS's object store spells them (ADR-20 of the NATS architecture), so `nats object` reads them:
+chunks on `$O.<bucket>.C.<nuid>` and, last, what makes them an object on `$O.<bucket>.M.<name>`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import secrets
+
+from turnout import fastjson
+from turnout.core.values import Body
+from turnout.errors import PayloadTooLarge, TurnoutError
+from turnout.jetstream.connection import Connection
+from turnout.jetstream.names import Names
+from turnout.jetstream.registry import scan
+
+THRESHOLD_BYTES = 32 * 1024
+"""Bodies up to this size travel in messages and records; a record holds up to three of them and is rewritten often."""
+
+LIMIT_BYTES = 256 * 1024 * 1024
+"""The largest payload, result or checkpoint."""
+
+_CHUNK_BYTES = 128 * 1024
+_CHUNKS_IN_FLIGHT = 32
+
+
+class Payloads:
+    """Puts bodies where they fit, and brings them back."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection = connection
+        self._bucket = names.payloads_bucket
+        self._stream = f"OBJ_{names.payloads_bucket}"
+
+    async def put(self, text: str, what: str, owner: str) -> Body:
+        """`text` inline, or by claim check when it is large. `owner` is the job's id, `what` says which body it is.
+
+        Errors: PayloadTooLarge over the limit, and those of the connection.
+        """
+        size = len(text) if text.isascii() else len(text.encode())
+        if size <= THRESHOLD_BYTES:
+            return Body(text=text, size=size)
+        if size > LIMIT_BYTES:
+            raise PayloadTooLarge(f"the {what} of job {owner} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
+        name = f"{owner}-{what}-{secrets.token_hex(6)}"
+        await self._write(name, text.encode())
+        return Body(ref=name, size=size)
+
+    async def get(self, body: Body) -> str:
+        """The text of a body, wherever it is. TurnoutError when its object is gone or damaged."""
+        if body.ref is None:
+            return body.text or ""
+        meta = await self._meta(body.ref)
+        if meta is None:
+            raise TurnoutError(f"object {body.ref} is gone from the object store")
+        digest, parts = hashlib.sha256(), []
+        async for stored in scan(self._connection, self._stream, self._chunks(meta["nuid"])):
+            digest.update(stored.data)
+            parts.append(stored.data)
+        if meta.get("digest") != _digest(digest.digest()):
+            raise TurnoutError(f"object {body.ref} is damaged: its digest does not match")
+        return b"".join(parts).decode()
+
+    async def delete(self, body: Body | None) -> None:
+        """Remove the object of a body, if it has one."""
+        if body is None or body.ref is None:
+            return
+        meta = await self._meta(body.ref)
+        for subject in [self._subject(body.ref), *([self._chunks(meta["nuid"])] if meta is not None else [])]:
+            await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
+
+    async def _write(self, name: str, data: bytes) -> None:
+        nuid = secrets.token_hex(11)
+        chunks = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
+        try:
+            for first in range(0, len(chunks), _CHUNKS_IN_FLIGHT):
+                batch = chunks[first : first + _CHUNKS_IN_FLIGHT]
+                await asyncio.gather(*(self._connection.store(self._chunks(nuid), chunk, {}) for chunk in batch))
+            meta = {
+                "name": name,
+                "bucket": self._bucket,
+                "nuid": nuid,
+                "size": len(data),
+                "mtime": "0001-01-01T00:00:00Z",
+                "chunks": len(chunks),
+                "digest": _digest(hashlib.sha256(data).digest()),
+                "options": {"max_chunk_size": _CHUNK_BYTES},
+            }
+            await self._connection.store(self._subject(name), fastjson.dumps(meta), {"Nats-Rollup": "sub"})
+        except TurnoutError:
+            await self._forget(nuid)
+            raise
+
+    async def _forget(self, nuid: str) -> None:
+        try:
+            await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": self._chunks(nuid)})
+        except TurnoutError:
+            return  # the caller is told of what went wrong first
+
+    async def _meta(self, name: str) -> dict[str, str] | None:
+        stored = await self._connection.get_message(self._stream, last_by_subj=self._subject(name))
+        if stored is None or not stored.data:
+            return None
+        meta: dict[str, str] = fastjson.loads(stored.data)
+        return meta
+
+    def _chunks(self, nuid: str) -> str:
+        return f"$O.{self._bucket}.C.{nuid}"
+
+    def _subject(self, name: str) -> str:
+        return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+
+def _digest(raw: bytes) -> str:
+    return "SHA-256=" + base64.urlsafe_b64encode(raw).decode()

@@ -1,0 +1,206 @@
+"""The interpreter: performs what `decide()` wants done, in order, and asks again when the world has moved on.
+
+The one place where a decision meets the server. Whoever applies an event gets one of three answers: it was applied; it no
+longer matters (`abandoned`); or an error of the connection, after which nothing is known but what the registry says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import assert_never
+
+import attrs
+
+from turnout.core.effects import (
+    Abandon,
+    Ack,
+    Ask,
+    Drop,
+    Effect,
+    Letter,
+    Nak,
+    Notify,
+    Publish,
+    Remove,
+    Replace,
+    Save,
+    Schedule,
+    Unschedule,
+)
+from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck
+from turnout.core.lifecycle import decide
+from turnout.core.values import MessageRef
+from turnout.errors import OutcomeUnknown, ServerUnavailable, StorageRefused
+from turnout.jetstream.connection import ApiError, Connection
+from turnout.jetstream.letters import Letters
+from turnout.jetstream.names import Names
+from turnout.jetstream.nodes import Nodes
+from turnout.jetstream.payloads import Payloads
+from turnout.jetstream.queue import Queue, Taken
+from turnout.jetstream.registry import Conflict, Loaded, Registry, Retention
+
+Settle = Callable[[MessageRef, bytes], None]
+"""Sends the bytes of a settlement to the ack subject of a message."""
+
+_PATIENCE_S = (0.05, 5.0)
+_FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
+
+
+@attrs.frozen
+class Applied:
+    """Where a job stands after an event; `effects` are those that were performed last."""
+
+    job: Loaded
+    effects: tuple[Effect, ...] = ()
+
+    @property
+    def abandoned(self) -> bool:
+        """The one who applied the event does not own the attempt any more."""
+        return any(isinstance(effect, Abandon) for effect in self.effects)
+
+
+class _MovedOn(Exception):
+    """What an effect rested on is no longer so: read again and decide again."""
+
+
+@attrs.frozen
+class Store:
+    """Everything of one namespace over one connection."""
+
+    connection: Connection
+    names: Names
+    registry: Registry
+    queue: Queue
+    letters: Letters
+    nodes: Nodes
+    payloads: Payloads
+
+    @classmethod
+    def over(cls, connection: Connection, names: Names, retention: Retention | None = None) -> Store:
+        return cls(
+            connection,
+            names,
+            Registry(connection, names, retention),
+            Queue(connection, names),
+            Letters(connection, names),
+            Nodes(connection, names),
+            Payloads(connection, names),
+        )
+
+
+class Performer:
+    """Applies events to jobs.
+
+    `settle` sends settlements; the default sends them at once over the connection. With `patient` it outwaits servers
+    that are away or refuse to store: what a worker holds in its hands must not be lost.
+    """
+
+    def __init__(self, store: Store, *, settle: Settle | None = None, patient: bool = False) -> None:
+        self._store = store
+        self._settle = settle or self._send
+        self._patient = patient
+
+    async def apply(self, activity: str, job_id: str, event: Event, job: Loaded | None = None) -> Applied:
+        """Apply `event` to the job, whose record is `job` if the caller has just read or written it.
+
+        A worker passes an empty `Loaded()` with a message's first delivery: the create is the gate then, and saves the
+        read. It is refused when there is a record, or the marker of one that was deleted.
+        """
+        pause = _PATIENCE_S[0]
+        while True:
+            try:
+                if job is None:
+                    job = await self._store.registry.load(activity, job_id)
+                    if await self._came_late(job, event):
+                        return Applied(job, (Drop(),))
+                    event = await self._again(activity, job_id, event)
+                asked, job, effects = await self._perform(event, job)
+                if asked is None:
+                    return Applied(job, effects)
+                event = asked
+            except (Conflict, _MovedOn):
+                job = None
+            except (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError):
+                if not self._patient:
+                    raise
+                # Nobody knows whether it was stored; reading the record tells (P1).
+                job = None
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PATIENCE_S[1])
+
+    async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...]]:
+        effects = decide(job.record, event)
+        for effect in effects:
+            if isinstance(effect, Ask):
+                return await self._ask(effect, event), job, effects
+            job = await self._do(effect, job, event)
+        return None, job, effects
+
+    async def _do(self, effect: Effect, job: Loaded, event: Event) -> Loaded:
+        store = self._store
+        match effect:
+            case Save(record, expires):
+                return await store.registry.save(record, job.revision, expires=expires)
+            case Letter(record):
+                await store.letters.write(record)
+            case Ack(message):
+                self._settle(message, b"+ACK")
+            case Nak(message, delay_s):
+                self._settle(message, _nak(delay_s))
+            case Publish(record):
+                await store.queue.publish(record, _nonce(record.token))
+            case Schedule(record, at):
+                await store.queue.schedule(record, at, _nonce(record.token))
+            case Replace(record, expected_seq, replaced):
+                try:
+                    await store.queue.replace(record, expected_seq, replaced, secrets.token_hex(8))
+                except Taken as error:
+                    # Somebody else put it in anew. Whoever gives a message back has nothing left to do then; whoever
+                    # acts on what it found looks again.
+                    if isinstance(event, _FINDING):
+                        raise _MovedOn from error
+            case Remove(message):
+                await store.queue.remove(message)
+            case Unschedule(record):
+                await store.queue.unschedule(record)
+            case Notify(token, reason):
+                store.nodes.cancel(token, reason)
+            case Drop() | Abandon() | Ask():
+                pass
+            case _:
+                assert_never(effect)
+        return job
+
+    async def _ask(self, effect: Ask, event: Event) -> Event:
+        if not isinstance(event, Received):
+            raise TypeError(f"only a delivery asks for an owner, not {event!r}")
+        delivery = event.delivery
+        answer = await self._store.nodes.ask(effect.token, deliveries=delivery.number, exhausted=delivery.exhausted)
+        return attrs.evolve(event, asked=effect.token, verdict=answer.verdict, wait_s=answer.wait_s)
+
+    async def _came_late(self, job: Loaded, event: Event) -> bool:
+        """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9)."""
+        if job.record is not None or not isinstance(event, Received):
+            return False
+        return not await self._store.queue.exists(event.delivery.message)
+
+    async def _again(self, activity: str, job_id: str, event: Event) -> Event:
+        """The event as it is now: what it found in the stream is read again, since the record was."""
+        if isinstance(event, _FINDING):
+            return attrs.evolve(event, found=await self._store.queue.find(activity, job_id))
+        return event
+
+    def _send(self, message: MessageRef, data: bytes) -> None:
+        if message.ack:
+            self._store.connection.send(message.ack, data)
+
+
+def _nak(delay_s: float) -> bytes:
+    return b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * 1e9)
+
+
+def _nonce(token: object) -> str:
+    nonce = getattr(token, "nonce", None)
+    return nonce if isinstance(nonce, str) else secrets.token_hex(8)

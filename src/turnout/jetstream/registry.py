@@ -1,0 +1,157 @@
+"""The registry: one key-value bucket with a record per job, written by compare-and-set only.
+
+Decisions read from the leader; a direct read may be stale (it is for listings). An expired or deleted key is one that has
+no record but may still have a revision, its marker's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import attrs
+
+from turnout import wire
+from turnout.core.values import JobRecord, JobState
+from turnout.errors import AmbiguousJob, TurnoutError
+from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
+from turnout.jetstream.names import Names, kv_stream
+
+LEAST_RETENTION_S = 3600.0
+"""A final record lives at least this long: acks that come back after a server crash must meet it (P9)."""
+
+MARKER_TTL_S = 3600
+"""How long a deleted record's marker keeps a late delivery from beginning the job again."""
+
+_OPERATION = "KV-Operation"
+
+
+@attrs.frozen(kw_only=True)
+class Retention:
+    """How many seconds the record of an ended job is kept; its id may run again afterwards."""
+
+    completed: float = 7 * 86_400.0
+    faulted: float = 30 * 86_400.0
+    cancelled: float = 7 * 86_400.0
+
+    def of(self, state: JobState) -> float:
+        chosen = {
+            JobState.completed: self.completed,
+            JobState.faulted: self.faulted,
+            JobState.cancelled: self.cancelled,
+        }
+        return max(chosen[state], LEAST_RETENTION_S)
+
+
+@attrs.frozen
+class Loaded:
+    """A job's record as read or written, and the revision that the next write must find. Revision 0: no such key."""
+
+    record: JobRecord | None = None
+    revision: int = 0
+
+    @property
+    def deleted(self) -> bool:
+        """There was a record, and it was deleted on purpose a short while ago."""
+        return self.record is None and self.revision > 0
+
+
+class Conflict(TurnoutError):
+    """Somebody else wrote the record since it was read: read again, decide again."""
+
+
+class Registry:
+    """Reads and writes records. Errors are those of the connection, and `Conflict`."""
+
+    def __init__(self, connection: Connection, names: Names, retention: Retention | None = None) -> None:
+        self._connection = connection
+        self._names = names
+        self._stream = kv_stream(names.jobs_bucket)
+        self._retention = retention or Retention()
+
+    async def load(self, activity: str, job_id: str) -> Loaded:
+        """The record by the word of the leader."""
+        subject = self._names.record(activity, job_id)
+        return _loaded(await self._connection.get_message(self._stream, last_by_subj=subject))
+
+    async def find(self, job_id: str) -> Loaded:
+        """The record of this id under whatever activity; AmbiguousJob when there are several."""
+        pattern = self._names.record("*", job_id)
+        stored = await self._connection.get_message(self._stream, last_by_subj=pattern)
+        if stored is None:
+            return Loaded()
+        subjects = await self._subjects(pattern)
+        if len(subjects) > 1:
+            loaded = [_loaded(await self._connection.get_message(self._stream, last_by_subj=s)) for s in subjects]
+            alive = [found for found in loaded if found.record is not None]
+            if len(alive) > 1:
+                names = ", ".join(sorted(found.record.activity for found in alive if found.record is not None))
+                raise AmbiguousJob(f"id {job_id} is known under several activities: {names}; name one of them")
+            return alive[0] if alive else Loaded()
+        return _loaded(stored)
+
+    async def save(self, record: JobRecord, revision: int, *, expires: bool = False) -> Loaded:
+        """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        if expires:
+            headers["Nats-TTL"] = f"{int(self._retention.of(record.state))}s"
+        subject = self._names.record(record.activity, record.id)
+        try:
+            ack = await self._connection.store(subject, wire.dump_record(record), headers)
+        except WrongLastSequence as error:
+            raise Conflict(f"the record of job {record.id} has changed") from error
+        return Loaded(record, ack.seq)
+
+    async def delete(self, record: JobRecord, revision: int) -> None:
+        """Leave a marker in the record's place, which in time goes as well."""
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(revision),
+            "Nats-TTL": f"{MARKER_TTL_S}s",
+            _OPERATION: "DEL",
+        }
+        try:
+            await self._connection.store(self._names.record(record.activity, record.id), b"", headers)
+        except WrongLastSequence as error:
+            raise Conflict(f"the record of job {record.id} has changed") from error
+
+    async def scan(self, activity: str = "*") -> AsyncIterator[Loaded]:
+        """Every record, in the order of the last write, a page at a time. May be a moment old."""
+        async for stored in scan(self._connection, self._stream, self._names.record(activity, "*")):
+            loaded = _loaded(stored)
+            if loaded.record is not None:
+                yield loaded
+
+    async def _subjects(self, pattern: str) -> list[str]:
+        info = await self._connection.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": pattern})
+        return sorted(info["state"].get("subjects") or {})
+
+
+def _loaded(stored: StoredMessage | None) -> Loaded:
+    if stored is None:
+        return Loaded()
+    if not stored.data or _OPERATION in stored.headers or "Nats-Marker-Reason" in stored.headers:
+        return Loaded(None, stored.seq)
+    return Loaded(wire.load_record(stored.data), stored.seq)
+
+
+_PAGE = 512
+
+
+async def scan(connection: Connection, stream: str, subject: str) -> AsyncIterator[StoredMessage]:
+    """All messages of a stream on a subject (wildcards allowed), by direct reads of a page each."""
+    sequence = 1
+    while True:
+        count = 0
+        body: dict[str, Any] = {"seq": sequence, "next_by_subj": subject, "batch": _PAGE}
+        async for stored in connection.direct_get(stream, body):
+            count += 1
+            sequence = stored.seq + 1
+            yield stored
+        if count < _PAGE:
+            return
+
+
+async def last_values(connection: Connection, stream: str, subjects: Iterable[str]) -> list[StoredMessage]:
+    """The newest message of each of the subjects (wildcards allowed), by direct reads."""
+    body = {"multi_last": list(subjects), "batch": 1024}
+    return [stored async for stored in connection.direct_get(stream, body)]
