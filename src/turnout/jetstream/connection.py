@@ -1,9 +1,10 @@
 """The connection to NATS that everything else uses: it stays, whatever happens to the links beneath it.
 
 A link (link.py) is one TCP connection. When it is lost, everything in flight fails at once with `Disconnected`, the
-next one is dialled with jitter for as long as it takes, the subscriptions are renewed before anything else is sent on it, and `epoch` goes up. What to do about a request whose outcome is unknown is for the caller to decide: nothing is sent
-again behind its back, and nothing is kept to be sent later, since a write that arrives after its author was declared
-dead does harm.
+next one is dialled with jitter for as long as it takes, subscriptions are renewed before anything else is sent on it, and
+`epoch` goes up. What to do about a request whose outcome is unknown is for the caller to decide: nothing is sent again
+behind its back, and nothing is kept to be sent later, since a write that arrives after its author was declared dead
+does harm.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ import random
 import re
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
-import attrs
-
 from turnout import fastjson
-from turnout.errors import PermissionDenied, ServerUnavailable, ServerUnsuitable, TurnoutError
+from turnout.errors import ServerUnavailable, ServerUnsuitable, TurnoutError
 from turnout.jetstream import messages
 from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, no_answer, no_responders
 from turnout.jetstream.clock import ServerClock
-from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, shown
+from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, dial
 from turnout.jetstream.messages import (
     ApiError,
     Disconnected,
@@ -38,6 +36,7 @@ from turnout.jetstream.messages import (
     StoreRefused,
     WrongLastSequence,
 )
+from turnout.jetstream.permissions import Violation, Violations
 
 __all__ = [
     "ApiError",
@@ -66,15 +65,6 @@ MAX_RECONNECT_WAIT_S = 2.0
 _INBOX_SID = 1
 _NO_MESSAGE = 10037
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
-
-
-@attrs.frozen
-class Violation:
-    """The server did not allow a publish or a subscription. `subject` is in lower case; `at` in its unix seconds."""
-
-    operation: str
-    subject: str
-    at: float
 
 
 class Subscription:
@@ -117,7 +107,7 @@ class Connection:
         self._inbox_line = messages.encode_subscribe(self._inbox + "*", "", _INBOX_SID)
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = _INBOX_SID
-        self._violations: deque[Violation] = deque(maxlen=64)
+        self._violations = Violations()
         self._up = asyncio.Event()
         self._on_up: list[Callable[[], None]] = []
         self._on_down: list[Callable[[], None]] = []
@@ -166,12 +156,16 @@ class Connection:
     def up(self) -> bool:
         return self._link is not None
 
-    async def wait_up(self) -> None:
-        """Return when connected; `Disconnected` if the connection is closed, and so never will be."""
-        while self._link is None:
-            if self._closing:
-                raise self._down()
-            await self._up.wait()
+    async def wait_up(self, *, timeout_s: float | None = None) -> None:
+        """Return when connected; `Disconnected` after `timeout_s`, or at once if the connection is closed."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._link is None:
+                    if self._closing:
+                        raise self._down()
+                    await self._up.wait()
+        except TimeoutError:
+            raise self._down() from None
 
     def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after every reconnect (not for the first connect); returns what takes it back."""
@@ -184,7 +178,11 @@ class Connection:
     @property
     def violations(self) -> tuple[Violation, ...]:
         """The last refusals of the server to let us publish or subscribe, oldest first; otherwise they are silent."""
-        return tuple(self._violations)
+        return tuple(self._violations.seen)
+
+    @property
+    def last_violation(self) -> Violation | None:
+        return self._violations.seen[-1] if self._violations.seen else None
 
     async def flush(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Return when the server has taken everything sent so far: a round trip."""
@@ -234,22 +232,8 @@ class Connection:
                 return self._adopt(link)
 
     async def _dial(self, patience_s: float) -> Link:
-        """Try every known server once; the error, if it comes to that, is the one that says most."""
         hooks = Hooks(self._deliver, self._refused, lambda: self._calls.expire(self._loop.time()), self._lost)
-        errors: list[TurnoutError] = []
-        for server in list(self._pool):
-            try:
-                return await Link.open(server, self._options, name=self._name, hooks=hooks, timeout_s=patience_s)
-            except TurnoutError as error:
-                errors.append(error)
-                self._pool.append(self._pool.pop(0))
-        telling = [error for error in errors if not isinstance(error, ServerUnavailable)]
-        if len(errors) == 1 or telling:
-            raise (telling or errors)[0]
-        servers = ", ".join(shown(server) for server in self._pool)
-        raise ServerUnavailable(
-            f"no NATS server answers at {servers}: check the addresses and that they run"
-        ) from errors[0]
+        return await dial(self._pool, self._options, name=self._name, hooks=hooks, patience_s=patience_s)
 
     async def _check_server(self) -> None:
         """Raise what is wrong with a server that answers but cannot be used."""
@@ -425,8 +409,9 @@ class Connection:
         try:
             with contextlib.suppress(Disconnected):  # the next link starts with it
                 await link.ping()
-            if self._denied("subscription", subject, asked_at):
-                raise _denied_subscribe(subject)
+            violation = self._violations.of_subscription(subject, asked_at)
+            if violation is not None:
+                raise violation.error()
         except BaseException:
             self._unsubscribe(sid)
             raise
@@ -490,37 +475,15 @@ class Connection:
             subscription.callback(messages.received(subject, reply, data, raw))
 
     def _refused(self, text: str) -> None:
-        found = _VIOLATION.search(text)
-        if found is None:
+        violation = self._violations.note(text, self.now())
+        if violation is None:
             logger.warning("the NATS server says: %s", text)
             return
-        violation = Violation(found[1], found[2], self.now())
-        self._violations.append(violation)
-        logger.warning("the NATS server does not allow the %s: %s", violation.operation, violation.subject)
+        logger.warning("the NATS server does not allow it: %s", violation)
         if violation.operation == "publish":
-            self._calls.fail(lambda: _denied_publish(violation), asked=violation.subject)
+            self._calls.fail(violation.error, asked=violation.subject)
         elif violation.subject == self._inbox.lower() + "*":
-            # Without its inbox no call of this connection is ever answered.
-            self._calls.fail(lambda: _denied_inbox(self._inbox))
-
-    def _denied(self, operation: str, subject: str, since: float) -> bool:
-        return any(
-            v.operation == operation and v.subject == subject.lower() and v.at >= since for v in self._violations
-        )
-
-
-def _denied_publish(violation: Violation) -> PermissionDenied:
-    return PermissionDenied(
-        f"these credentials may not publish to {violation.subject}: allow it in the server's permissions"
-    )
-
-
-def _denied_subscribe(subject: str) -> PermissionDenied:
-    return PermissionDenied(f"these credentials may not subscribe to {subject}: allow it in the server's permissions")
-
-
-def _denied_inbox(inbox: str) -> PermissionDenied:
-    return PermissionDenied(f"these credentials may not subscribe to {inbox}*: allow the inbox, or set inbox_prefix")
+            self._calls.fail(violation.error)  # without its inbox no call of this connection is ever answered
 
 
 def _give_up(future: asyncio.Future[Any], subject: str) -> None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 import nats.errors
@@ -94,6 +94,8 @@ class _Protocol(Client):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         link = self.link
+        if link.dead:
+            return
         link.arrivals += 1
         try:
             link.hooks.message(sid, subject, reply, data, headers)
@@ -126,7 +128,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
         self._pings: deque[asyncio.Future[None]] = deque()
-        self._dead = False
+        self.dead = False
         self._last_error = ""
         self._watch: asyncio.TimerHandle | None = None
         self._heard: tuple[int, int] = (0, 0)
@@ -144,7 +146,7 @@ class Link:
             async with asyncio.timeout(timeout_s):
                 await client.connect(**arguments)
         except BaseException as error:
-            link._dead = True
+            link.dead = True
             link._teardown()
             if isinstance(error, Exception):
                 raise _cannot_connect(error, link.server) from error
@@ -222,9 +224,9 @@ class Link:
 
     def lose(self, reason: str) -> None:
         """End the link now: nothing is flushed, all that waits for a round trip fails, the owner is told once."""
-        if self._dead:
+        if self.dead:
             return
-        self._dead = True
+        self.dead = True
         if self._last_error:
             reason = f"the server said {self._last_error!r}"
         self._teardown()
@@ -238,7 +240,7 @@ class Link:
     def _flush(self) -> None:
         out, self._out = self._out, []
         transport = self._transport()
-        if transport is not None and not self._dead:
+        if transport is not None and not self.dead:
             transport.write(b"".join(out))
             self._measure_unsent()
 
@@ -283,6 +285,27 @@ class Link:
             transport.abort()  # close() would wait for unsent data, which on a black hole takes many minutes
 
 
+async def dial(pool: list[str], options: ConnectOptions, *, name: str, hooks: Hooks, patience_s: float) -> Link:
+    """Try every server of `pool` once, and turn it so that the next dial begins after the ones that failed.
+
+    If none works, the error raised is the one that says most: refused credentials before an address without a server.
+    """
+    errors: list[TurnoutError] = []
+    for server in list(pool):
+        try:
+            return await Link.open(server, options, name=name, hooks=hooks, timeout_s=patience_s)
+        except TurnoutError as error:
+            errors.append(error)
+            pool.append(pool.pop(0))
+    telling = [error for error in errors if not isinstance(error, ServerUnavailable)]
+    if len(errors) == 1 or telling:
+        raise (telling or errors)[0]
+    servers = ", ".join(shown(server) for server in pool)
+    raise ServerUnavailable(f"no NATS server answers at {servers}: check the addresses and that they run") from errors[
+        0
+    ]
+
+
 def shown(server: str) -> str:
     """The address without what may be a password in it, for messages."""
     return re.sub(r"//[^@/]*@", "//", server)
@@ -307,6 +330,7 @@ def check_options(options: ConnectOptions) -> None:
 
 
 def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any]:
+    user, password, token = _login(server, options)
     arguments: dict[str, Any] = {
         "servers": [server],
         "name": name,
@@ -315,9 +339,9 @@ def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any
         "dont_randomize": True,
         "pending_size": 0,
         "ping_interval": 3600,
-        "user": options.user,
-        "password": options.password,
-        "token": options.token,
+        "user": user,
+        "password": password,
+        "token": token,
         "tls": options.tls,
         "tls_hostname": options.tls_hostname,
     }
@@ -328,6 +352,21 @@ def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any
         is_seed = re.fullmatch(r"SU[A-Z2-7]{56}", seed.strip()) is not None
         arguments["nkeys_seed_str" if is_seed else "nkeys_seed"] = seed.strip()
     return arguments
+
+
+def _login(server: str, options: ConnectOptions) -> tuple[str | None, str | None, str | None]:
+    """User, password and token: the options', else those in the address, else those in the first address that has some.
+
+    The last is for the servers of a cluster that the server itself tells of, without a login.
+    """
+    if options.user is not None or options.token is not None:
+        return options.user, options.password, options.token
+    for url in map(urlsplit, (server, *options.servers)):
+        if url.username is not None and url.password is not None:
+            return unquote(url.username), unquote(url.password), None
+        if url.username is not None:
+            return None, None, unquote(url.username)
+    return None, None, None
 
 
 async def _silent(_: Exception) -> None:
