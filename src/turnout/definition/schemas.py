@@ -1,0 +1,212 @@
+"""Types as validators and serializers: pydantic's, taught to carry attrs classes.
+
+pydantic models, attrs classes and dataclasses nest in each other in any order: pydantic knows two of them, and an attrs
+class is made to know pydantic by its own documented hook.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import typing
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import is_dataclass
+from typing import Any, Literal
+
+import attrs
+import pydantic
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
+from pydantic.dataclasses import is_pydantic_dataclass, rebuild_dataclass
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+HOOK = "__get_pydantic_core_schema__"
+MAX_PROBLEMS = 20
+
+CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+"""Bytes are base64 in JSON; those inside a pydantic model, at any depth, follow that model's own config."""
+
+_lock = threading.RLock()
+_building: ContextVar[frozenset[str]] = ContextVar("_building", default=frozenset())
+
+
+class Adapter:
+    """One type, or an object of named fields, built once: check Python values, parse JSON text, dump to JSON values.
+
+    `check` and `parse` raise pydantic's ValidationError. Building raises pydantic's errors for a type it cannot carry.
+    """
+
+    def __init__(self, build: Callable[[GetCoreSchemaHandler], CoreSchema], *types: Any) -> None:
+        class Root:
+            @classmethod
+            def __get_pydantic_core_schema__(cls, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+                return build(handler)
+
+        with _lock:
+            for type_ in types:
+                adopt(type_)
+            self._adapter: TypeAdapter[Any] = TypeAdapter(Root, config=CONFIG)
+        self.check: Callable[[Any], Any] = self._adapter.validator.validate_python
+        self.parse: Callable[[str], Any] = self._adapter.validator.validate_json
+        self.dump: Callable[[Any], Any] = functools.partial(self._adapter.serializer.to_python, mode="json")
+
+    def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
+        """The JSON Schema of what `parse` takes or `dump` gives."""
+        return self._adapter.json_schema(mode=mode)
+
+
+def type_adapter(type_: Any) -> Adapter:
+    """The adapter of a type, cached where the type can be a key."""
+    try:
+        return _cached(type_)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _type_adapter(type_)
+
+
+def _type_adapter(type_: Any) -> Adapter:
+    return Adapter(lambda handler: handler.generate_schema(type_), type_)
+
+
+_cached = functools.lru_cache(maxsize=512)(_type_adapter)
+
+
+def fields_adapter(fields: Mapping[str, tuple[Any, bool]]) -> Adapter:
+    """The adapter of an object of these fields, {name: (type, required)}, and no others; defaults are not filled in."""
+
+    def build(handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.typed_dict_schema(
+            {
+                name: core_schema.typed_dict_field(handler.generate_schema(type_), required=required)
+                for name, (type_, required) in fields.items()
+            },
+            extra_behavior="forbid",
+        )
+
+    return Adapter(build, *(type_ for type_, _ in fields.values()))
+
+
+def is_model(type_: object) -> bool:
+    """Whether this is a class whose objects are JSON objects: pydantic model, attrs class or dataclass."""
+    return isinstance(type_, type) and (issubclass(type_, BaseModel) or attrs.has(type_) or is_dataclass(type_))
+
+
+def own_keys(type_: Any) -> frozenset[str] | None:
+    """The keys an object of this class may have, or None for a pydantic model, whose config says it itself."""
+    if issubclass(type_, BaseModel) or is_pydantic_dataclass(type_):
+        return None
+    if attrs.has(type_):
+        return frozenset(field.alias or field.name for field in attrs.fields(type_) if field.init)
+    return frozenset(name for name, field in type_.__dataclass_fields__.items() if field.init)
+
+
+def problems(error: pydantic.ValidationError) -> str:
+    """pydantic's list of errors as one line: `path: Field required; size: Input should be a valid integer`."""
+    listed = error.errors(include_url=False, include_context=False, include_input=False)
+    texts = []
+    for item in listed[:MAX_PROBLEMS]:
+        where = ".".join(str(part) for part in item["loc"] if not str(part).startswith("function-"))
+        text = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        texts.append(f"{where}: {text}" if where else text)
+    if len(listed) > MAX_PROBLEMS:
+        texts.append(f"and {len(listed) - MAX_PROBLEMS} more")
+    return "; ".join(texts)
+
+
+# -- attrs classes --------------------------------------------------------------------------------------------------
+
+
+def adopt(type_: Any, seen: set[Any] | None = None) -> bool:
+    """Teach pydantic every attrs class that this type reaches; whether there was one.
+
+    The hook is put on the class, because that is the one way in which pydantic finds it at any depth. A pydantic model
+    that holds attrs classes was built before (with `arbitrary_types_allowed`), so it is built again.
+    """
+    seen = set() if seen is None else seen
+    origin = typing.get_origin(type_) or type_
+    found = False
+    for part in typing.get_args(type_):
+        found |= adopt(part, seen)
+    if not isinstance(origin, type):
+        return adopt(type_.__value__, seen) | found if hasattr(type_, "__value__") else found
+    if origin in seen or origin.__module__ == "builtins":
+        return found
+    seen.add(origin)
+    for part in _parts(origin):
+        found |= adopt(part, seen)
+    if attrs.has(origin) and not is_dataclass(origin):
+        if not hasattr(origin, HOOK):
+            setattr(origin, HOOK, classmethod(_attrs_schema))
+        return True
+    if found and issubclass(origin, BaseModel):
+        origin.model_rebuild(force=True)
+    elif found and is_pydantic_dataclass(origin):
+        rebuild_dataclass(origin, force=True)
+    return found
+
+
+def _parts(cls: type) -> list[Any]:
+    """The types of a class's fields; none for a class that is a value of its own."""
+    if issubclass(cls, BaseModel):
+        return [field.annotation for field in cls.model_fields.values()]
+    if attrs.has(cls) or is_dataclass(cls) or typing.is_typeddict(cls) or hasattr(cls, "_fields"):
+        try:
+            return list(typing.get_type_hints(cls, include_extras=True).values())
+        except NameError:  # A name pydantic may still resolve, and else reports better.
+            return []
+    return []
+
+
+def _hints(cls: Any, source: Any) -> dict[str, Any]:
+    """The field types of an attrs class, type variables replaced by the arguments of `source` (`Box[int]`)."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    given = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(source), strict=False))
+
+    def replaced(hint: Any) -> Any:
+        if isinstance(hint, typing.TypeVar):
+            return given.get(hint, hint)
+        parameters = getattr(hint, "__parameters__", ())
+        return hint[tuple(given.get(p, p) for p in parameters)] if given and parameters else hint
+
+    return {name: replaced(hint) for name, hint in hints.items()}
+
+
+def _attrs_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """The hook: an object of the class's init arguments; it is built by calling the class, converters and all."""
+    ref = f"{cls.__module__}.{cls.__qualname__}:{id(cls)}{list(typing.get_args(source)) or ''}"
+    if ref in _building.get():
+        return core_schema.definition_reference_schema(ref)
+    hints = _hints(cls, source)
+    own = [field for field in attrs.fields(cls) if field.init]
+    token = _building.set(_building.get() | {ref})
+    try:
+        fields = {
+            field.alias or field.name: core_schema.typed_dict_field(
+                handler.generate_schema(hints.get(field.name, Any)), required=field.default is attrs.NOTHING
+            )
+            for field in own
+        }
+    finally:
+        _building.reset(token)
+    objects = core_schema.typed_dict_schema(fields, cls_name=cls.__name__)
+
+    def build(value: Any, validate: Callable[[Any], Any]) -> Any:
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls(**validate(value))
+        except TypeError as error:  # What attrs.validators.instance_of raises: a bad value, not a bug of ours.
+            raise PydanticCustomError(
+                "attrs", "{message}", {"message": str(error.args[0] if error.args else error)}
+            ) from error
+
+    def unbuild(value: Any) -> dict[str, Any]:
+        return {field.alias or field.name: getattr(value, field.name) for field in own}
+
+    return core_schema.no_info_wrap_validator_function(
+        build,
+        objects,
+        ref=ref,
+        serialization=core_schema.plain_serializer_function_ser_schema(unbuild, return_schema=objects),
+    )
