@@ -1,10 +1,10 @@
 """The connection to NATS that everything else uses: it stays, whatever happens to the links beneath it.
 
 A link (link.py) is one TCP connection. When it is lost, everything in flight fails at once with `Disconnected`, the
-next one is dialled with jitter for as long as it takes, subscriptions are renewed before anything else is sent on it, and
-`epoch` goes up. What to do about a request whose outcome is unknown is for the caller to decide: nothing is sent again
-behind its back, and nothing is kept to be sent later, since a write that arrives after its author was declared dead
-does harm.
+next one is dialled with jitter for as long as it takes, subscriptions are renewed before anything else is sent on it,
+and `epoch` goes up. What to do about a request whose outcome is unknown is for the caller to decide: nothing is sent
+again behind its back, and nothing is kept to be sent later, since a write that arrives after its author was declared
+dead does harm.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from turnout.jetstream.messages import Disconnected
 
 logger = logging.getLogger(__name__)
 
-WATCH_INTERVAL_S = 2.0
 WATCH_MISSES = 3  # so many intervals without a byte from the server, and the link is given up
 TCP_USER_TIMEOUT_MS = 8000  # the kernel gives up on unacknowledged data after this, not after its 15 minutes
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -57,6 +56,8 @@ class ConnectOptions:
     tls_hostname: str | None = None
     connect_timeout_s: float = 5.0
     reconnect_wait_s: float = 0.25
+    watch_interval_s: float = 2.0
+    """The server is asked for a sign of life this often; after three intervals without one the link is given up."""
     inbox_prefix: str = "_INBOX"
 
 
@@ -69,7 +70,7 @@ class Hooks:
     refused: Callable[[str], None]
     """An error the server sent (lower case), such as a permissions violation."""
     tick: Callable[[], None]
-    """Every WATCH_INTERVAL_S."""
+    """Every `watch_interval_s`."""
     lost: Callable[[str], None]
     """The link is gone; why, in words."""
 
@@ -83,6 +84,10 @@ class _Protocol(Client):
     async def _select_next_server(self) -> None:
         server = self._server_pool[0]
         await self._connect_to_server(server)
+        transport = self.link.transport()
+        if transport is not None and transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
+            # TCP lets one connect to oneself where nobody listens, and then the server cannot have its port back.
+            raise ConnectionRefusedError("connected to itself")
         self._current_server = server
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -120,11 +125,12 @@ class _Protocol(Client):
 class Link:
     """A live connection. Made by `Link.open`; after `hooks.lost` it is dead and to be dropped."""
 
-    def __init__(self, client: _Protocol, hooks: Hooks, server: str) -> None:
+    def __init__(self, client: _Protocol, hooks: Hooks, server: str, watch_interval_s: float) -> None:
         self.hooks = hooks
         self.server = server
         self.arrivals = 0
         self._client = client
+        self._watch_interval_s = watch_interval_s
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
         self._pings: deque[asyncio.Future[None]] = deque()
@@ -139,7 +145,7 @@ class Link:
     async def open(cls, server: str, options: ConnectOptions, *, name: str, hooks: Hooks, timeout_s: float) -> Link:
         """Connect and log in. `ServerUnavailable`, `PermissionDenied` or `InvalidValue`, which say why."""
         client = _Protocol()
-        link = client.link = cls(client, hooks, shown(server))
+        link = client.link = cls(client, hooks, shown(server), options.watch_interval_s)
         try:
             arguments = _arguments(server, options, name) | {"connect_timeout": timeout_s}
             client.require_tls = options.tls is not None or urlsplit(server).scheme == "tls"
@@ -163,10 +169,10 @@ class Link:
         client._reading_task.add_done_callback(lambda _: self.lose("reading from the server ended"))
         self._limit_kernel_patience()
         self._heard = self._progress()
-        self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._tick)
+        self._watch = self._loop.call_later(self._watch_interval_s, self._tick)
 
     def _limit_kernel_patience(self) -> None:
-        transport = self._transport()
+        transport = self.transport()
         raw = transport.get_extra_info("socket") if transport is not None else None
         option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux only; elsewhere the watchdog alone has to do
         if raw is not None and option is not None:
@@ -239,17 +245,17 @@ class Link:
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        transport = self._transport()
+        transport = self.transport()
         if transport is not None and not self.dead:
             transport.write(b"".join(out))
             self._measure_unsent()
 
     def _measure_unsent(self) -> int:
-        transport = self._transport()
+        transport = self.transport()
         self._unsent = transport.get_write_buffer_size() if transport is not None else 0
         return self._unsent
 
-    def _transport(self) -> asyncio.WriteTransport | None:
+    def transport(self) -> asyncio.WriteTransport | None:
         wire = self._client._transport
         if isinstance(wire, TcpTransport) and wire._io_writer is not None:
             return wire._io_writer.transport
@@ -265,10 +271,10 @@ class Link:
         self._heard = heard
         self._misses = 0 if alive else self._misses + 1
         if self._misses >= WATCH_MISSES:
-            self.lose(f"no sign of life for {WATCH_MISSES * WATCH_INTERVAL_S:.0f} s")
+            self.lose(f"no sign of life for {WATCH_MISSES * self._watch_interval_s:g} s")
             return
         self.ping()
-        self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._tick)
+        self._watch = self._loop.call_later(self._watch_interval_s, self._tick)
         self.hooks.tick()
 
     def _teardown(self) -> None:
@@ -280,7 +286,7 @@ class Link:
         for task in (client._reading_task, client._ping_interval_task, client._flusher_task):
             if task is not None and task is not current:
                 task.cancel()
-        transport = self._transport()
+        transport = self.transport()
         if transport is not None:
             transport.abort()  # close() would wait for unsent data, which on a black hole takes many minutes
 
@@ -325,8 +331,9 @@ def check_options(options: ConnectOptions) -> None:
             raise InvalidValue(f"servers: {shown(server)!r} is no address such as nats://host:4222 or tls://host:4222")
     if options.creds is not None and not Path(options.creds).expanduser().is_file():
         raise InvalidValue(f"creds: there is no file {options.creds}")
-    if not 0 < options.connect_timeout_s <= 300 or not 0 < options.reconnect_wait_s <= 60:
-        raise InvalidValue("connect_timeout_s and reconnect_wait_s must be more than 0, and at most 300 and 60 seconds")
+    for name in ("connect_timeout_s", "reconnect_wait_s", "watch_interval_s"):
+        if not 0 < getattr(options, name) <= 60:
+            raise InvalidValue(f"{name} must be more than 0 and at most 60 seconds, not {getattr(options, name)!r}")
 
 
 def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any]:
