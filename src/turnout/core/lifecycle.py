@@ -142,6 +142,8 @@ def _submitted(record: JobRecord | None, event: Submitted) -> Effects:
         scheduled = attrs.evolve(draft, state=JobState.scheduled, due_at=event.at)
         before = () if record is not None else (Save(scheduled),)
         return (*before, Schedule(scheduled, event.at))
+    if record is not None:
+        return ()  # a worker was quicker than the record of a queued job (P12), or it is there by our own lost answer
     if draft.options.expires_in is not None:
         return (Publish(draft), Save(draft))
     return (Publish(draft),)

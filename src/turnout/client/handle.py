@@ -1,0 +1,149 @@
+"""A handle on one job: ask how it is, wait for its end, cancel, retry, delete it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from turnout.client.info import JobInfo
+from turnout.core.events import CancelRequested, RetryRequested
+from turnout.core.retry import seconds
+from turnout.core.values import JobRecord, JobState
+from turnout.definition.codec import decode_as
+from turnout.errors import InvalidState, JobCancelled, JobFaulted, TurnoutError
+
+if TYPE_CHECKING:
+    from turnout.client.reader import Reader
+    from turnout.jetstream.perform import Performer, Store
+
+R = TypeVar("R")
+
+
+class JobHandle(Generic[R]):
+    """One job, by its id. Made by `Client.submit` and `Client.job`; holds no state of the job itself.
+
+    handle = await client.submit(convert_video, path="a.mp4")
+    print((await handle.info()).state)
+    converted = await handle.result(timeout=60)
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        activity: str | None,
+        reader: Reader,
+        performer: Performer,
+        store: Store,
+        decode: Callable[[str], R] | None = None,
+    ) -> None:
+        self.id = job_id
+        self._activity = activity
+        self._reader = reader
+        self._performer = performer
+        self._store = store
+        self._decode = decode
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self._activity or '?'} {self.id}>"
+
+    @property
+    def activity(self) -> str | None:
+        """The activity's name; None until the first call when the handle was made from an id alone."""
+        return self._activity
+
+    async def info(self) -> JobInfo:
+        """The job as it stands. JobNotFound when there is none."""
+        return await self._reader.info(await self._reader.read(await self._named(), self.id))
+
+    async def result(self, timeout: float | timedelta | None = None) -> R:
+        """The result, as soon as there is one.
+
+        Errors: JobFaulted or JobCancelled, each with `.info`; TimeoutError after `timeout` seconds, which leaves the
+        job as it is.
+        """
+        limit_s = None if timeout is None else seconds(timeout, "timeout")
+        try:
+            async with asyncio.timeout(limit_s):
+                record = await self._end()
+        except TimeoutError:
+            raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
+        if record.state is JobState.completed:
+            text = await self._reader.text(record.result) or "null"
+            return self._decode(text) if self._decode is not None else decode_as(text, None, "result")
+        info = await self._reader.info(record)
+        if record.state is JobState.cancelled:
+            raise JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason given'}", info)
+        error = record.error
+        what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
+        raise JobFaulted(f"job {self.id} faulted ({record.reason}): {what}", info)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
+        asked to stop; for one that has ended nothing happens. The reason is kept."""
+        activity = await self._named()
+        await self._reader.read(activity, self.id)
+        found = await self._store.queue.find(activity, self.id)
+        now = self._store.connection.now()
+        text = f"cancelled: {reason}" if reason and not reason.startswith("cancelled") else reason or "cancelled"
+        await self._performer.apply(activity, self.id, CancelRequested(reason=text, now=now, found=found))
+
+    async def retry(self) -> None:
+        """Run a faulted or cancelled job again: same id, fresh budgets, its last checkpoint kept.
+
+        Returns after the job has left its final state. InvalidState for a job in any other state.
+        """
+        activity = await self._named()
+        record = await self._reader.read(activity, self.id)
+        if record.state not in (JobState.faulted, JobState.cancelled):
+            raise InvalidState(f"job {self.id} is {record.state}; only a faulted or cancelled job can be retried")
+        found = await self._store.queue.find(activity, self.id)
+        event = RetryRequested(now=self._store.connection.now(), found=found)
+        await self._performer.apply(activity, self.id, event)
+
+    async def delete(self) -> None:
+        """Forget a job that has ended: its message first, its large bodies, then its record.
+
+        InvalidState for a job that has not ended: cancel it first.
+        """
+        activity = await self._named()
+        loaded = await self._reader.load(activity, self.id)
+        record = loaded.record or await self._reader.read(activity, self.id)
+        if not record.state.final:
+            raise InvalidState(f"job {self.id} is {record.state}; only an ended job can be deleted: cancel it first")
+        found = await self._store.queue.find(activity, self.id)
+        for message in (found.message if found is not None else None, record.message):
+            if message is not None:
+                await self._store.queue.remove(message)
+        await self._store.registry.delete(record, loaded.revision)
+        for body in (record.payload, record.checkpoint, record.result):
+            await self._store.payloads.delete(body)
+
+    async def watch(self) -> AsyncIterator[JobInfo]:
+        """The job now, then whenever it has changed (quick changes are coalesced), until it has ended."""
+        before: JobInfo | None = None
+        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
+            async for record in changes:
+                info = await self._reader.info(record)
+                if info != before:
+                    yield info
+                if record.state.final:
+                    return
+                before = info
+
+    async def _end(self) -> JobRecord:
+        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
+            async for record in changes:
+                if record.state.final:
+                    return record
+        raise TurnoutError(f"job {self.id} can't be followed any more: the client is closed")
+
+    async def _named(self) -> str:
+        if self._activity is None:
+            self._activity = await self._reader.locate(self.id)
+        return self._activity
+
+
+AnyHandle = JobHandle[Any]

@@ -1,0 +1,207 @@
+"""Reading jobs: one, all, counted, watched. A job is its record, or its message when that is newer or all there is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+import attrs
+
+from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
+from turnout.core.events import Expired
+from turnout.core.lifecycle import newer, record_of
+from turnout.core.values import Body, JobRecord, JobState
+from turnout.errors import JobNotFound, TurnoutError
+from turnout.jetstream.connection import Received
+from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.registry import Loaded
+
+_RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
+_POLL_S = (0.5, 5.0)
+_HINT_READS = 12
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+
+
+@attrs.frozen
+class Filters:
+    """Which jobs a listing wants; None wants all."""
+
+    state: JobState | None = None
+    activity: str | None = None
+    node: str | None = None
+    label: tuple[str, str | None] | None = None
+    since: float | None = None
+
+    def match(self, record: JobRecord) -> bool:
+        return (
+            (self.state is None or record.state is self.state)
+            and (self.activity is None or record.activity == self.activity)
+            and (self.node is None or _on_node(record, self.node))
+            and (self.label is None or _has_label(record, self.label))
+            and (self.since is None or record.submitted_at >= self.since)
+        )
+
+
+class Reader:
+    """Reads jobs for clients; the only writes are those of deadlines it finds passed."""
+
+    def __init__(self, store: Store, performer: Performer) -> None:
+        self._store = store
+        self._performer = performer
+
+    async def locate(self, job_id: str) -> str:
+        """The activity of the job with this id. JobNotFound, AmbiguousJob."""
+        for _ in range(2):
+            loaded = await self._store.registry.find(job_id)
+            if loaded.record is not None:
+                return loaded.record.activity
+            found = await self._store.queue.find("*", job_id)
+            if found is not None:
+                return found.activity
+        raise JobNotFound(f"no job {job_id} in namespace {self._store.names.ns}: is the id right, or has it expired?")
+
+    async def read(self, activity: str, job_id: str) -> JobRecord:
+        """The job as it stands, by the word of the leader. JobNotFound."""
+        record = (await self.load(activity, job_id)).record
+        if record is None:
+            raise JobNotFound(f"no job {job_id} of activity {activity} in namespace {self._store.names.ns}")
+        if record.expires_at is None or record.state.final or record.state is JobState.running:
+            return record
+        if self._store.connection.now() < record.expires_at:
+            return record
+        # Whoever meets an overdue job says so (P12); what the others make of it is read again.
+        expired = Expired(now=self._store.connection.now(), found=await self._store.queue.find(activity, job_id))
+        await self._performer.apply(activity, job_id, expired)
+        return (await self.load(activity, job_id)).record or record
+
+    async def load(self, activity: str, job_id: str) -> Loaded:
+        """The job as it stands; a job without a record is given the one that its message tells."""
+        loaded = Loaded()
+        for _ in range(2):
+            loaded = await self._store.registry.load(activity, job_id)
+            record = loaded.record
+            if record is not None and record.state not in _RETRYABLE:
+                return loaded
+            found = await self._store.queue.find(activity, job_id)
+            if found is not None and newer(found, record):
+                return Loaded(record_of(found, record), loaded.revision)
+            if record is not None:
+                return loaded
+            # Neither record nor message: it may have been started between the two reads. Once more tells.
+        return loaded
+
+    async def info(self, record: JobRecord) -> JobInfo:
+        """The record as users see it, with what it refers to."""
+        suspect = False
+        if record.state is JobState.running and record.token is not None:
+            suspect = await self._store.nodes.get(record.token.node) is None
+        return job_info(record, await self._bodies(record), suspect=suspect)
+
+    async def text(self, body: Body | None) -> str | None:
+        return None if body is None else await self._store.payloads.get(body)
+
+    async def jobs(self, filters: Filters, limit: int | None) -> AsyncIterator[JobInfo]:
+        """The jobs that match, newest first."""
+        living = {node.id for node in await self._store.nodes.living()}
+        matching = [record async for record in self.records(filters.activity) if filters.match(record)]
+        key: Callable[[JobRecord], tuple[float, str]] = lambda record: (record.submitted_at, record.id)  # noqa: E731
+        ordered = sorted(matching, key=key, reverse=True) if limit is None else heapq.nlargest(limit, matching, key)
+        for record in ordered:
+            suspect = record.state is JobState.running and record.token is not None and record.token.node not in living
+            yield job_info(record, await self._bodies(record), suspect=suspect)
+
+    async def count(self, filters: Filters) -> dict[JobState, int]:
+        """How many jobs are in each state; each job once."""
+        counts = dict.fromkeys(JobState, 0)
+        async for record in self.records(filters.activity):
+            if filters.match(record):
+                counts[record.state] += 1
+        return counts
+
+    async def records(self, activity: str | None) -> AsyncIterator[JobRecord]:
+        """Every job once, with or without a record. What changes meanwhile may show as it was or as it is.
+
+        The messages are read first: a job that starts in between is then seen by its message or by its record, never by
+        neither.
+        """
+        queued = {(d.activity, d.id): d async for d in self._store.queue.scan(activity or "*")}
+        async for loaded in self._store.registry.scan(activity or "*"):
+            record = loaded.record
+            if record is None:
+                continue
+            found = queued.pop((record.activity, record.id), None)
+            yield record_of(found, record) if found is not None and newer(found, record) else record
+        for delivery in queued.values():
+            yield record_of(delivery)
+
+    async def faults(self, activity: str | None, since: float | None, job_id: str = "*") -> AsyncIterator[FaultInfo]:
+        """The dead letters, the oldest first."""
+        async for seq, at, record in self._store.letters.scan(activity or "*", job_id):
+            if since is None or at >= since:
+                yield fault_info(seq, at, record, await self.text(record.payload))
+
+    async def changes(self, activity: str, job_id: str) -> AsyncGenerator[JobRecord, None]:
+        """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
+
+        A write to the record is heard as a hint, which tells at which revision to read; a slow poll stands behind it,
+        for hints are not kept.
+        """
+        heard = asyncio.Event()
+        behind = 0
+
+        def hint(received: Received) -> None:
+            nonlocal behind
+            behind = max(behind, int(received.headers.get(_EXPECTED, "0") or 0))
+            heard.set()
+
+        connection = self._store.connection
+        subscription = await connection.subscribe(self._store.names.record(activity, job_id), hint)
+        forget = connection.on_up(heard.set)
+        try:
+            pause = _POLL_S[0]
+            while True:
+                heard.clear()
+                await self._caught_up(activity, job_id, behind)
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    yield await self.read(activity, job_id)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await heard.wait()
+                pause = _POLL_S[0] if heard.is_set() else min(pause * 1.5, _POLL_S[1])
+        finally:
+            forget()
+            await subscription.close()
+
+    async def _caught_up(self, activity: str, job_id: str, behind: int) -> None:
+        """Wait until the write that was heard of is stored, or surely isn't: the revision it expected has passed."""
+        if not behind:
+            return
+        for turn in range(_HINT_READS):
+            with contextlib.suppress(TurnoutError):
+                if (await self._store.registry.load(activity, job_id)).revision > behind:
+                    return
+            await asyncio.sleep(0.001 * 2**turn if turn < 6 else 0.05)
+
+    async def _bodies(self, record: JobRecord) -> Bodies:
+        payload, checkpoint, result = record.payload, record.checkpoint, record.result
+        if inline(payload) and inline(checkpoint) and inline(result):
+            return Bodies(payload.text, _inline_text(checkpoint), _inline_text(result))
+        return Bodies(await self.text(payload), await self.text(checkpoint), await self.text(result))
+
+
+def _inline_text(body: Body | None) -> str | None:
+    return None if body is None else body.text
+
+
+def _on_node(record: JobRecord, node: str) -> bool:
+    """By a node's id or its name, which is the id without the random part."""
+    if record.state is not JobState.running or record.token is None:
+        return False
+    return node in (record.token.node, record.token.node.rpartition("-")[0])
+
+
+def _has_label(record: JobRecord, label: tuple[str, str | None]) -> bool:
+    name, value = label
+    return name in record.options.labels and value in (None, record.options.labels[name])
