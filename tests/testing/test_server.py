@@ -46,6 +46,7 @@ def test_a_paused_server_is_silent_and_goes_on_where_it_was() -> None:
     """While paused the server takes connections but says nothing; once resumed the same connection is greeted."""
     with NatsServer() as server:
         server.pause()
+        server.pause()
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.settimeout(0.2)
             with pytest.raises(TimeoutError):

@@ -70,8 +70,9 @@ class NatsServer:
     - `port`: None takes a free one at the first start; it stays the same over `restart`.
     - `store_dir`: where JetStream keeps its files and the server its log; None uses a temporary directory that `close`
       removes.
-    - `config`: the text of a NATS configuration file, or the Path of one, for users, permissions and limits. Port, name
-      and store are set apart from it and win. `environment` holds the `$VARIABLES` that it reads.
+    - `config`: text in the form of a NATS configuration file, for users, permissions and limits; port, name and store
+      are set apart from it. Or the Path of a whole one, which says where its store is; port and name are still set.
+      `environment` holds the `$VARIABLES` that either reads.
     - `jetstream`: False starts a server without it.
     - `start_timeout`: seconds until a server that does not answer counts as failed.
 
@@ -90,10 +91,7 @@ class NatsServer:
     ) -> None:
         self._port = port
         self._directory = Path(tempfile.mkdtemp(prefix="turnout-nats-"))
-        self._config_file = config if isinstance(config, Path) else None
-        if isinstance(config, str):
-            self._config_file = self._directory / "server.conf"
-            self._config_file.write_text(config)
+        self._config = config
         self._environment = dict(environment or {})
         self._jetstream = jetstream
         self._start_timeout = start_timeout
@@ -170,11 +168,18 @@ class NatsServer:
 
     def pause(self) -> None:
         """Freeze the server (SIGSTOP): connections stay open and nothing answers, as with a partition."""
-        self._signal("SIGSTOP")
+        child = self._child()
+        if child is not None:
+            child.send_signal(signal.SIGSTOP)
+            with contextlib.suppress(ChildProcessError):  # it died of something else meanwhile
+                # The signal takes its time; WNOWAIT because a second pause would find the news of the first consumed.
+                os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a paused server go on (SIGCONT)."""
-        self._signal("SIGCONT")
+        child = self._child()
+        if child is not None:
+            child.send_signal(signal.SIGCONT)
 
     def restart(self, *, kill: bool = False) -> Self:
         """Stop (or kill) and start again: the same port and the same store."""
@@ -206,11 +211,6 @@ class NatsServer:
     def _child(self) -> subprocess.Popen[bytes] | None:
         return next((child for child in self._children if child.poll() is None), None)
 
-    def _signal(self, name: str) -> None:
-        child = self._child()
-        if child is not None:
-            child.send_signal(getattr(signal, name))
-
     def _launch(self, binary: str, port: int, *, final: bool = False) -> bool:
         """Start one process on `port`. False: somebody else took the port first, and it is not the last try."""
         logged_before = len(self.log())
@@ -234,10 +234,14 @@ class NatsServer:
 
     def _command(self, binary: str, port: int) -> list[str]:
         command = [binary, "--addr", HOST, "--port", str(port), "--name", self._name]
+        if isinstance(self._config, Path):
+            return [*command, "--config", str(self._config)]
         if self._jetstream:
             command += ["--jetstream", "--store_dir", str(self.store_dir)]
-        if self._config_file is not None:
-            command += ["--config", str(self._config_file)]
+        if self._config is not None:
+            file = self._directory / "server.conf"
+            file.write_text(self._config)
+            command += ["--config", str(file)]
         return command
 
     def _spawn(self, command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
