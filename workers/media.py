@@ -1,0 +1,325 @@
+"""Convert a video, segment by segment: the long job that turnout is made for.
+
+    turnout worker workers.media
+    turnout job submit convert_video '{"path": "/media/holiday.mp4"}' --follow
+
+The timeline is cut into segments of a few seconds. Each is converted into a file of its own, in a work directory
+beside the output, and then written down in the checkpoint: an attempt that follows a failure, a crash or a stopped
+node goes on with the next segment, on any node that sees the same files. The sound is converted in one piece, for a
+cut in it would be heard. In the end the pieces are joined without being converted again, and the checked result
+takes its name in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import attrs
+from pydantic import BaseModel, Field
+
+from turnout import Fatal, RetryPolicy, activity, current_job
+from workers import ffmpeg, files
+
+Format = Literal["webm", "mp4"]
+
+VIDEO_CODEC: dict[Format, str] = {
+    "webm": "-c:v libvpx -deadline realtime -cpu-used 8 -crf 20 -b:v 1500k",
+    "mp4": "-c:v libx264 -preset ultrafast -crf 26 -video_track_timescale 90000",
+}
+AUDIO_CODEC: dict[Format, str] = {"webm": "-c:a libopus", "mp4": "-c:a aac"}
+
+DURATION_TOLERANCE_S = 1.0
+"""How far the result may be from the input's length: containers round, and a last segment may be cut short."""
+
+SAMPLE_BYTES = 1 << 20
+"""How much of the input's beginning and of its end its fingerprint covers, beside its size and time."""
+
+
+class Converted(BaseModel):
+    """The new video. `duration` in seconds, `size` in bytes; `restored` of its `segments` were not done again."""
+
+    path: str
+    duration: float
+    size: int
+    segments: int
+    restored: int
+
+
+class Piece(BaseModel):
+    """A finished file in the work directory. `size` in bytes; `frames` is 0 where the video has a gap."""
+
+    size: int
+    frames: int
+
+
+class Joined(BaseModel):
+    """The joined and checked result. `size` in bytes, `duration` in seconds."""
+
+    size: int
+    duration: float
+
+
+class Ledger(BaseModel):
+    """The checkpoint: what is finished. `recipe` says of which input, and how; it is worth nothing for another one."""
+
+    recipe: str
+    pieces: dict[str, Piece] = {}
+    joined: Joined | None = None
+
+
+@attrs.frozen
+class Options:
+    """What the caller asked for."""
+
+    source: Path
+    output: Path
+    format: Format
+    segment_seconds: float
+    height: int | None
+    max_speed: float | None
+
+
+@attrs.frozen
+class Segment:
+    """A stretch of the timeline, in seconds, and the name of the file that holds it converted."""
+
+    name: str
+    start: float
+    length: float
+
+
+@attrs.frozen
+class Plan:
+    """All that is decided before the first frame is converted: the same in every attempt, if the input is the same."""
+
+    options: Options
+    media: ffmpeg.Media
+    fingerprint: str
+    work: Path
+    segments: tuple[Segment, ...]
+
+    @property
+    def recipe(self) -> str:
+        options = self.options
+        return f"{self.fingerprint} {options.format} {options.segment_seconds:g}s {options.height or 'same'}"
+
+    @property
+    def audio(self) -> str:
+        return f"audio.{self.options.format}"
+
+    @property
+    def joined(self) -> Path:
+        return self.work / f"joined.{self.options.format}"
+
+
+Show = Callable[[float, str], None]
+"""Takes the seconds of video that are done, and a word on what is going on."""
+
+Save = Callable[[Ledger], Awaitable[None]]
+"""Returns when the ledger is durable."""
+
+
+@activity(timeout=86_400, heartbeat_timeout=120, lease=5, concurrency=2, retry=RetryPolicy(max_attempts=3, delay=2))
+async def convert_video(
+    path: str,
+    format: Format = "webm",
+    output: str | None = None,
+    segment_seconds: Annotated[float, Field(ge=0.5, le=600)] = 6.0,
+    height: Annotated[int, Field(ge=16, le=4320)] | None = None,
+    max_speed: Annotated[float, Field(ge=0.1)] | None = None,
+) -> Converted:
+    """Convert the video file `path` into `output` (by default beside it), which is there whole or not at all.
+
+    `height` scales the picture, in pixels. `max_speed` is how many seconds of video to convert per second at most, to
+    leave the machine to others. A file that is missing or not a video faults the job at once, other failures do not.
+    """
+    job = current_job()
+    source = Path(path)
+    target = Path(output) if output else beside(source, format)
+    plan = await make_plan(Options(source, target, format, segment_seconds, height, max_speed), job.id)
+    ledger = await asyncio.to_thread(still_true, job.restored(Ledger), plan)
+    restored = sum(segment.name in ledger.pieces for segment in plan.segments)
+    total = plan.media.duration
+
+    def show(done: float, message: str) -> None:
+        job.progress(round(min(done, total), 2), round(total, 2), message)
+
+    try:
+        joined = await convert(plan, ledger, job.checkpoint, show)
+        await asyncio.to_thread(finish, plan)
+    except BaseException as error:
+        # An attempt that was stopped, or failed, or is late, leaves the pieces to the next. After these there is none.
+        if isinstance(error, Fatal) or (job.cancel_reason or "").startswith("cancelled"):
+            files.remove(plan.work)
+        raise
+    show(total, "done")
+    return Converted(
+        path=str(target),
+        duration=joined.duration,
+        size=joined.size,
+        segments=len(plan.segments),
+        restored=restored,
+    )
+
+
+def beside(source: Path, format: Format) -> Path:
+    """Where the result goes if the caller does not say: beside the input, under a name that is not the input's."""
+    output = source.with_name(f"{source.stem}.{format}")
+    return output if output != source else source.with_name(f"{source.stem}.converted.{format}")
+
+
+async def make_plan(options: Options, job_id: str) -> Plan:
+    """Look at the input and cut its timeline. Raises Fatal if input or output are hopeless."""
+    source, output = options.source, options.output
+    if not source.is_file():
+        raise Fatal(f"{source} {'is not a regular file' if source.exists() else 'does not exist'}")
+    if output.is_dir() or not output.parent.is_dir():
+        raise Fatal(f"{output} {'is a directory' if output.is_dir() else 'is in a directory that does not exist'}")
+    if output.exists() and output.samefile(source):
+        raise Fatal(f"{output} is the input: the output needs a name of its own")
+    try:
+        media = await ffmpeg.probe(source)
+    except ffmpeg.NotAVideo as error:
+        raise Fatal(str(error)) from error
+    return Plan(
+        options=options,
+        media=media,
+        fingerprint=await asyncio.to_thread(fingerprint, source),
+        work=output.with_name(f"{output.name}.{job_id}.parts"),
+        segments=cut(media.duration, options.segment_seconds, options.format),
+    )
+
+
+def cut(duration: float, length: float, format: Format) -> tuple[Segment, ...]:
+    """Cut a timeline into segments; the last is up to half as long again, instead of leaving a crumb."""
+    starts = [length * number for number in range(max(1, round(duration / length)))]
+    stretches = zip(starts, [*starts[1:], duration], strict=True)
+    return tuple(Segment(f"{number:06d}.{format}", start, end - start) for number, (start, end) in enumerate(stretches))
+
+
+def fingerprint(path: Path) -> str:
+    """What tells this content of a file from another, without reading all of a long film."""
+    status = path.stat()
+    digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns} ".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(SAMPLE_BYTES))
+        file.seek(max(0, status.st_size - SAMPLE_BYTES))
+        digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def still_true(ledger: Ledger | None, plan: Plan) -> Ledger:
+    """Of an earlier attempt's ledger, what the disk confirms; the work directory is left with these files alone."""
+    if ledger is None or ledger.recipe != plan.recipe:
+        ledger = Ledger(recipe=plan.recipe)
+    if ledger.joined:
+        # The joined file is renamed to the output, so it is in one of the two places, if nobody took it away.
+        place = plan.joined if plan.joined.exists() else plan.options.output
+        if files.size_of(place) == ledger.joined.size:
+            return ledger
+    pieces = {name: piece for name, piece in ledger.pieces.items() if files.size_of(plan.work / name) == piece.size}
+    files.keep_only(plan.work, pieces)
+    return Ledger(recipe=plan.recipe, pieces=pieces)
+
+
+async def convert(plan: Plan, ledger: Ledger, save: Save, show: Show) -> Joined:
+    """Convert what is missing and join the pieces; the ledger grows with each step, and is saved."""
+    if ledger.joined:
+        return ledger.joined
+
+    def step(before: float, message: str) -> Callable[[float], None]:
+        show(before, message)
+        return lambda seconds: show(before + seconds, message)
+
+    done = sum(segment.length for segment in plan.segments if segment.name in ledger.pieces)
+    if plan.media.audio is not None and plan.audio not in ledger.pieces:
+        ledger.pieces[plan.audio] = await convert_audio(plan, lambda seconds: show(done, f"sound, {seconds:.0f} s"))
+        await save(ledger)
+    for number, segment in enumerate(plan.segments, 1):
+        if segment.name not in ledger.pieces:
+            on_time = step(done, f"segment {number} of {len(plan.segments)}")
+            ledger.pieces[segment.name] = await convert_segment(plan, segment, on_time)
+            await save(ledger)
+            done += segment.length
+    show(done, "joining")
+    ledger.joined = await join(plan, ledger)
+    # Saved before the result takes its name: an attempt that was replaced unawares fails here, and changes nothing.
+    await save(ledger)
+    return ledger.joined
+
+
+async def convert_audio(plan: Plan, on_time: Callable[[float], None]) -> Piece:
+    """The whole of the sound, in one piece."""
+    options = plan.options
+    source = ["-threads", "1", "-i", ffmpeg.local(options.source), "-map", f"0:{plan.media.audio}"]
+    return await convert_piece(plan, plan.audio, [*source, *AUDIO_CODEC[options.format].split()], on_time)
+
+
+async def convert_segment(plan: Plan, segment: Segment, on_time: Callable[[float], None]) -> Piece:
+    """The picture of one segment. On one thread: a node converts as many videos at once as it has slots."""
+    options = plan.options
+    pace = f"-readrate {options.max_speed:g} " if options.max_speed else ""
+    # The codecs want even numbers of pixels, -2 is whatever keeps the proportions.
+    size = f"-2:{options.height // 2 * 2}" if options.height else "trunc(iw/2)*2:trunc(ih/2)*2"
+    return await convert_piece(
+        plan,
+        segment.name,
+        [
+            *f"{pace}-threads 1 -ss {segment.start:.6f} -t {segment.length:.6f} -i".split(),
+            ffmpeg.local(options.source),
+            *f"-map 0:{plan.media.video} -vf scale={size} -pix_fmt yuv420p -threads 1".split(),
+            *VIDEO_CODEC[options.format].split(),
+        ],
+        lambda seconds: on_time(min(seconds, segment.length)),
+    )
+
+
+async def convert_piece(plan: Plan, name: str, arguments: Sequence[str], on_time: Callable[[float], None]) -> Piece:
+    """Run ffmpeg into one file of the work directory, which appears there when it is finished and on disk."""
+    with files.whole(plan.work / name) as part:
+        target = ("-f", plan.options.format, ffmpeg.local(part))
+        report = await ffmpeg.run([*arguments, *target], lambda report: on_time(report.seconds))
+        await asyncio.to_thread(files.sync, part)  # the slow bit of what follows, done in a thread beforehand
+        size = files.size_of(part)
+    if await asyncio.to_thread(fingerprint, plan.options.source) != plan.fingerprint:
+        raise RuntimeError(f"{plan.options.source} changed while it was being converted; the next attempt begins anew")
+    return Piece(size=size, frames=report.frames)
+
+
+async def join(plan: Plan, ledger: Ledger) -> Joined:
+    """Join the pieces without converting them again, and check the result. Raises Fatal if it falls short."""
+    source = plan.options.source.name
+    pictures = [segment for segment in plan.segments if ledger.pieces[segment.name].frames]
+    if not pictures:
+        raise Fatal(f"{source} holds no frame that can be read")
+    contents = plan.work / "contents.ffconcat"
+    # The stated durations keep every segment where it was cut: without them the roundings of the container add up.
+    lines = [f"file {segment.name}\nduration {segment.length:.6f}\n" for segment in pictures]
+    contents.write_text("".join(["ffconcat version 1.0\n", *lines]))
+    arguments = ["-f", "concat", "-i", ffmpeg.local(contents)]
+    if plan.media.audio is None:
+        arguments += ["-map", "0:v"]
+    else:
+        arguments += ["-i", ffmpeg.local(plan.work / plan.audio), "-map", "0:v", "-map", "1:a"]
+    if plan.options.format == "mp4":
+        arguments += ["-movflags", "+faststart"]
+    with files.whole(plan.joined) as part:
+        await ffmpeg.run([*arguments, "-c", "copy", "-f", plan.options.format, ffmpeg.local(part)])
+        await asyncio.to_thread(files.sync, part)
+        result, expected = await ffmpeg.probe(part), plan.media.duration
+        if not math.isclose(result.duration, expected, rel_tol=0, abs_tol=DURATION_TOLERANCE_S):
+            raise Fatal(f"{source} should last {expected:.1f} s but gave {result.duration:.1f} s: damaged, or cut off?")
+        size = files.size_of(part)
+    return Joined(size=size, duration=result.duration)
+
+
+def finish(plan: Plan) -> None:
+    """Give the result its name and remove the work directory; an earlier attempt may have come so far or farther."""
+    if plan.joined.exists():
+        files.publish(plan.joined, plan.options.output)
+    files.remove(plan.work)
