@@ -1,0 +1,210 @@
+"""What must hold at every step of every history, by name. The simulation calls these at each change that the server makes.
+
+A `Violation` carries the name; tests of mutations assert which one caught them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tests.sim.jetstream import Message
+from tests.sim.perform import BARE, Delivery, delivery_of
+from turnout.core.events import Aborted, Cancelled, CancelRequested, Completed, Event, Failed, Received, Reported
+from turnout.core.values import FINAL, JobRecord, JobState, Outcome, Token
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+OWNERS = (Reported, Completed, Failed, Cancelled, Aborted)
+EARLY_SLACK_S = 0.02
+
+
+class Violation(AssertionError):
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+class Invariants:
+    """The watcher. It sees what the server does, and which code runs; it knows no rule of the protocol."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.accepted: dict[str, int] = {}
+        """The newest generation of each job that was ever stored."""
+        self.ended: dict[tuple[str, int], JobRecord] = {}
+        """How each generation ended: (payload, generation) -> its final record. A payload names a life of an id."""
+        self.runs: dict[tuple[str, int], int] = {}
+        self.deleted: set[str] = set()
+        sim.work.on_store = self.stored
+        sim.work.on_gone = self.gone
+
+    # -- the record ----------------------------------------------------------------------------------------------------
+
+    def saved(self, before: JobRecord | None, after: JobRecord, expires: bool, event: Event) -> None:
+        self.deleted.discard(after.id)
+        self.one_terminal_state(before, after)
+        self.stale_attempts_change_nothing(before, after, event)
+        self.budgets(before, after)
+        self.a_healthy_owner_keeps_its_job(before, after, event)
+        if expires and not after.state.final:
+            raise Violation("U7 next actor", f"{after.id} is {after.state} and its record would expire")
+        if after.state.final:
+            self.ended[after.payload.text or "", after.generation] = after
+        self.accepted[after.id] = max(self.accepted.get(after.id, 0), after.generation)
+
+    def one_terminal_state(self, before: JobRecord | None, after: JobRecord) -> None:
+        """U2: a generation ends once; what its final record says stays, and only a new generation goes on."""
+        if before is None:
+            ended = self.ended.get((after.payload.text or "", after.generation))
+            if ended is not None:
+                raise Violation("U2 one terminal state", f"{after.id} was {ended.state}, and begins again as {after.state}")
+            return
+        if after.generation < before.generation:
+            raise Violation("U2 one terminal state", f"{after.id}: generation {before.generation} -> {after.generation}")
+        if after.generation > before.generation and not before.state.final:
+            raise Violation("U2 one terminal state", f"{after.id}: generation {before.generation} had not ended")
+        if before.state.final and after.generation == before.generation and after != before:
+            raise Violation("U2 one terminal state", f"{after.id}: {before.state} became {after.state}")
+
+    def stale_attempts_change_nothing(self, before: JobRecord | None, after: JobRecord, event: Event) -> None:
+        """U3: only the attempt whose token the record bears writes as its owner; others leave a running record alone,
+        but for a request to cancel it and for a verdict that its owner is lost.
+        """
+        if isinstance(event, OWNERS) and (before is None or not before.owned_by(event.token)):
+            raise Violation("U3 stale attempts change nothing", f"{type(event).__name__} of {event.token} changed {before}")
+        if before is None or before.state is not JobState.running or isinstance(event, OWNERS):
+            return
+        if isinstance(event, CancelRequested):
+            if after != attrs.evolve(before, cancel_request=after.cancel_request):
+                raise Violation("U3 stale attempts change nothing", f"a cancel request changed more than that: {after}")
+        elif after.losses != before.losses + 1:
+            raise Violation("U8 one owner", f"{type(event).__name__} took {after.id} from {before.token} uncounted")
+
+    def budgets(self, before: JobRecord | None, after: JobRecord) -> None:
+        """U4: failures <= max_attempts, losses <= max_lost + 1, and every attempt is accounted for."""
+        policy = after.options.retry or after.rules.retry
+        if after.failures > policy.max_attempts or after.losses > after.rules.max_lost + 1:
+            raise Violation("U4 budgets", f"{after.id}: {after.failures} failures, {after.losses} losses")
+        number = before.attempt if before is not None else 0
+        if not number <= after.attempt <= number + 1 or (after.attempt > number and after.state is not JobState.running):
+            raise Violation("U4 budgets", f"{after.id}: attempt {number} -> {after.attempt} as {after.state}")
+        of_this = [a for a in after.attempts if a.generation == after.generation]
+        open_ones = sum(a.outcome is Outcome.running for a in of_this)
+        counted = after.failures + after.losses + after.aborts
+        ended = sum(a.outcome in (Outcome.faulted, Outcome.timed_out, Outcome.lost, Outcome.aborted) for a in of_this)
+        if open_ones != (after.state is JobState.running) or (counted != ended and after.state is not JobState.cancelled):
+            raise Violation("U4 budgets", f"{after.id}: {counted} counted, {ended} ended, {open_ones} open")
+
+    def a_healthy_owner_keeps_its_job(self, before: JobRecord | None, after: JobRecord, event: Event) -> None:
+        """U9: no attempt is declared lost whose owner ran it and was in contact ever since the verdict was sought."""
+        if before is None or before.state is not JobState.running or before.token is None:
+            return
+        if after.losses == before.losses or isinstance(event, OWNERS):
+            return
+        asked_at = event.now if isinstance(event, Received) else getattr(event, "now", 0.0)
+        for node in self.sim.workers:
+            contact = node.host.contact_since
+            if before.token.nonce in node.live and contact is not None and contact <= asked_at:
+                raise Violation("U9 a healthy owner keeps its job", f"{before.token} was declared lost by {type(event).__name__}")
+
+    # -- the message -----------------------------------------------------------------------------------------------------
+
+    def stored(self, message: Message) -> None:
+        target = message.headers.get("target", message.subject)
+        if target.startswith(BARE):
+            found = delivery_of(attrs.evolve(message, subject=target) if target != message.subject else message)
+            self.accepted[found.id] = max(self.accepted.get(found.id, 0), found.generation)
+            self.deleted.discard(found.id)
+
+    def gone(self, message: Message, why: str) -> None:
+        """U5, U6 and U1: called after a message left the stream."""
+        if message.subject == "faults" or why == "fired" or not message.subject.startswith((BARE, "timers")):
+            return
+        target = message.headers.get("target", message.subject)
+        found = delivery_of(attrs.evolve(message, subject=target) if target != message.subject else message)
+        record, _ = self.sim.registry.get(found.id)
+        if why == "ack":
+            self.settled_after_the_end_was_recorded(found, record)
+        if record is not None and record.generation == found.generation and record.state is JobState.faulted:
+            self.faulted_means_a_letter(record)
+        self.no_job_is_lost(found.id)
+
+    def settled_after_the_end_was_recorded(self, found: Delivery, record: JobRecord | None) -> None:
+        """U5: nobody acks a message but of a life that has ended by its record, or a duplicate of one that goes on."""
+        over = record is not None and (record.generation > found.generation or record.state.final)
+        elsewhere = self.carried(found.id) >= found.generation
+        if not over and not elsewhere and found.id not in self.deleted:
+            state = record.state if record is not None else "without a record"
+            raise Violation("U5 settled after recorded", f"the message of {found.id} was acked while it is {state}")
+
+    def faulted_means_a_letter(self, record: JobRecord) -> None:
+        """U6: a faulted job has a dead letter, exactly one per generation, before its message goes."""
+        count = len(self.sim.letters.under(f"faults.act.{record.id}.{record.generation}"))
+        if count != 1:
+            raise Violation("U6 faulted means a letter", f"{record.id}, generation {record.generation}: {count} letters")
+
+    def carried(self, job_id: str) -> int:
+        """The newest generation of a job that a message or a schedule carries, 0 for none."""
+        newest = 0
+        for message in self.sim.work.messages.values():
+            target = message.headers.get("target", message.subject)
+            if target.endswith(job_id) or target == BARE:
+                found = delivery_of(message)
+                if found.id == job_id or target != message.subject:
+                    newest = max(newest, found.generation)
+        return newest
+
+    def no_job_is_lost(self, job_id: str) -> None:
+        """U1 and U7: the newest generation of an accepted job is carried by a message or a schedule, or the record tells
+        of it: how it ended, or all that the sweep needs to put it in anew. So it has a next actor.
+        """
+        record, _ = self.sim.registry.get(job_id)
+        known = max(record.generation if record is not None else 0, self.carried(job_id))
+        if known < self.accepted.get(job_id, 0) and job_id not in self.deleted:
+            raise Violation("U1 no job is lost", f"nothing tells of {job_id}, generation {self.accepted[job_id]}")
+
+    # -- the code --------------------------------------------------------------------------------------------------------
+
+    def started(self, token: Token, record: JobRecord) -> None:
+        """U10 and U11: code runs only for an attempt that was recorded, once, and never for a life that has ended."""
+        life = (record.payload.text or "", record.generation)
+        if life in self.ended:
+            raise Violation("U10 ended jobs do not run again", f"{record.id} was {self.ended[life].state}")
+        key = (life[0], record.attempt)
+        self.runs[key] = self.runs.get(key, 0) + 1
+        if self.runs[key] > 1:
+            raise Violation("U11 an attempt runs once", f"attempt {record.attempt} of {record.id} runs a second time")
+
+    def not_early(self, before: JobRecord | None, after: JobRecord) -> None:
+        """U12: no attempt starts before it is due."""
+        if before is not None and before.due_at is not None and after.state is JobState.running:
+            if before.state is not JobState.running and self.sim.world.now < before.due_at - EARLY_SLACK_S:
+                raise Violation("U12 never early", f"{after.id} starts {before.due_at - self.sim.world.now:.2f} s early")
+
+    # -- at rest -----------------------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> str:
+        """U13: what keeps the world from rest, "" when everything has ended and been cleared away."""
+        for job_id in self.accepted:
+            record, _ = self.sim.registry.get(job_id)
+            if job_id in self.deleted:
+                continue
+            if record is None or record.state not in FINAL or record.generation < self.accepted[job_id]:
+                return f"{job_id} is {record.state if record is not None else 'queued'}"
+            if not self.sim.registry.expiring(job_id):
+                return f"the record of {job_id} would be kept for ever"
+        if self.sim.work.messages:
+            return f"left over: {next(iter(self.sim.work.messages.values()))}"
+        if any(node.live for node in self.sim.workers if node.host.alive):
+            return "code runs"
+        return ""
+
+    def at_rest(self) -> None:
+        for record in self.ended.values():
+            if record.state is JobState.faulted:
+                self.faulted_means_a_letter(record)
+        for job_id in self.accepted:
+            self.no_job_is_lost(job_id)

@@ -1,0 +1,215 @@
+"""The interpreter of the simulation: performs the effects of `decide()` over a link that may lose or delay every one of them.
+
+The same effects as src/turnout/jetstream/perform.py, in the same order, with a place to crash before each.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tests.sim.jetstream import Delivered, Message, WrongLastSequence
+from tests.sim.world import Host, Signal, SimError, Steps, Unanswered, sleep
+from turnout.core.effects import (
+    Ack,
+    Ask,
+    Effect,
+    Letter,
+    Nak,
+    Notify,
+    Publish,
+    Remove,
+    Replace,
+    Save,
+    Schedule,
+    Unschedule,
+)
+from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
+from turnout.core.values import Body, Delivery, JobRecord, MessageRef, SubmitOptions, Token
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+BARE = "jobs.act"
+FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
+RETENTION_S = 7 * 86_400.0
+ASK_TIMEOUT_S = 0.5
+Loaded = tuple[JobRecord | None, int]
+
+
+class Taken(SimError):
+    """The subject already carries somebody else's message."""
+
+
+class _MovedOn(SimError):
+    """What an effect rested on is no longer so."""
+
+
+def subject_of(job_id: str) -> str:
+    return f"{BARE}.{job_id}"
+
+
+def timer_of(job_id: str) -> str:
+    return f"timers.act.{job_id}"
+
+
+def delivery_of(message: Message | Delivered, max_deliver: int = 0) -> Delivery:
+    """The job that a message of the work stream carries; with an ack subject if it was delivered."""
+    bare = message.subject == BARE
+    headers = message.headers
+    delivered = isinstance(message, Delivered)
+    return Delivery(
+        id=f"{message.seq}-{message.time_ns:x}" if bare else message.subject.rpartition(".")[2],
+        activity="act",
+        message=MessageRef(message.seq, message.time_ns, f"ack.{message.seq}" if delivered else "", bare),
+        generation=headers.get("generation", 1),
+        payload=Body(text=message.data),
+        options=headers.get("options") or SubmitOptions(),
+        number=message.count if delivered else 1,
+        exhausted=delivered and message.count >= max_deliver,
+        scheduled="scheduled" in headers,
+        replaced=headers.get("replaced", 0),
+    )
+
+
+class Interpreter:
+    """Applies events on behalf of one host."""
+
+    def __init__(self, sim: Simulation, host: Host) -> None:
+        self.sim = sim
+        self.host = host
+
+    def read(self, act: Any, *args: Any) -> Steps:
+        """An answer from the leader, however long it takes."""
+        while True:
+            try:
+                return (yield self.host.link.call(act, *args))
+            except Unanswered:
+                yield sleep(0.2)
+
+    def apply(self, job_id: str, event: Event, loaded: Loaded | None = None) -> Steps:
+        """Returns (record, revision) and the effects performed last, () when the message turned out to be gone."""
+        while True:
+            try:
+                if loaded is None:
+                    loaded = yield from self.read(self.sim.registry.get, job_id)
+                    if isinstance(event, FINDING):
+                        event = attrs.evolve(event, found=(yield from self.find(job_id, loaded[0])))
+                    if isinstance(event, Received) and loaded[0] is None and not (yield from self.exists(event.delivery)):
+                        return loaded, ()
+                asked, loaded, effects = yield from self._perform(event, loaded)
+                if asked is None:
+                    return loaded, effects
+                event = asked
+            except (WrongLastSequence, _MovedOn):
+                loaded = None
+            except Unanswered:
+                loaded = None
+                yield sleep(0.1)
+
+    def exists(self, delivery: Delivery) -> Steps:
+        """P9: without a record, the message must still be there before one is created."""
+        if self.sim.without("exists"):
+            return True
+        message = yield from self.read(self.sim.work.get, delivery.message.seq)
+        return message is not None and message.time_ns == delivery.message.time_ns
+
+    def find(self, job_id: str, record: JobRecord | None = None) -> Steps:
+        message = yield from self.read(self.sim.work.last, subject_of(job_id))
+        position = re.fullmatch(r"(\d+)-([0-9a-f]+)", job_id)
+        if message is None and position is not None:
+            message = yield from self.read(self.sim.work.get, int(position[1]))
+            if message is not None and (message.subject != BARE or message.time_ns != int(position[2], 16)):
+                message = None
+        return delivery_of(message) if message is not None else None
+
+    def _perform(self, event: Event, loaded: Loaded) -> Steps:
+        effects = self.sim.decide(loaded[0], event)
+        for effect in effects:
+            self.sim.before_effect(self.host, effect)
+            if isinstance(effect, Ask):
+                verdict, wait_s = yield from self.ask(effect.token)
+                return attrs.evolve(event, asked=effect.token, verdict=verdict, wait_s=wait_s), loaded, effects
+            loaded = yield from self._do(effect, loaded, event)
+        return None, loaded, effects
+
+    def _do(self, effect: Effect, loaded: Loaded, event: Event) -> Steps:
+        sim = self.sim
+        match effect:
+            case Save(record, expires):
+                revision = None if sim.unfenced(event) else loaded[1]
+                ttl_s = RETENTION_S if expires else None
+                return record, (yield self.host.link.call(sim.save, record, revision, ttl_s, event))
+            case Letter(record):
+                subject = f"faults.act.{record.id}.{record.generation}"
+                try:
+                    yield self.host.link.call(lambda: sim.letters.publish(subject, record, expected=0))
+                except WrongLastSequence:
+                    pass
+            case Ack(message) if message.ack:
+                self.host.lease_link.cast(sim.work.ack, message.seq)
+            case Nak(message, delay_s) if message.ack:
+                link = self.host.link if sim.without("one voice") else self.host.lease_link
+                link.cast(sim.work.nak, message.seq, delay_s)
+            case Publish(record):
+                yield from self._publish(subject_of(record.id), record, {}, 0)
+            case Schedule(record, at):
+                headers = {"Nats-Schedule": at, "target": subject_of(record.id), "scheduled": True}
+                yield from self._publish(timer_of(record.id), record, headers, 0)
+            case Replace(record, expected_seq, replaced):
+                try:
+                    subject = BARE if sim.without("bare moves") and loaded[0] is None else subject_of(record.id)
+                    yield from self._publish(subject, record, {"replaced": replaced}, expected_seq, rollup=True)
+                except Taken as taken:
+                    if isinstance(event, FINDING):
+                        raise _MovedOn from taken
+            case Remove(message):
+                found = yield self.host.link.call(sim.work.get, message.seq)
+                if found is not None and (found.time_ns == message.time_ns or sim.without("timestamps")):
+                    yield self.host.link.call(sim.work.delete, message.seq)
+            case Unschedule(record):
+                yield self.host.link.call(sim.work.purge, timer_of(record.id))
+            case Notify(token, reason):
+                self.host.link.cast(sim.notify, token, reason)
+        return loaded
+
+    def _publish(
+        self, subject: str, record: JobRecord, headers: dict[str, Any], expected: int, *, rollup: bool = False
+    ) -> Steps:
+        """Stored once; a refusal that is due to one's own earlier, unanswered try is success (P3)."""
+        nonce = record.token.nonce if record.token is not None and not rollup else self.sim.nonce()
+        msg_id = record.id if self.sim.without("nonces") else f"{record.id}.{record.generation}.{nonce}"
+        headers = {"generation": record.generation, "options": record.options, **headers}
+        for _ in range(4):
+            try:
+                ack = yield self.host.link.call(
+                    lambda: self.sim.work.publish(
+                        subject, record.payload.text, headers, msg_id=msg_id, expected=expected, rollup=rollup
+                    )
+                )
+                return ack
+            except WrongLastSequence as refused:
+                message = yield from self.read(self.sim.work.last, subject)
+                if message is None or message.headers.get("Nats-Msg-Id") != msg_id:
+                    raise Taken(subject) from refused
+                return None
+            except Unanswered:
+                continue
+        raise Unanswered
+
+    def ask(self, token: Token) -> Steps:
+        """P5: the owner's word; without one, what its liveness key says, if one's own is in order."""
+        sim = self.sim
+        if sim.without("ask"):
+            return Verdict.gone, 0.0
+        answer = Signal()
+        self.host.link.cast(sim.ask, token, answer, self.host)
+        word = yield answer.wait(ASK_TIMEOUT_S)
+        if word is not None:
+            return (Verdict.alive if word == "yes" else Verdict.gone), 0.0
+        left_s = yield from self.read(sim.key_left, token.node)
+        if left_s <= 0 and (self.host.on_time or sim.without("self doubt")):
+            return Verdict.gone, 0.0
+        return (Verdict.gone if sim.without("silence") else Verdict.silent), max(left_s, 1.0)
