@@ -16,7 +16,7 @@ import inspect
 import json
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NoReturn
 
@@ -184,14 +184,17 @@ def _parse(adapter: Adapter, text: str, what: str) -> Any:
 
 # -- one activity's payloads ----------------------------------------------------------------------------------------
 
-_JSON_TYPES = frozenset({Any, object, str, int, float, bool, None, NoneType, list, dict, tuple})
+_JSON_TYPES = frozenset({Any, object, str, int, float, bool, None, NoneType, list, dict, tuple, Mapping, Sequence})
+_JSON_CONTAINERS = (list, tuple, Sequence, typing.Union, UnionType)
 
 
 def _is_plain(annotation: Any) -> bool:
     """Whether an annotation is made of JSON's own types, so that whatever it lets pass can be checked for them."""
-    origin = typing.get_origin(annotation)
-    if origin in (list, dict, tuple, typing.Union, UnionType):
-        return all(_is_plain(part) for part in typing.get_args(annotation) if part is not Ellipsis)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (dict, Mapping):
+        return parts[0] in (str, Any) and _is_plain(parts[1])
+    if origin in _JSON_CONTAINERS:
+        return all(_is_plain(part) for part in parts if part is not Ellipsis)
     return origin is None and annotation.__hash__ is not None and annotation in _JSON_TYPES
 
 

@@ -180,9 +180,10 @@ def _label(value: object, what: str, most: int, *, least: int = 0) -> str:
     return value
 
 
-def _if_exists(_instance: Any, _attribute: Any, value: Any) -> None:
+def _if_exists(value: IfExists) -> IfExists:
     if value not in ("raise", "join"):
         raise InvalidValue(f'if_exists must be "raise" or "join", not {value!r}')
+    return value
 
 
 @attrs.frozen(kw_only=True)
@@ -197,7 +198,7 @@ class Submission:
     """
 
     id: str | None = attrs.field(default=None, converter=_id)
-    if_exists: IfExists = attrs.field(default="raise", validator=_if_exists)
+    if_exists: IfExists = attrs.field(default="raise", converter=_if_exists)
     delay: float | None = attrs.field(default=None, converter=_delay)
     at: datetime | None = attrs.field(default=None, validator=_aware)
     timeout: float | None = attrs.field(default=None, converter=_timeout)

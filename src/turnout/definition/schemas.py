@@ -82,6 +82,7 @@ def fields_adapter(fields: Mapping[str, tuple[Any, bool]]) -> Adapter:
                 for name, (type_, required) in fields.items()
             },
             extra_behavior="forbid",
+            config=core_schema.CoreConfig(ser_json_bytes="base64", val_json_bytes="base64"),
         )
 
     return Adapter(build, *(type_ for type_, _ in fields.values()))
@@ -97,7 +98,7 @@ def own_keys(type_: Any) -> frozenset[str] | None:
     if issubclass(type_, BaseModel) or is_pydantic_dataclass(type_):
         return None
     if attrs.has(type_):
-        return frozenset(field.alias or field.name for field in attrs.fields(type_) if field.init)
+        return frozenset(_key(field) for field in attrs.fields(type_) if field.init)
     return frozenset(name for name, field in type_.__dataclass_fields__.items() if field.init)
 
 
@@ -161,7 +162,7 @@ def _parts(cls: type) -> list[Any]:
 def _hints(cls: Any, source: Any) -> dict[str, Any]:
     """The field types of an attrs class, type variables replaced by the arguments of `source` (`Box[int]`)."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    given = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(source), strict=False))
+    given: dict[Any, Any] = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(source), strict=False))
 
     def replaced(hint: Any) -> Any:
         if isinstance(hint, typing.TypeVar):
@@ -181,32 +182,47 @@ def _attrs_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> CoreS
     own = [field for field in attrs.fields(cls) if field.init]
     token = _building.set(_building.get() | {ref})
     try:
-        fields = {
-            field.alias or field.name: core_schema.typed_dict_field(
-                handler.generate_schema(hints.get(field.name, Any)), required=field.default is attrs.NOTHING
-            )
-            for field in own
-        }
+        types = {field: handler.generate_schema(hints.get(field.name, Any)) for field in own}
     finally:
         _building.reset(token)
-    objects = core_schema.typed_dict_schema(fields, cls_name=cls.__name__)
 
     def build(value: Any, validate: Callable[[Any], Any]) -> Any:
         if isinstance(value, cls):
             return value
+        values, _, given = validate(value)
         try:
-            return cls(**validate(value))
+            return cls(**{name: values[name] for name in given})
         except TypeError as error:  # What attrs.validators.instance_of raises: a bad value, not a bug of ours.
-            raise PydanticCustomError(
-                "attrs", "{message}", {"message": str(error.args[0] if error.args else error)}
-            ) from error
+            text = str(error.args[0] if error.args else error)
+            raise PydanticCustomError("attrs", "{message}", {"message": text}) from error
 
     def unbuild(value: Any) -> dict[str, Any]:
-        return {field.alias or field.name: getattr(value, field.name) for field in own}
+        return {_key(field): getattr(value, field.name) for field in own}
 
     return core_schema.no_info_wrap_validator_function(
         build,
-        objects,
+        # Not a typed dict: that would not take its config (bytes as base64) from whatever contains the object.
+        core_schema.model_fields_schema(
+            {_key(field): core_schema.model_field(_optional(type_, field)) for field, type_ in types.items()},
+            model_name=cls.__name__,
+        ),
         ref=ref,
-        serialization=core_schema.plain_serializer_function_ser_schema(unbuild, return_schema=objects),
+        serialization=core_schema.plain_serializer_function_ser_schema(
+            unbuild,
+            return_schema=core_schema.typed_dict_schema(
+                {_key(field): core_schema.typed_dict_field(type_) for field, type_ in types.items()},
+                cls_name=cls.__name__,
+            ),
+        ),
     )
+
+
+def _key(field: attrs.Attribute[Any]) -> str:
+    return field.alias or field.name
+
+
+def _optional(type_: CoreSchema, field: attrs.Attribute[Any]) -> CoreSchema:
+    """A field with a default may be left out; the class then makes its own default, so the one here is never used."""
+    if field.default is attrs.NOTHING:
+        return type_
+    return core_schema.with_default_schema(type_, default_factory=lambda: None)
