@@ -1,6 +1,6 @@
 """What a user defines: activities, their options, and how their payloads become JSON."""
 
-from turnout.definition.activity import Activity, ActivityRef, activity, activity_ref
+from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity, activity_ref
 from turnout.definition.codec import (
     Codec,
     InvalidArgument,
@@ -18,6 +18,7 @@ __all__ = [
     "ActivityRef",
     "Codec",
     "InvalidArgument",
+    "NamedActivity",
     "PayloadProblem",
     "Submission",
     "activity",

@@ -31,10 +31,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class ActivityRef:
-    """An activity by its name alone, untyped: what a program submits whose code lives elsewhere.
-
-    `submission` is what `.options(...)` asked for.
-    """
+    """What names an activity for a submission: `name`, and in `submission` what `.options(...)` asked for."""
 
     def __init__(self, name: str, submission: Submission | None = None) -> None:
         self.name = valid_name(name, "an activity's name")
@@ -58,9 +55,16 @@ class ActivityRef:
         return f"<{type(self).__name__} {self.name}>"
 
 
-def activity_ref(name: str) -> ActivityRef:
+class NamedActivity(ActivityRef):
+    """An activity by its name alone, untyped: what a program submits whose code lives elsewhere.
+
+    A class of its own beside `Activity`, so that a typed activity with wrong arguments is not taken for an untyped one.
+    """
+
+
+def activity_ref(name: str) -> NamedActivity:
     """An activity by name, for `client.submit(activity_ref("convert_video").options(...), payload)`."""
-    return ActivityRef(name)
+    return NamedActivity(name)
 
 
 class Activity(ActivityRef, Generic[P, R_co]):
