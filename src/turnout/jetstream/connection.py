@@ -63,7 +63,9 @@ NOWAIT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
 MAX_RECONNECT_WAIT_S = 2.0
 _INBOX_SID = 1
+_CHECK_TIMEOUT_S = 1.0
 _NO_MESSAGE = 10037
+_TEMPORARILY_UNAVAILABLE = 503  # such as a cluster without a leader
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
 
 
@@ -127,11 +129,15 @@ class Connection:
         check_options(options)
         connection = cls(options, name)
         try:
-            patience_s = max(1.0, options.connect_timeout_s / len(options.servers))
+            patience_s = max(min(1.0, options.connect_timeout_s), options.connect_timeout_s / len(options.servers))
             connection._adopt(await connection._dial(patience_s))
             await connection._check_server()
         except BaseException:
-            await connection.close()
+            connection._closing = True
+            if connection._link is not None:
+                connection._link.lose("it was not usable")
+            if connection._reconnecting is not None:
+                connection._reconnecting.cancel()
             raise
         return connection
 
@@ -245,21 +251,21 @@ class Connection:
         give_up_at = self._loop.time() + self._options.connect_timeout_s
         while True:
             try:
-                await self.api("INFO", timeout_s=max(0.1, give_up_at - self._loop.time()))
+                await self.api("INFO", timeout_s=_CHECK_TIMEOUT_S)
                 return
             except NoResponders:
-                # A server that has JetStream may still be starting it; one that has not may be a leaf of one that has.
+                # It may still be starting JetStream; one without may be a leaf node of one that has it, and answer.
                 if not link.has_jetstream:
-                    raise ServerUnsuitable(
-                        f"JetStream is off on the NATS server at {link.server}: start it with -js"
-                    ) from None
-                if self._loop.time() >= give_up_at:
-                    raise ServerUnavailable(
-                        f"JetStream on {link.server} does not get ready: see the server's log"
-                    ) from None
-                await asyncio.sleep(0.05)
+                    text = f"JetStream is off on the NATS server at {link.server}: start it with -js"
+                    raise ServerUnsuitable(text) from None
             except RequestTimeout:
-                raise ServerUnavailable(f"JetStream on {link.server} does not answer: see the server's log") from None
+                pass  # a cluster without a leader says nothing
+            except ApiError as error:
+                if error.code != _TEMPORARILY_UNAVAILABLE:
+                    raise
+            if self._loop.time() >= give_up_at:
+                raise ServerUnavailable(f"JetStream on {link.server} is not ready: see the log of the server")
+            await asyncio.sleep(0.05)
 
     # -- sending and asking --------------------------------------------------------------------------------------------
 
@@ -268,6 +274,8 @@ class Connection:
     ) -> None:
         """Publish, fire and forget. All that is sent in one turn of the event loop goes out in one write."""
         link = self._live()
+        if reply:
+            messages.check_subject(reply)
         link.write(*messages.encode_publish(subject, data, headers, reply, self.max_payload))
 
     def request_nowait(

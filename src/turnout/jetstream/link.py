@@ -329,8 +329,6 @@ def check_options(options: ConnectOptions) -> None:
             valid = False
         if not valid:
             raise InvalidValue(f"servers: {shown(server)!r} is no address such as nats://host:4222 or tls://host:4222")
-    if options.creds is not None and not Path(options.creds).expanduser().is_file():
-        raise InvalidValue(f"creds: there is no file {options.creds}")
     for name in ("connect_timeout_s", "reconnect_wait_s", "watch_interval_s"):
         if not 0 < getattr(options, name) <= 60:
             raise InvalidValue(f"{name} must be more than 0 and at most 60 seconds, not {getattr(options, name)!r}")
@@ -353,12 +351,24 @@ def _arguments(server: str, options: ConnectOptions, name: str) -> dict[str, Any
         "tls_hostname": options.tls_hostname,
     }
     if options.creds is not None:
-        arguments["user_credentials"] = str(Path(options.creds).expanduser())
+        arguments["user_credentials"] = _creds(options.creds)
     seed = options.nkeys_seed
     if seed is not None:
         is_seed = re.fullmatch(r"SU[A-Z2-7]{56}", seed.strip()) is not None
         arguments["nkeys_seed_str" if is_seed else "nkeys_seed"] = seed.strip()
     return arguments
+
+
+def _creds(path: str) -> str:
+    """The path of a credentials file that has its two parts: nats-py reads for ever where the first is missing."""
+    file = Path(path).expanduser()
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValue(f"creds: cannot read {path} ({_reason(error)})") from error
+    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+        raise InvalidValue(f"creds: {path} is no credentials file: a user's JWT and its nkey seed must be in it")
+    return str(file)
 
 
 def _login(server: str, options: ConnectOptions) -> tuple[str | None, str | None, str | None]:
@@ -388,6 +398,8 @@ def _reason(error: Exception) -> str:
 
 def _cannot_connect(error: Exception, server: str) -> TurnoutError:
     """One sentence that says what is wrong and what to do about it."""
+    if isinstance(error, TurnoutError):
+        return error
     text = str(error).lower()
     if "authorization" in text or "authentication" in text:
         return PermissionDenied(
@@ -397,10 +409,10 @@ def _cannot_connect(error: Exception, server: str) -> TurnoutError:
         return ServerUnavailable(f"no NATS server answers at {server} in time: check the address and that it runs")
     if isinstance(error, ssl.SSLError) or "tls" in text:
         return ServerUnavailable(f"no TLS connection to {server} ({_reason(error)}): check certificates and address")
-    if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename:
-        return InvalidValue(f"cannot read {error.filename}: check creds and nkeys_seed")
+    if isinstance(error, OSError) and error.filename:
+        return InvalidValue(f"nkeys_seed: cannot read {error.filename} ({error.strerror})")
     if type(error).__module__.startswith("nkeys"):
-        return InvalidValue(f"creds or nkeys_seed is not usable: {_reason(error)}")
+        return InvalidValue(f"creds, nkeys_seed: the key cannot be used ({_reason(error)})")
     if isinstance(error, ConnectionRefusedError):
         return ServerUnavailable(f"no NATS server runs at {server} (connection refused): start it or check the address")
     return ServerUnavailable(f"cannot connect to {server} ({_reason(error)}): check the address, and that it runs")

@@ -163,12 +163,17 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     return "\r\n".join(lines).encode()
 
 
+def check_subject(subject: str) -> None:
+    """`InvalidValue` for what cannot be published to, or replied to."""
+    if not _PUBLISH_SUBJECT.fullmatch(subject):
+        raise InvalidValue(f"subject {subject[:80]!r}: dot-separated tokens without spaces or wildcards are needed")
+
+
 def encode_publish(
     subject: str, data: bytes, headers: Mapping[str, str] | None, reply: str, max_payload: int
 ) -> tuple[bytes, bytes, bytes]:
     """The bytes of one publish. `InvalidValue` or `PayloadTooLarge` for what would cost the connection."""
-    if not _PUBLISH_SUBJECT.fullmatch(subject):
-        raise InvalidValue(f"subject {subject[:80]!r}: dot-separated tokens without spaces or wildcards are needed")
+    check_subject(subject)
     block = encode_headers(headers) if headers else b""
     total = len(block) + len(data)
     if total > max_payload:
