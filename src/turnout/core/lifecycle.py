@@ -162,8 +162,9 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
         case JobState.completed | JobState.faulted | JobState.cancelled:
             return _already_final(record, Ack(delivery.message))
         case JobState.scheduled:
-            # An unscheduled message of this id was submitted beside the schedule: a duplicate (P11).
-            return _start(record, event) if delivery.scheduled else (Ack(delivery.message),)
+            # A message that neither the timer nor the sweep put there was submitted beside the schedule: a duplicate (P11).
+            genuine = delivery.scheduled or delivery.replaced > 0
+            return _start(record, event) if genuine else (Ack(delivery.message),)
         case JobState.queued:
             return _start(record, event)
         case JobState.retrying:
@@ -387,13 +388,19 @@ def _stuck(record: JobRecord | None, event: Stuck) -> Effects:
     if current is None or current.state is JobState.running:
         return ()
     if current.state.final:
-        return _leftover(record, Leftover(found=found, now=event.now)) if found is not None else ()
+        # With its message gone, what is still owed is the letter and the beginning of its retention.
+        owed = (*_letter(current), Save(current, expires=True))
+        return _leftover(record, Leftover(found=found, now=event.now)) if found is not None else owed
+    if found is None and current.state is JobState.scheduled and event.now < (current.due_at or 0.0):
+        return ()
     unrecorded = record is None or newer(found, record)
     if unrecorded and found is not None and found.replaced >= event.max_lost:
         rounds = found.replaced + 1
         error = ErrorInfo("NeverStarted", f"its deliveries ran out {rounds} times and no attempt was ever recorded")
         return _end_by_another(_fault(current, event.now, "lost", error, None), found)
-    return _put_anew(current, found.message, found.replaced + 1) if found is not None else _put_anew(current, None)
+    if found is None:
+        return _put_anew(current, None, 1)
+    return _put_anew(current, found.message, found.replaced + 1)
 
 
 def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
@@ -401,7 +408,10 @@ def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
         return ()
     if event.found.generation < record.generation:
         return (Remove(event.found.message),)
-    return _already_final(record, Remove(event.found.message)) if record.state.final else ()
+    if not record.state.final:
+        return ()
+    # Whoever ended it may have died before its retention began (P9).
+    return (*_already_final(record, Remove(event.found.message)), Save(record, expires=True))
 
 
 # --- one constructor per way of writing a record ---------------------------------------------------------------------
