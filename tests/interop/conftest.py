@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "bin"
-PACKAGE = "github.com/nats-io/natscli/nats"
-BUILD_TIMEOUT_S = 1200
+from tests.support.natscli import BUILD_TIMEOUT_S, NatsCli, build
 
-NatsCli = Callable[..., subprocess.CompletedProcess[str]]
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,29 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S + 120))
-
-
-def build() -> Path:
-    """The program of the version that natscli/go.mod pins, built once per version into .cache/bin."""
-    pins = b"".join((HERE / "natscli" / name).read_bytes() for name in ("go.mod", "go.sum"))
-    program = CACHE / f"nats-{hashlib.sha256(pins).hexdigest()[:12]}"
-    if program.exists():
-        return program
-    CACHE.mkdir(parents=True, exist_ok=True)
-    unfinished = program.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(unfinished), PACKAGE],
-        check=False,
-        cwd=HERE / "natscli",
-        env=os.environ | {"CGO_ENABLED": "0"},  # no C compiler needed
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"go cannot build {PACKAGE}:\n{done.stderr[-3000:]}", pytrace=False)
-    unfinished.rename(program)
-    return program
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from tests.support.natscli import NatsCli
 from tests.support.rawsocket import raw_publish
 from turnout.testing import NatsServer
-
-NatsCli = Callable[..., object]
 
 
 class Recorder:
