@@ -86,11 +86,14 @@ class RetryPolicy:
     def __attrs_post_init__(self) -> None:
         if self.delays is not None and self.max_attempts == 3:
             object.__setattr__(self, "max_attempts", len(self.delays) + 1)
-        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+        attempts: object = self.max_attempts
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise InvalidValue(f"retry max_attempts must be an integer of at least 1, not {self.max_attempts!r}")
         if self.delays is not None and self.max_attempts > len(self.delays) + 1:
             raise InvalidValue("retry delays must have an entry for every retry: max_attempts - 1 of them")
-        for name, value, least, most in (("factor", self.factor, 1.0, 1000.0), ("jitter", self.jitter, 0.0, 1.0)):
+        bounded: list[tuple[str, object, float, float]]
+        bounded = [("factor", self.factor, 1.0, 1000.0), ("jitter", self.jitter, 0.0, 1.0)]
+        for name, value, least, most in bounded:
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
                 raise InvalidValue(f"retry {name} must be between {least:g} and {most:g}, not {value!r}")
 

@@ -115,6 +115,21 @@ class Calls:
                 batch.queue.put_nowait(error())
 
 
+async def next_answer(queue: asyncio.Queue[Received | TurnoutError], timeout_s: float, asked: str) -> Received:
+    """The next of many answers; raises what ended the call, or `RequestTimeout`."""
+    if queue.empty():
+        try:
+            async with asyncio.timeout(timeout_s):
+                item = await queue.get()
+        except TimeoutError:
+            raise no_answer(asked) from None
+    else:
+        item = queue.get_nowait()
+    if isinstance(item, TurnoutError):
+        raise item
+    return item
+
+
 def no_responders(asked: str) -> NoResponders:
     return NoResponders(f"nothing answers on {asked}: its stream or service does not exist, or is away")
 

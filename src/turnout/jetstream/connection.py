@@ -16,14 +16,15 @@ import random
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from turnout import fastjson
-from turnout.errors import ServerUnavailable, ServerUnsuitable, TurnoutError
+from turnout.errors import ServerUnavailable, ServerUnsuitable
 from turnout.jetstream import messages
-from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, no_answer, no_responders
+from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, no_answer, next_answer
 from turnout.jetstream.clock import ServerClock
+from turnout.jetstream.direct import direct_get
 from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, dial
 from turnout.jetstream.messages import (
     ApiError,
@@ -365,35 +366,15 @@ class Connection:
                 return None
             raise
 
-    async def direct_get(
+    def direct_get(
         self, stream: str, body: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> AsyncIterator[StoredMessage]:
         """Read messages from any replica, so maybe stale ones: for listings, not for decisions. Empty if none match.
 
-        `body` is the server's: `{"seq": 1, "next_by_subj": "a.>", "batch": 100}`, `{"multi_last": ["a.b", "a.c"]}`, or
-        for a single message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each message. Ask for batches of
-        at most some thousand: what has arrived is kept in memory until it is read.
+        `body` is the server's: `{"seq": 1, "next_by_subj": "a.>", "batch": 100}`, `{"multi_last": ["a.b", "a.c"]}` (of at
+        most 1,024 subjects), or for one message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each message.
         """
-        subject = f"$JS.API.DIRECT.GET.{stream}"
-        single = "batch" not in body and "multi_last" not in body
-        token = self._calls.token()
-        link = self._live()
-        link.write(*messages.encode_publish(subject, fastjson.dumps(body), None, self._inbox + token, self.max_payload))
-        queue = self._calls.expect_many(token, subject)
-        try:
-            while True:
-                message = await _next(queue, timeout_s, subject)
-                if message.status is not None:
-                    if message.status in (204, 404):
-                        return
-                    if message.status == 503:
-                        raise no_responders(subject)
-                    raise ApiError(message.status, 0, message.description, subject)
-                yield messages.stored_by_direct_get(message)
-                if single:
-                    return
-        finally:
-            self._calls.forget(token)
+        return direct_get(lambda subject, asked: self._ask_many(subject, asked, timeout_s), stream, body)
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
@@ -463,6 +444,18 @@ class Connection:
         link.write(*parts)
         return token, future
 
+    async def _ask_many(self, subject: str, body: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Received]:
+        link = self._live()
+        token = self._calls.token()
+        data = fastjson.dumps(body)
+        link.write(*messages.encode_publish(subject, data, None, self._inbox + token, self.max_payload))
+        queue = self._calls.expect_many(token, subject)
+        try:
+            while True:
+                yield await next_answer(queue, timeout_s, subject)
+        finally:
+            self._calls.forget(token)
+
     async def _answer(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout_s: float, accept: Accept[T]
     ) -> T:
@@ -497,20 +490,6 @@ class Connection:
 def _give_up(future: asyncio.Future[Any], subject: str) -> None:
     if not future.done():
         future.set_exception(no_answer(subject))
-
-
-async def _next(queue: asyncio.Queue[Received | TurnoutError], timeout_s: float, subject: str) -> Received:
-    if queue.empty():
-        try:
-            async with asyncio.timeout(timeout_s):
-                item = await queue.get()
-        except TimeoutError:
-            raise no_answer(subject) from None
-    else:
-        item = queue.get_nowait()
-    if isinstance(item, TurnoutError):
-        raise item
-    return item
 
 
 def _version(text: str) -> tuple[int, int, int]:

@@ -24,10 +24,11 @@ ASK_TIMEOUT_S = 1.0
 
 @attrs.frozen
 class Answer:
-    """What is known of an attempt's owner; `wait_s` is the rest of its liveness TTL while it is silent."""
+    """What is known of an attempt's owner. `said`: by its own words; `wait_s`: the rest of its TTL while it is silent."""
 
     verdict: Verdict
     wait_s: float = 0.0
+    said: bool = False
 
 
 class Nodes:
@@ -68,7 +69,7 @@ class Nodes:
             reply = await self._connection.request(
                 self._names.control(token.node), fastjson.dumps(body), timeout_s=ASK_TIMEOUT_S
             )
-            return Answer(Verdict.alive if fastjson.loads(reply.data).get("yes") else Verdict.gone)
+            return Answer(Verdict.alive if fastjson.loads(reply.data).get("yes") else Verdict.gone, said=True)
         except (NoResponders, RequestTimeout):
             pass
         stored = await self._connection.get_message(self._nodes, last_by_subj=self._names.node(token.node))

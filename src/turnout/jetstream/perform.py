@@ -29,7 +29,7 @@ from turnout.core.effects import (
     Schedule,
     Unschedule,
 )
-from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck
+from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
 from turnout.core.lifecycle import decide
 from turnout.core.values import MessageRef
 from turnout.errors import OutcomeUnknown, ServerUnavailable, StorageRefused
@@ -45,6 +45,9 @@ Settle = Callable[[MessageRef, bytes], None]
 """Sends the bytes of a settlement to the ack subject of a message."""
 
 _PATIENCE_S = (0.05, 5.0)
+_DOUBT_S = 2.0
+"""How soon to ask again after a node that is silent, by one that can't be sure of itself."""
+
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 
@@ -93,12 +96,21 @@ class Store:
 class Performer:
     """Applies events to jobs.
 
-    `settle` sends settlements; the default sends them at once over the connection. With `patient` it outwaits servers
-    that are away or refuse to store: what a worker holds in its hands must not be lost.
+    `settle` sends settlements; the default sends them at once over the connection. `confident` tells whether the caller
+    may take a node whose liveness has lapsed for dead (P5). With `patient` it outwaits servers that are away or refuse to
+    store: what a worker holds in its hands must not be lost.
     """
 
-    def __init__(self, store: Store, *, settle: Settle | None = None, patient: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settle: Settle | None = None,
+        confident: Callable[[], bool] | None = None,
+        patient: bool = False,
+    ) -> None:
         self._store = store
+        self._confident = confident or (lambda: True)
         self._settle = settle or self._send
         self._patient = patient
 
@@ -178,7 +190,10 @@ class Performer:
             raise TypeError(f"only a delivery asks for an owner, not {event!r}")
         delivery = event.delivery
         answer = await self._store.nodes.ask(effect.token, deliveries=delivery.number, exhausted=delivery.exhausted)
-        return attrs.evolve(event, asked=effect.token, verdict=answer.verdict, wait_s=answer.wait_s)
+        verdict, wait_s = answer.verdict, answer.wait_s
+        if verdict is Verdict.gone and not answer.said and not self._confident():
+            verdict, wait_s = Verdict.silent, _DOUBT_S
+        return attrs.evolve(event, asked=effect.token, verdict=verdict, wait_s=wait_s)
 
     async def _came_late(self, job: Loaded, event: Event) -> bool:
         """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9)."""

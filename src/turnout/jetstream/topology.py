@@ -81,8 +81,8 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "name": names.work,
             "description": "turnout: a message is a job",
             "subjects": [f"{names.ns}.jobs.*", f"{names.ns}.jobs.*.*", f"{names.ns}.timers.>"],
+            # Schedules rule out `discard: new`, so there is no limit here that could discard a job: bound the account.
             "retention": "workqueue",
-            "discard": "new",
             "allow_direct": True,
             "allow_atomic": True,
             "allow_msg_schedules": True,

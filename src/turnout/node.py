@@ -1,0 +1,150 @@
+"""`Worker`: a node, composed over a client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from turnout.client.client import Client
+from turnout.core.retry import seconds
+from turnout.core.values import valid_name
+from turnout.definition.activity import Activity
+from turnout.errors import DefinitionError, InvalidValue
+from turnout.worker.runner import Runner, new_node
+
+logger = logging.getLogger("turnout.worker")
+
+
+class Worker:
+    """Runs jobs of these activities, up to `concurrency` at a time.
+
+    `name` defaults to the host's; the node's id adds a random part. `liveness_ttl` is the seconds after which others
+    take this node for dead when it falls silent. It installs no signal handlers.
+
+        async with Client.connect() as client, Worker(client, activities=[convert_video]):
+            ...
+
+    DefinitionError (a TypeError) for two activities of one name or something undecorated, InvalidValue for a bad value.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        activities: Iterable[Activity[..., Any]],
+        concurrency: int = 10,
+        name: str | None = None,
+        liveness_ttl: float = 10.0,
+    ) -> None:
+        slots: object = concurrency
+        if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 100_000:
+            raise InvalidValue(f"concurrency must be an integer from 1 to 100000, not {concurrency!r}")
+        self._client = client
+        self._activities = _by_name(activities)
+        host = socket.gethostname()
+        node_name = (
+            valid_name(name, "name") if name is not None else re.sub(r"[^A-Za-z0-9_-]", "-", host)[:50] or "node"
+        )
+        if len(node_name) > 57:
+            raise InvalidValue(f"name must be at most 57 characters, so that the node's id is valid: {name!r}")
+        node = new_node(node_name, self._activities, concurrency, host)
+        self._node = attrs.evolve(node, ttl=seconds(liveness_ttl, "liveness_ttl", least=1.0))
+        self._runner: Runner | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        """The node's id: its name and a random part."""
+        return self._node.id
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker pulls jobs of all its activities right now."""
+        return self._runner is not None and self._runner.pulling
+
+    async def start(self) -> None:
+        """Returns when the node is registered and pulling."""
+        if self._runner is not None:
+            raise DefinitionError("this worker has been started before; make a new one")
+        node = attrs.evolve(self._node, started_at=self._client.store.connection.now())
+        self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node)
+        try:
+            await self._runner.start()
+        except BaseException:
+            await self._runner.stop(0)
+            raise
+
+    async def run(self) -> None:
+        """Work until `stop()` is called, or the node is drained from afar. WorkerDied when a loop of it has ended."""
+        if self._runner is None:
+            await self.start()
+        runner = self._runner
+        assert runner is not None
+        died = asyncio.create_task(runner.failed())
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._ended.wait()),
+            asyncio.create_task(runner.drained.wait()),
+            died,
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping is not None:
+                await self._ended.wait()
+            elif died.done():
+                await self.stop(grace=0)
+                raise died.result()
+            else:
+                await self.stop()
+        finally:
+            for task in waits:
+                task.cancel()
+
+    async def stop(self, grace: float | timedelta = 30.0) -> None:
+        """Take no more jobs, let those that run end for `grace` seconds, then abort them: other nodes go on with them.
+
+        A second call shortens the first one's grace to its own.
+        """
+        grace_s = seconds(grace, "grace")
+        if self._runner is None:
+            self._ended.set()
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        else:
+            asyncio.get_running_loop().call_later(grace_s, self._runner.abort_now)
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
+        assert self._runner is not None
+        try:
+            await self._runner.stop(grace_s)
+        finally:
+            self._ended.set()
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+def _by_name(activities: Iterable[Activity[..., Any]]) -> dict[str, Activity[..., Any]]:
+    found: dict[str, Activity[..., Any]] = {}
+    for each in activities:
+        if not isinstance(each, Activity):
+            raise DefinitionError(f"{each!r} is no activity: decorate it with @activity")
+        if each.name in found:
+            raise DefinitionError(f"two activities are called {each.name}: give one of them another name")
+        found[each.name] = each
+    if not found:
+        raise DefinitionError("a worker needs at least one activity")
+    return found

@@ -1,0 +1,362 @@
+"""One attempt: the user's code under its timeouts, its reports, and the cancellation that may reach it.
+
+`Attempt.run()` never raises what the code raised: it returns the event that says how the attempt ended, or None when
+the lease was lost and nobody wants to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from turnout.core.events import Aborted, Cancelled, Completed, Failed, Reported
+from turnout.core.retry import mro_names
+from turnout.core.values import ErrorInfo, JobRecord, Progress, Token
+from turnout.definition.activity import Activity
+from turnout.definition.codec import PayloadProblem
+from turnout.errors import Fatal, InvalidValue, RetryLater, TurnoutError
+from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.registry import Loaded
+from turnout.worker.context import JobContext, JobFacts, entered
+from turnout.worker.lease import Lease
+
+logger = logging.getLogger("turnout.worker")
+
+REPORT_INTERVAL_S = 1.0
+CLEANUP_S = 5.0
+"""How long code may clean up after it was asked to stop; then the attempt ends without it."""
+
+_MESSAGE_CHARS = 4_000
+_TRACEBACK_CHARS = 8_000
+
+Outcome = Completed | Failed | Cancelled | Aborted
+RunCode = Callable[["Attempt", str], Awaitable[str]]
+"""Runs the activity on a payload's text and gives the result's text (worker/code.py)."""
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """An exception as the record keeps it, bounded."""
+    lines = "".join(traceback.format_exception(error))
+    return ErrorInfo(type(error).__qualname__, str(error)[:_MESSAGE_CHARS], lines[-_TRACEBACK_CHARS:])
+
+
+class ChildError(Exception):
+    """An exception of a child process: what it was there."""
+
+    def __init__(self, info: ErrorInfo, mro: tuple[str, ...], *, fatal: bool, retry_after: float | None) -> None:
+        super().__init__(info.message)
+        self.info = info
+        self.mro = mro
+        self.fatal = fatal
+        self.retry_after = retry_after
+
+
+class Attempt:
+    """Runs one attempt and is its one writer (P1): at most one write in flight, progress folded into the next."""
+
+    def __init__(
+        self,
+        activity: Activity[..., Any],
+        job: Loaded,
+        store: Store,
+        performer: Performer,
+        lease: Lease,
+        span_ids: tuple[str, str] = ("", ""),
+    ) -> None:
+        record = job.record
+        assert record is not None and record.token is not None
+        self.activity = activity
+        self.record: JobRecord = record
+        self.token: Token = record.token
+        self.job = job
+        self.lease = lease
+        self._store = store
+        self._performer = performer
+        self._span_ids = span_ids
+        self._loop = asyncio.get_running_loop()
+        self._writing = asyncio.Lock()
+        self._progress: Progress | None = None
+        self._dirty = asyncio.Event()
+        self._waking = False
+        self._notices: set[asyncio.Task[None]] = set()
+        self._left_behind: asyncio.Future[None] = self._loop.create_future()
+        self._reporter: asyncio.Task[None] | None = None
+        self._code: asyncio.Future[str] | None = None
+        self._last_beat = self._loop.time()
+        self._timeout_message = ""
+        self.context: JobContext = JobContext(self._facts(None), self, self._loop)
+
+    # --- the life of the attempt --------------------------------------------------------------------------------------
+
+    async def run(self, run_code: RunCode) -> Outcome | None:
+        """Run the code and say how it ended."""
+        timers: list[asyncio.TimerHandle] = []
+        try:
+            payload = await self._prepare()
+            timers = self._start_timers()
+            return await self._outcome(run_code, payload)
+        except TurnoutError as error:
+            return self._failed(error_info(error), mro_names(error))  # what the job refers to can't be read
+        finally:
+            for timer in timers:
+                timer.cancel()
+            if self._reporter is not None:
+                self._reporter.cancel()
+
+    async def _prepare(self) -> str:
+        """Fetch what the record refers to; the payload's text."""
+        checkpoint = self.record.checkpoint
+        restored = None if checkpoint is None else await self._store.payloads.get(checkpoint)
+        payload = await self._store.payloads.get(self.record.payload)
+        self.context = JobContext(self._facts(restored), self, self._loop)
+        return payload
+
+    async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
+        with entered(self.context):
+            self._code = asyncio.ensure_future(_contained(run_code(self, payload)))
+        self._look(self.record)
+        either: list[asyncio.Future[Any]] = [self._code, self._left_behind]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        reason = self.context.cancel_reason
+        if not self._code.done():
+            logger.warning(
+                "job %s attempt %d did not stop within %g s of being asked to (%s); its code is left behind",
+                *(self.record.id, self.record.attempt, CLEANUP_S, reason),
+            )
+            return self._stopped(reason)
+        if self._code.cancelled():
+            return self._stopped(reason)
+        error = self._code.exception()
+        if error is not None:
+            return self._raised(error) if reason is None else self._stopped(reason, error)
+        return await self._returned(self._code.result(), reason)
+
+    async def _returned(self, text: str, reason: str | None) -> Outcome | None:
+        """A result counts, even after a cancel request; after a timeout it came too late."""
+        if reason in ("timed_out", "lease_lost"):
+            return self._stopped(reason)
+        try:
+            body = await self._store.payloads.put(text, "result", self.record.id)
+        except InvalidValue as error:
+            return self._failed(error_info(error), mro_names(error), fatal="invalid_result")
+        return Completed(token=self.token, now=self._now(), progress=self._progress, result=body,
+                         exhausted=self.lease.exhausted)  # fmt: skip
+
+    def _stopped(self, reason: str | None, error: BaseException | None = None) -> Outcome | None:
+        """How a cancelled attempt ended. A cancellation that nobody asked for is a failure."""
+        match reason:
+            case "lease_lost":
+                return None
+            case "timed_out":
+                message = self._timeout_message
+                return self._failed(ErrorInfo("TimeoutError", message), _TIMEOUT_MRO, timed_out=True)
+            case "node_stopping":
+                return Aborted(token=self.token, now=self._now(), progress=self._progress,
+                               exhausted=self.lease.exhausted)  # fmt: skip
+            case None:
+                unasked = ErrorInfo("CancelledError", "the code was cancelled, and nobody had asked for it")
+                return self._failed(unasked, _CANCELLED_MRO)
+            case _:
+                return Cancelled(token=self.token, now=self._now(), progress=self._progress,
+                                 exhausted=self.lease.exhausted)  # fmt: skip
+
+    def _raised(self, error: BaseException) -> Outcome:
+        match error:
+            case ChildError():
+                fatal = "fatal" if error.fatal else None
+                return self._failed(error.info, error.mro, fatal=fatal, retry_after=error.retry_after)
+            case Fatal():
+                return self._failed(error_info(error), mro_names(error), fatal="fatal")
+            case PayloadProblem():
+                return self._failed(error_info(error), mro_names(error), fatal="invalid_payload")
+            case RetryLater():
+                return self._failed(error_info(error), mro_names(error), retry_after=error.delay_s)
+            case InvalidResult():
+                return self._failed(error_info(error), mro_names(error), fatal="invalid_result")
+            case _:
+                return self._failed(error_info(error), mro_names(error))
+
+    def _failed(
+        self,
+        error: ErrorInfo,
+        mro: tuple[str, ...],
+        *,
+        fatal: str | None = None,
+        retry_after: float | None = None,
+        timed_out: bool = False,
+    ) -> Failed:
+        return Failed(
+            token=self.token,
+            now=self._now(),
+            progress=self._progress,
+            exhausted=self.lease.exhausted,
+            error=error,
+            error_mro=mro,
+            u=random.random(),
+            retry_after=retry_after,
+            fatal=fatal,
+            timed_out=timed_out,
+        )
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Ask the code to stop; it may clean up for `CLEANUP_S`. The first reason counts; a lost lease beats it."""
+        if self.context.cancel_reason is not None and reason != "lease_lost":
+            return
+        self.context.ask_to_stop(reason)
+        if self._code is not None and not self._code.done():
+            self._code.cancel()
+            self._loop.call_later(CLEANUP_S, self._leave_behind)
+
+    def _leave_behind(self) -> None:
+        if not self._left_behind.done():
+            self._left_behind.set_result(None)
+
+    def _start_timers(self) -> list[asyncio.TimerHandle]:
+        timeout = self.record.options.timeout or self.activity.settings.timeout
+        timers = []
+        if timeout is not None:
+            timers.append(self._loop.call_later(timeout, self._time_out, f"the attempt took longer than {timeout:g} s"))
+        if self.record.expires_at is not None:
+            rest = max(self.record.expires_at - self._now(), 0.0)
+            message = f"the job was not finished {self.record.options.expires_in:g} s after its submission"
+            # A little late rather than early: the decision asks whether the deadline has passed.
+            timers.append(self._loop.call_later(rest + 0.01, self._time_out, message))
+        self._last_beat = self._loop.time()
+        if self.activity.settings.heartbeat_timeout is not None:
+            self._watch_heart(self.activity.settings.heartbeat_timeout)
+        return timers
+
+    def _watch_heart(self, limit_s: float) -> None:
+        silent_s = self._loop.time() - self._last_beat
+        if silent_s >= limit_s:
+            self._time_out(f"no heartbeat or progress for {limit_s:g} s")
+        elif self._code is None or not self._code.done():
+            self._loop.call_later(limit_s - silent_s, self._watch_heart, limit_s)
+
+    def _time_out(self, message: str) -> None:
+        self._timeout_message = message
+        self.stop("timed_out")
+
+    # --- what the code reports (the context's host) -------------------------------------------------------------------
+
+    def report(self, progress: Progress) -> None:
+        """Any thread; the newest report is written when the last one's second is over."""
+        self._progress = progress
+        self.beat()
+        if not self._waking:
+            self._waking = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: a thread that was left behind reports
+                self._loop.call_soon_threadsafe(self._wake_reporter)
+
+    def beat(self) -> None:
+        self._last_beat = self._loop.time()
+
+    async def checkpoint(self, text: str) -> None:
+        """Durable when it returns; cancelled when the lease turns out to be lost."""
+        self.beat()
+        before = self.record.checkpoint
+        body = await self._store.payloads.put(text, "checkpoint", self.record.id)
+        if not await self._write(Reported(token=self.token, progress=self._progress, checkpoint=body)):
+            raise asyncio.CancelledError
+        if before is not None and before.ref is not None:
+            await self._store.payloads.delete(before)
+
+    def _wake_reporter(self) -> None:
+        self._dirty.set()
+        if self._reporter is None and self._code is not None and not self._code.done():
+            self._reporter = self._loop.create_task(self._report_forever())
+
+    async def _report_forever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            self._waking = False
+            await self._write(Reported(token=self.token, progress=self._progress))
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    # --- notices of the lease thread ----------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Somebody else has written the record."""
+        self._notices.add(task := self._loop.create_task(self.refresh()))
+        task.add_done_callback(self._notices.discard)
+
+    def lost(self) -> None:
+        """Somebody else owns the job."""
+        self.stop("lease_lost")
+
+    # --- the record ---------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Read the record again: somebody asked for a cancel, or took the job away."""
+        async with self._writing:
+            with contextlib.suppress(TurnoutError):  # the next heartbeat looks again
+                self._adopt(await self._store.registry.load(self.record.activity, self.record.id))
+
+    async def _write(self, event: Reported) -> bool:
+        """Apply the event; False when the attempt is not ours any more."""
+        async with self._writing:
+            applied = await self._performer.apply(self.record.activity, self.record.id, event, self.job)
+            if applied.abandoned:
+                self.stop("lease_lost")
+                return False
+            self._adopt(applied.job)
+            return True
+
+    def _adopt(self, job: Loaded) -> None:
+        if job.record is None or not job.record.owned_by(self.token):
+            self.stop("lease_lost")
+            return
+        self.job, self.record = job, job.record
+        self.lease.revision = job.revision
+        self._look(job.record)
+
+    def _look(self, record: JobRecord) -> None:
+        if record.cancel_request is not None:
+            self.stop(record.cancel_request)
+
+    def _facts(self, restored: str | None) -> JobFacts:
+        record = self.record
+        return JobFacts(
+            id=record.id,
+            activity=record.activity,
+            attempt=record.attempt,
+            node=self.token.node,
+            labels=dict(record.options.labels),
+            submitted_at=dt.datetime.fromtimestamp(record.submitted_at, dt.UTC),
+            restored=restored,
+            trace_id=record.trace_id,
+            span_id=self._span_ids[1],
+        )
+
+    def _now(self) -> float:
+        return self._store.connection.now()
+
+
+class CodeExit(Exception):
+    """The code tried to end the process."""
+
+
+class InvalidResult(InvalidValue):
+    """The code returned what JSON can't carry, or not what its annotation says."""
+
+
+async def _contained(code: Awaitable[str]) -> str:
+    """User code must not end the worker: `sys.exit()` in it is a failure like any other."""
+    try:
+        return await code
+    except SystemExit as error:
+        raise CodeExit(f"the code called sys.exit({error.code!r})") from error
+
+
+_TIMEOUT_MRO = mro_names(TimeoutError())
+# A cancellation counts as an ordinary failure, though CancelledError is no Exception.
+_CANCELLED_MRO = (*mro_names(asyncio.CancelledError()), "builtins.Exception")

@@ -1,0 +1,12 @@
+"""A monotonic clock that goes on while the machine or the process is suspended: leases do, on the server."""
+
+from __future__ import annotations
+
+import time
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def suspended_too() -> float:
+    """Seconds since some fixed moment, those of a suspension included where the system can tell."""
+    return time.clock_gettime(_CLOCK)

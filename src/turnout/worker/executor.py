@@ -1,0 +1,124 @@
+"""The path of one delivery through a worker: decide, run, decide again.
+
+No branch here does I/O of its own: what has to be written, settled or asked follows from `decide()`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import trace
+
+from turnout.core.events import Received
+from turnout.core.lifecycle import newer, record_of
+from turnout.core.values import Delivery, JobRecord
+from turnout.definition.activity import Activity
+from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.registry import Loaded
+from turnout.telemetry import spans
+from turnout.worker.attempt import Attempt, Outcome
+from turnout.worker.code import CodeRunner
+from turnout.worker.lease import Lease, LeaseKeeper
+
+logger = logging.getLogger("turnout.worker")
+
+
+class Executor:
+    """Executes deliveries for one node."""
+
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        activities: Mapping[str, Activity[..., Any]],
+        keeper: LeaseKeeper,
+        code: CodeRunner,
+    ) -> None:
+        self.attempts: dict[str, Attempt] = {}
+        self._store = store
+        self._node = node
+        self._activities = activities
+        self._keeper = keeper
+        self._code = code
+
+    async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
+        """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
+        nonce = secrets.token_hex(8)
+        subject = self._store.names.record(delivery.activity, delivery.id)
+        # From before the start record is written: whoever asks meanwhile is told yes (P5).
+        lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
+        performer = Performer(self._store, settle=lease.settle, confident=self._keeper.confident, patient=True)
+        span: trace.Span = trace.INVALID_SPAN
+        record, outcome = None, None
+        try:
+            job, span = await self._start(delivery, nonce, performer)
+            record = job.record
+            if (
+                record is not None
+                and record.token is not None
+                and record.token.nonce == nonce
+                and not record.state.final
+            ):
+                lease.started(record.token, job.revision)
+                record, outcome = await self._attempt(job, performer, lease, span)
+        finally:
+            lease.release()
+            _end_span(span, record, outcome)
+
+    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, trace.Span]:
+        """Decide whether the job starts; its span begins before, since the start record names it."""
+        activity = self._activities[delivery.activity]
+        first = delivery.number == 1
+        job = Loaded() if first else await self._store.registry.load(delivery.activity, delivery.id)
+        span = self._span(job, delivery)
+        event = Received(
+            delivery=delivery,
+            node=self._node,
+            nonce=nonce,
+            now=self._store.connection.now(),
+            rules=activity.settings.rules,
+            span_id=spans.span_id(span),
+        )
+        # What was read for the span is not decided upon: between then and now the job may have gone (P9).
+        applied = await performer.apply(delivery.activity, delivery.id, event, job if first or job.record else None)
+        return applied.job, span
+
+    async def _attempt(
+        self, job: Loaded, performer: Performer, lease: Lease, span: trace.Span
+    ) -> tuple[JobRecord | None, Outcome | None]:
+        assert job.record is not None
+        activity = self._activities[job.record.activity]
+        attempt = Attempt(activity, job, self._store, performer, lease, spans.ids(span))
+        lease.on_change, lease.on_lost = attempt.changed, attempt.lost
+        self.attempts[lease.nonce] = attempt
+        try:
+            with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+                outcome = await attempt.run(self._code.run)
+        finally:
+            del self.attempts[lease.nonce]
+        if outcome is None:
+            logger.warning(
+                "job %s attempt %d: the lease is lost, its result is dropped", job.record.id, job.record.attempt
+            )
+            return None, None
+        applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.job)
+        return (None if applied.abandoned else applied.job.record), outcome
+
+    def _span(self, job: Loaded, delivery: Delivery) -> trace.Span:
+        record = job.record
+        if record is None or newer(delivery, record):
+            record = record_of(delivery, record)
+        return spans.start_attempt(record, record.attempt + 1, self._node, self._store.names.bare(delivery.activity))
+
+
+def _end_span(span: trace.Span, record: JobRecord | None, outcome: Outcome | None) -> None:
+    """Only an attempt that was ours has a span; what was started for a delivery that came to nothing is forgotten."""
+    if outcome is None:
+        return
+    error = getattr(outcome, "error", None)
+    spans.end_attempt(
+        span, record, error.type if error is not None else None, error.message if error is not None else ""
+    )

@@ -1,0 +1,335 @@
+"""Leases: the right to run, kept by a thread of its own.
+
+The thread has its own event loop and its own connection, so that user code which blocks the worker's loop costs a
+warning and not a second run. It extends the lease of every running job, answers for them when somebody asks (P5), keeps
+the node's liveness, and settles the messages whose lease it has ever extended (P10).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from turnout import fastjson, wire
+from turnout.core.catalog import NodeInfo
+from turnout.core.values import MessageRef, Token
+from turnout.errors import TurnoutError
+from turnout.jetstream.connection import Connection, ConnectOptions, Disconnected, Received
+from turnout.jetstream.names import Names, kv_stream
+from turnout.jetstream.nodes import Nodes
+from turnout.jetstream.registry import last_values
+from turnout.worker.clock import suspended_too
+
+logger = logging.getLogger("turnout.worker.lease")
+
+TICK_S = 0.2
+EXTENSIONS_PER_LEASE = 3
+_READ_TOGETHER = 256
+
+
+class Lease:
+    """One delivery that this node works on. Registered before the start record is written, released after the last."""
+
+    def __init__(self, keeper: LeaseKeeper, nonce: str, subject: str, message: MessageRef, ack_wait_s: float) -> None:
+        self.nonce = nonce
+        self.subject = subject
+        self.message = message
+        self.ack_wait_s = ack_wait_s
+        self.revision = 0
+        self.exhausted = False
+        self.token: Token | None = None
+        self.on_change: Callable[[], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self.confirmed_at = suspended_too()
+        self.settled = False
+        self.extended = False
+        self._keeper = keeper
+
+    def started(self, token: Token, revision: int) -> None:
+        """The start record is stored: changes to it from now on are somebody else's, or our own."""
+        self.revision = revision
+        self.token = token
+
+    def settle(self, message: MessageRef, data: bytes) -> None:
+        """End the extending, then send the settlement: in that order, or a late +WPI would undo it (P10)."""
+        self._keeper.settle(self, message, data)
+
+    def release(self) -> None:
+        """Answer no for it from now on."""
+        self._keeper.release(self)
+
+
+class LeaseKeeper:
+    """The thread that keeps this node's leases. Everything public is for the worker's thread."""
+
+    def __init__(
+        self,
+        options: ConnectOptions,
+        names: Names,
+        describe: Callable[[], NodeInfo],
+        *,
+        send: Callable[[str, bytes], None],
+        on_drain: Callable[[], None],
+        alive_every_s: float = 3.0,
+    ) -> None:
+        self._options = options
+        self._names = names
+        self._describe = describe
+        self._send = send
+        self._on_drain = on_drain
+        self._alive_every_s = alive_every_s
+        self._work_loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._due: list[tuple[float, int, Lease]] = []
+        self._order = itertools.count()
+        self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="turnout-leases", daemon=True)
+        self._ready: asyncio.Future[None] = self._work_loop.create_future()
+        self._gone: asyncio.Future[BaseException | None] = self._work_loop.create_future()
+        self._late_at = suspended_too()
+
+    # --- for the worker's thread --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when the node is registered and answers. Errors are those of the connection."""
+        self._thread.start()
+        first: list[asyncio.Future[Any]] = [self._ready, self._gone]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if self._gone.done() and not self._ready.done():
+            raise self._gone.result() or TurnoutError("the lease thread ended before it began")
+
+    async def stop(self) -> None:
+        """Leave in good order: the node's key is deleted, what was settled is sent."""
+        if self._loop is not None and self._ending is not None and not self._gone.done():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ending.set)
+            await asyncio.wait({self._gone})
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, 5.0)
+
+    @property
+    def failed(self) -> asyncio.Future[BaseException | None]:
+        """Done when the thread has ended, with what ended it."""
+        return self._gone
+
+    def confident(self) -> bool:
+        """Whether this node may call another one dead: its own liveness was written in time for a whole TTL (P5)."""
+        return suspended_too() - self._late_at > self._describe().ttl
+
+    def register(self, nonce: str, subject: str, message: MessageRef, ack_wait_s: float) -> Lease:
+        """Begin to keep the lease of a delivery, and to answer yes for `nonce`."""
+        lease = Lease(self, nonce, subject, message, ack_wait_s)
+        with self._lock:
+            self._leases[nonce] = lease
+            self._push(lease, suspended_too() + ack_wait_s / EXTENSIONS_PER_LEASE)
+        return lease
+
+    def settle(self, lease: Lease, message: MessageRef, data: bytes) -> None:
+        """Settle over the connection that may have extended; a lease that never was goes out over the worker's own."""
+        with self._lock:
+            lease.settled = True
+            extended = lease.extended
+        if not message.ack:
+            return
+        if not extended:
+            self._send(message.ack, data)
+        elif self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._send_here, message.ack, data)
+
+    def release(self, lease: Lease) -> None:
+        with self._lock:
+            lease.settled = True
+            self._leases.pop(lease.nonce, None)
+
+    def refresh_liveness(self) -> None:
+        """Write the node's key now: something in it has changed."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._hurry.set)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(self._main())
+        except BaseException as caught:  # noqa: BLE001 (whatever ends this thread is told to the worker, who stops)
+            error = caught
+        with contextlib.suppress(RuntimeError):
+            self._work_loop.call_soon_threadsafe(_resolve, self._gone, error)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        self._hurry = asyncio.Event()
+        connection = await Connection.open(self._options, name="turnout-leases")
+        self._connection = connection
+        nodes = Nodes(connection, self._names)
+        node = self._describe().id
+        try:
+            await connection.sync_clock(kv_stream(self._names.nodes_bucket))
+            await connection.subscribe(self._names.control(node), self._control)
+            await nodes.alive(self._describe())
+            self._work_loop.call_soon_threadsafe(_resolve, self._ready, None)
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(nodes))]
+                await self._ending.wait()
+                for task in tasks:
+                    task.cancel()
+            with contextlib.suppress(TurnoutError):
+                await nodes.leave(node)
+        finally:
+            await connection.close()
+
+    async def _extend_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            due = self._take_due()
+            if not due or self._connection is None or not self._connection.up:
+                self._again(due, TICK_S)
+                continue
+            now = suspended_too()
+            doubtful = [lease for lease in due if now - lease.confirmed_at > lease.ack_wait_s]
+            for lease in due:
+                if lease not in doubtful:
+                    self._extend(lease)
+            await self._read(due, doubtful)
+
+    def _take_due(self) -> list[Lease]:
+        now = suspended_too()
+        due = []
+        with self._lock:
+            while self._due and self._due[0][0] <= now:
+                lease = heapq.heappop(self._due)[2]
+                if not lease.settled:
+                    due.append(lease)
+        return due
+
+    def _again(self, leases: list[Lease], delay_s: float) -> None:
+        with self._lock:
+            for lease in leases:
+                self._push(lease, suspended_too() + delay_s)
+
+    def _push(self, lease: Lease, at: float) -> None:
+        heapq.heappush(self._due, (at, next(self._order), lease))
+
+    def _extend(self, lease: Lease) -> None:
+        """Send +WPI unless the lease is settled; both under the lock, so that the settlement comes after."""
+        assert self._connection is not None
+        with self._lock:
+            if lease.settled:
+                return
+            lease.extended = True
+            self._push(lease, suspended_too() + lease.ack_wait_s / EXTENSIONS_PER_LEASE)
+            try:
+                answer = self._connection.request_nowait(lease.message.ack, b"+WPI")
+            except TurnoutError:
+                return  # the connection is down: the next turn tries again
+        asked_at = suspended_too()
+
+        def confirm(future: asyncio.Future[Received]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                lease.confirmed_at = max(lease.confirmed_at, asked_at)
+
+        answer.add_done_callback(confirm)
+
+    async def _read(self, due: list[Lease], doubtful: list[Lease]) -> None:
+        """Look at the records of the leases that were due: is a cancel asked for, are the doubtful still ours?"""
+        assert self._connection is not None
+        started = [lease for lease in due if lease.token is not None]
+        for at in range(0, len(started), _READ_TOGETHER):
+            part = started[at : at + _READ_TOGETHER]
+            try:
+                values = await last_values(
+                    self._connection, kv_stream(self._names.jobs_bucket), [x.subject for x in part]
+                )
+            except TurnoutError:
+                break
+            revisions = {value.subject: value.seq for value in values}
+            for lease in part:
+                if revisions.get(lease.subject, 0) > lease.revision:
+                    self._tell(lease.on_change)
+        for lease in doubtful:
+            await self._resolve_doubt(lease)
+
+    async def _resolve_doubt(self, lease: Lease) -> None:
+        """After a whole ack wait without a confirmed extension somebody may have taken over: the record tells (P5)."""
+        assert self._connection is not None
+        stored = None
+        try:
+            if lease.token is not None:
+                stream = kv_stream(self._names.jobs_bucket)
+                stored = await self._connection.get_message(stream, last_by_subj=lease.subject)
+        except TurnoutError:
+            self._again([lease], TICK_S)
+            return
+        if lease.token is not None:
+            record = wire.load_record(stored.data) if stored is not None and stored.data else None
+            if record is None or not record.owned_by(lease.token):
+                self._tell(lease.on_lost)
+                return
+        self._extend(lease)
+
+    async def _live(self, nodes: Nodes) -> None:
+        """Keep the node's key alive; a write that fails or comes late costs the right to call others dead (P5)."""
+        last = suspended_too()
+        while True:
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._alive_every_s):
+                    await self._hurry.wait()
+            try:
+                await nodes.alive(self._describe())
+            except TurnoutError as error:
+                logger.warning("the node's liveness could not be written: %s", error)
+                self._late_at = suspended_too()
+            now = suspended_too()
+            if now - last > self._describe().ttl / 2:
+                self._late_at = now
+            last = now
+
+    def _control(self, received: Received) -> None:
+        try:
+            body: Any = fastjson.loads(received.data)
+            if "ask" in body:
+                self._answer(received.reply, body)
+            elif "cancel" in body:
+                lease = self._leases.get(wire.load_token(body["cancel"]).nonce)
+                if lease is not None:
+                    self._tell(lease.on_change)
+            elif body.get("drain"):
+                self._work_loop.call_soon_threadsafe(self._on_drain)
+                self._send_here(received.reply, b'{"draining":true}')
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("a message on the control subject makes no sense: %s: %r", error, received.data[:200])
+
+    def _answer(self, reply: str, body: dict[str, Any]) -> None:
+        lease = self._leases.get(wire.load_token(body["ask"]).nonce)
+        if lease is not None and body.get("exhausted"):
+            lease.exhausted = True  # what we give back from now on must be put in anew (P7)
+        self._send_here(reply, b'{"yes":true}' if lease is not None else b'{"yes":false}')
+
+    def _send_here(self, subject: str, data: bytes) -> None:
+        if self._connection is not None and subject:
+            with contextlib.suppress(Disconnected):
+                self._connection.send(subject, data)
+
+    def _tell(self, callback: Callable[[], None] | None) -> None:
+        if callback is not None:
+            with contextlib.suppress(RuntimeError):
+                self._work_loop.call_soon_threadsafe(callback)
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)

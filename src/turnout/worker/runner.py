@@ -1,0 +1,294 @@
+"""A node at work: pulls, executes, watches its own loop, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from turnout import wire
+from turnout.core.catalog import ActivityInfo, NodeInfo
+from turnout.core.values import Delivery
+from turnout.definition.activity import Activity
+from turnout.errors import TurnoutError
+from turnout.jetstream.connection import ConnectOptions
+from turnout.jetstream.perform import Store
+from turnout.jetstream.topology import ConsumerOptions, Topology
+from turnout.worker.attempt import CLEANUP_S
+from turnout.worker.clock import suspended_too
+from turnout.worker.code import CodeRunner
+from turnout.worker.executor import Executor
+from turnout.worker.lease import LeaseKeeper
+from turnout.worker.pull import HOLD_S, Puller
+from turnout.worker.slots import Slots
+
+logger = logging.getLogger("turnout.worker")
+
+AWAKE_EVERY_S = 0.25
+BLOCKED_AFTER_S = 2.0
+
+
+class WorkerDied(TurnoutError):
+    """One of the loops that a worker lives by has ended; the process should too."""
+
+
+class Runner:
+    """Runs the jobs of `activities` until it is stopped. `node` describes the node as it starts."""
+
+    def __init__(
+        self,
+        store: Store,
+        options: ConnectOptions,
+        activities: Mapping[str, Activity[..., Any]],
+        node: NodeInfo,
+    ) -> None:
+        self._store = store
+        self._activities = activities
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        limits = {name: each.settings.concurrency or node.slots for name, each in activities.items()}
+        self._slots = Slots(node.slots, limits)
+        self._code = CodeRunner(node.slots)
+        self._keeper = LeaseKeeper(
+            options,
+            store.names,
+            self.describe,
+            send=store.connection.send,
+            on_drain=self.drain,
+            alive_every_s=node.ttl * 0.3,
+        )
+        self._executor = Executor(store, node.id, activities, self._keeper, self._code)
+        self._pullers = {name: self._puller(name) for name in activities}
+        self._held: dict[str, deque[tuple[Delivery, float, asyncio.TimerHandle]]] = {n: deque() for n in activities}
+        self._running: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._idle = asyncio.Event()
+        self._awake = (suspended_too(), suspended_too())
+        self._draining = False
+        self.drained = asyncio.Event()
+        """Set when somebody has asked this node to drain and the last job has ended."""
+
+    # --- starting and stopping ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when the node is registered and pulling. Errors are those of the connection."""
+        topology = Topology(self._store.connection, self._store.names)
+        await topology.ensure()
+        await self._store.connection.sync_clock(self._store.names.work)
+        for each in self._activities.values():
+            await self._store.nodes.declare(_declared(each))
+        self._tick()
+        await self._keeper.start()
+        watch = threading.Thread(target=self._watch_loop, name="turnout-watch", daemon=True)
+        watch.start()
+        for puller in self._pullers.values():
+            await puller.start()
+        self._loops = [asyncio.create_task(puller.run()) for puller in self._pullers.values()]
+
+    async def failed(self) -> BaseException:
+        """Waits until one of the loops has ended by itself, and tells why."""
+        loops: list[asyncio.Future[Any]] = [*self._loops, self._keeper.failed]
+        done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        ended = done.pop()
+        reason = ended.exception() or (ended.result() if ended is self._keeper.failed else None)
+        return WorkerDied(f"a loop of the worker has ended: {reason or 'nobody knows why'}")
+
+    def drain(self) -> None:
+        """Take no more jobs; those that run go on."""
+        if self._draining:
+            return
+        self._draining = True
+        for waiting in self._held.values():
+            while waiting:
+                self._give_back(waiting[0][0].activity)
+        for loop in self._loops:
+            loop.cancel()
+        self._keeper.refresh_liveness()
+        self._check_idle()
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain, let jobs end for `grace_s`, abort the rest, leave."""
+        self.drain()
+        await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        if self._running and grace_s > 0:
+            await asyncio.wait(self._running, timeout=grace_s)
+        for attempt in list(self._executor.attempts.values()):
+            attempt.stop("node_stopping")
+        if self._running:
+            _, left = await asyncio.wait(self._running, timeout=CLEANUP_S + 2.0)
+            for task in left:
+                task.cancel()
+        if self._loops:
+            await asyncio.wait(self._loops)
+        self._draining = True
+        self._loop_watched = False
+        await self._keeper.stop()
+        self._code.close()
+
+    def abort_now(self) -> None:
+        """Ask everything that runs to stop at once."""
+        for attempt in list(self._executor.attempts.values()):
+            attempt.stop("node_stopping")
+
+    def describe(self) -> NodeInfo:
+        """The node as it is now. Called from the lease thread as well."""
+        return attrs.evolve(self._node, running=self._slots.running, draining=self._draining)
+
+    @property
+    def pulling(self) -> bool:
+        """Whether every activity is being pulled."""
+        return not self._draining and all(puller.pulling for puller in self._pullers.values())
+
+    # --- deliveries ---------------------------------------------------------------------------------------------------
+
+    def _puller(self, name: str) -> Puller:
+        settings = self._activities[name].settings
+        topology = Topology(self._store.connection, self._store.names)
+        options = ConsumerOptions(
+            lease=settings.lease,
+            max_attempts=settings.retry.max_attempts,
+            max_lost=settings.max_lost,
+            global_concurrency=settings.global_concurrency,
+        )
+
+        async def ensure() -> tuple[float, int]:
+            config = await topology.ensure_consumer(name, options)
+            return config["ack_wait"] / 1e9, int(config.get("max_deliver", -1))
+
+        return Puller(
+            self._store.connection,
+            self._store.names,
+            name,
+            self._slots,
+            ensure=ensure,
+            accept=self._accept,
+            awake_since=lambda: self._awake[0],
+        )
+
+    def _accept(self, delivery: Delivery, ack_wait_s: float, since: float) -> None:
+        if suspended_too() - since > ack_wait_s:
+            return  # it may have lain here while we slept, and be another's by now: its lease brings it back (P9)
+        if self._draining:
+            self._nak(delivery)
+        elif self._slots.free(delivery.activity) > 0:
+            self._execute(delivery, ack_wait_s)
+        else:
+            timer = self._loop.call_later(min(HOLD_S, ack_wait_s / 3), self._give_back, delivery.activity)
+            self._held[delivery.activity].append((delivery, ack_wait_s, timer))
+            self._slots.hold(delivery.activity, +1)
+
+    def _execute(self, delivery: Delivery, ack_wait_s: float) -> None:
+        self._slots.take(delivery.activity)
+        task = self._loop.create_task(self._executor.execute(delivery, ack_wait_s))
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._executed(done, delivery))
+
+    def _executed(self, task: asyncio.Task[None], delivery: Delivery) -> None:
+        self._running.discard(task)
+        self._slots.give(delivery.activity)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error(
+                "job %s could not be executed; its lease brings it back", delivery.id, exc_info=task.exception()
+            )
+        self._fill()
+        self._check_idle()
+
+    def _fill(self) -> None:
+        """Slots are free: those that wait for one come first, then the server is asked for more."""
+        for name, waiting in self._held.items():
+            while waiting and self._slots.free(name) > 0:
+                delivery, ack_wait_s, timer = waiting.popleft()
+                timer.cancel()
+                self._slots.hold(name, -1)
+                self._execute(delivery, ack_wait_s)
+        if not self._draining:
+            for puller in self._pullers.values():
+                puller.slot_freed()
+
+    def _give_back(self, activity: str) -> None:
+        """The one that has waited longest has waited long enough: another node may have a slot for it."""
+        delivery, _, timer = self._held[activity].popleft()
+        timer.cancel()
+        self._slots.hold(activity, -1)
+        self._nak(delivery)
+
+    def _nak(self, delivery: Delivery) -> None:
+        with contextlib.suppress(TurnoutError):
+            self._store.connection.send(delivery.message.ack, b"-NAK")
+
+    def _check_idle(self) -> None:
+        if self._draining and not self._running:
+            self.drained.set()
+
+    # --- the loop itself ----------------------------------------------------------------------------------------------
+
+    _loop_watched = True
+
+    def _tick(self) -> None:
+        """Note that the loop is awake. A delivery counts as old as the last note but one (P9)."""
+        self._awake = (self._awake[1], suspended_too())
+        if self._loop_watched:
+            self._loop.call_later(AWAKE_EVERY_S, self._tick)
+
+    def _watch_loop(self) -> None:
+        """In a thread: tell who blocks the event loop, once each time. The leases are kept meanwhile."""
+        told = 0.0
+        thread = threading.main_thread().ident if self._ident is None else self._ident
+        pause = threading.Event()
+        while self._loop_watched and not self._loop.is_closed():
+            pause.wait(0.5)
+            asleep = self._awake[1]
+            if suspended_too() - asleep > BLOCKED_AFTER_S and asleep != told and thread is not None:
+                told = asleep
+                frame = sys._current_frames().get(thread)
+                stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
+                logger.warning(
+                    "the event loop has been blocked for more than %g s; use a sync activity for such code. Stack:\n%s",
+                    *(BLOCKED_AFTER_S, stack),
+                )
+
+    @property
+    def _ident(self) -> int | None:
+        return getattr(self._loop, "_thread_id", None)
+
+
+def new_node(name: str, activities: Mapping[str, Activity[..., Any]], slots: int, host: str) -> NodeInfo:
+    """A node of this name; the random part tells it from its predecessors."""
+    import os
+
+    from turnout.version import version
+
+    return NodeInfo(
+        id=f"{name}-{secrets.token_hex(3)}",
+        name=name,
+        host=host,
+        pid=os.getpid(),
+        version=version(),
+        activities=tuple(sorted(activities)),
+        slots=slots,
+    )
+
+
+def _declared(activity: Activity[..., Any]) -> ActivityInfo:
+    settings = activity.settings
+    options = {
+        field.name: getattr(settings, field.name)
+        for field in attrs.fields(type(settings))
+        if field.name not in ("name", "retry") and getattr(settings, field.name) is not None
+    }
+    return ActivityInfo(
+        name=activity.name,
+        doc=activity.doc,
+        payload_schema=activity.codec.payload_schema(),
+        result_schema=activity.codec.result_schema(),
+        options={**options, "retry": wire.dump_retry(settings.retry)},
+    )
