@@ -186,6 +186,26 @@ async def test_many_messages_read_in_one_batch(connection: Connection, stream: s
     assert len(connection._calls) == 0
 
 
+async def test_a_batch_of_any_size_is_complete(connection: Connection, stream: str) -> None:
+    """What is more than the server sends in one go is fetched in rounds: nothing is missing, nothing comes twice."""
+    chunk = b"x" * 500_000
+    await asyncio.gather(*[connection.store_nowait(f"{stream}.{number}", chunk) for number in range(60)])
+    for body in ({"seq": 1, "next_by_subj": f"{stream}.>", "batch": 100}, {"multi_last": [f"{stream}.>"]}):
+        assert [m.seq async for m in connection.direct_get(stream, body)] == list(range(1, 61))
+    body = {"seq": 3, "next_by_subj": f"{stream}.*", "batch": 40}
+    assert [m.seq async for m in connection.direct_get(stream, body)] == list(range(3, 43))
+
+
+async def test_a_subject_that_moves_while_it_is_read_comes_once(connection: Connection, stream: str) -> None:
+    """Reading the last message of each subject yields no subject twice and misses none, though they are rewritten."""
+    await asyncio.gather(*[connection.store_nowait(f"{stream}.{number}", b"") for number in range(20)])
+    seen = []
+    async for message in connection.direct_get(stream, {"multi_last": [f"{stream}.>"], "max_bytes": 200}):
+        seen.append(message.subject)
+        await connection.store(f"{stream}.{len(seen) % 20}", b"")
+    assert sorted(seen) == sorted(f"{stream}.{number}" for number in range(20))
+
+
 async def test_a_publisher_cannot_pose_as_the_server(connection: Connection, stream: str) -> None:
     """Headers of a message that look like those of a direct read do not change what it says of the message."""
     await connection.store(f"{stream}.a", b"", {"Nats-Sequence": "99", "Nats-Subject": "else"})

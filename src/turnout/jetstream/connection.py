@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from turnout import fastjson
 from turnout.errors import ServerUnavailable, ServerUnsuitable
 from turnout.jetstream import messages
-from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, no_answer, next_answer
+from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, next_answer, no_answer
 from turnout.jetstream.clock import ServerClock
 from turnout.jetstream.direct import direct_get
 from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, dial
@@ -371,8 +371,8 @@ class Connection:
     ) -> AsyncIterator[StoredMessage]:
         """Read messages from any replica, so maybe stale ones: for listings, not for decisions. Empty if none match.
 
-        `body` is the server's: `{"seq": 1, "next_by_subj": "a.>", "batch": 100}`, `{"multi_last": ["a.b", "a.c"]}` (of at
-        most 1,024 subjects), or for one message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each message.
+        `body` is the server's: `{"seq": 1, "next_by_subj": "a.>", "batch": 100}`, `{"multi_last": ["a.b", "a.c"]}` (at
+        most 1,024 subjects), or for one message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each.
         """
         return direct_get(lambda subject, asked: self._ask_many(subject, asked, timeout_s), stream, body)
 

@@ -1,7 +1,7 @@
 """Reading many messages at once, from any replica of a stream: `$JS.API.DIRECT.GET`.
 
-The server ends a batch early when it has sent so many bytes, without saying that there is an error. So a batch is asked for
-in rounds of a bounded size, which also bounds what waits in memory, and the next round begins after the last message.
+The server ends a batch early when it has sent 64 MiB of it, and that is no error. So a batch is asked for in rounds of a
+bounded size, which also bounds what waits in memory, and the next round begins after the last message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Ask = Callable[[str, Mapping[str, Any]], AsyncGenerator[Received]]
 
 
 async def direct_get(ask: Ask, stream: str, body: Mapping[str, Any]) -> AsyncIterator[StoredMessage]:
-    """The messages that `body` asks for, in order. Each subject of a `multi_last` comes once, even if it moves meanwhile."""
+    """The messages that `body` asks for. Each subject of a `multi_last` comes once, even if it moves meanwhile."""
     subject = f"$JS.API.DIRECT.GET.{stream}"
     many, wanted = "batch" in body or "multi_last" in body, body.get("batch")
     rest = {"max_bytes": ROUND_BYTES, **body} if many else dict(body)
