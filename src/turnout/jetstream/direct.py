@@ -1,7 +1,7 @@
 """Reading many messages at once, from any replica of a stream: `$JS.API.DIRECT.GET`.
 
-The server ends a batch early when it has sent 64 MiB of it, and that is no error. So a batch is asked for in rounds of a
-bounded size, which also bounds what waits in memory, and the next round begins after the last message.
+The server ends a batch early when it has sent 64 MiB of it, and that is no error. So a batch is asked for in rounds of
+a bounded size, which also bounds what waits in memory, and the next round begins after the last message.
 """
 
 from __future__ import annotations

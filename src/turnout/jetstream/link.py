@@ -147,7 +147,7 @@ class Link:
         client = _Protocol()
         link = client.link = cls(client, hooks, shown(server), options.watch_interval_s)
         try:
-            arguments = _arguments(server, options, name) | {"connect_timeout": timeout_s}
+            arguments: dict[str, Any] = {**_arguments(server, options, name), "connect_timeout": timeout_s}
             client.require_tls = options.tls is not None or urlsplit(server).scheme == "tls"
             async with asyncio.timeout(timeout_s):
                 await client.connect(**arguments)
