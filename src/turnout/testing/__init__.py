@@ -8,6 +8,20 @@ nats://127.0.0.1:23117
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from turnout.testing.server import NatsServer
 
-__all__ = ["NatsServer"]
+if TYPE_CHECKING:
+    from turnout.testing.environment import ActivityEnvironment as ActivityEnvironment
+
+__all__ = ["ActivityEnvironment", "NatsServer"]
+
+
+def __getattr__(name: str) -> Any:
+    """The environment is imported when it is first used: the server alone needs none of what it needs."""
+    if name == "ActivityEnvironment":
+        from turnout.testing.environment import ActivityEnvironment
+
+        return ActivityEnvironment
+    raise AttributeError(f"module 'turnout.testing' has no attribute {name!r}")
