@@ -164,12 +164,11 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
         case JobState.scheduled:
             # A message that neither the timer nor the sweep put there was submitted beside the schedule: a duplicate (P11).
             genuine = delivery.scheduled or delivery.replaced > 0
-            return _start(record, event) if genuine else (Ack(delivery.message),)
+            return _start_when_due(record, event) if genuine else (Ack(delivery.message),)
         case JobState.queued:
             return _start(record, event)
         case JobState.retrying:
-            wait = (record.due_at or 0.0) - event.now
-            return _start(record, event) if wait <= DUE_SLACK_S else _give_back(record, delivery, wait)
+            return _start_when_due(record, event)
         case JobState.running:
             return _running_already(record, event)
         case _:
@@ -198,6 +197,12 @@ def _start(queued: JobRecord, event: Received) -> Effects:
         due_at=None,
     )
     return (Save(running),)
+
+
+def _start_when_due(record: JobRecord, event: Received) -> Effects:
+    """The next attempt, or the delivery back for the rest: a server forgets delays, and a timer's copy may be an old one."""
+    wait = (record.due_at or 0.0) - event.now
+    return _start(record, event) if wait <= DUE_SLACK_S else _give_back(record, event.delivery, wait)
 
 
 def _running_already(record: JobRecord, event: Received) -> Effects:
