@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -26,15 +25,9 @@ from turnout import (
 )
 from turnout.testing import NatsServer
 
+from tests.support.waiting import until
+
 ONCE = RetryPolicy.none()
-
-
-async def until(condition: Callable[[], Awaitable[Any]], within_s: float = 10.0) -> Any:
-    """Poll a condition until it holds."""
-    async with asyncio.timeout(within_s):
-        while not (value := await condition()):
-            await asyncio.sleep(0.02)
-        return value
 
 
 @activity(lease=1)
@@ -45,7 +38,7 @@ async def nap(seconds: float) -> int:
 
 @activity(lease=3)
 async def block(seconds: float) -> int:
-    time.sleep(seconds)  # noqa: ASYNC251 (that is what is tried)
+    time.sleep(seconds)
     return current_job().attempt
 
 
@@ -212,7 +205,8 @@ async def test_a_timed_out_attempt_is_a_failure(turnout_client: Client, turnout_
             await handle.result(timeout=10)
         info = await handle.info()
         assert [a.outcome for a in info.attempts] == ["timed_out"]
-        assert info.error is not None and info.error.type == "TimeoutError"
+        assert info.error is not None
+        assert info.error.type == "TimeoutError"
 
 
 async def test_code_that_reports_nothing_for_its_heartbeat_timeout_is_stopped(
@@ -264,7 +258,8 @@ async def test_code_that_ends_oddly_faults_its_job_and_not_the_worker(
         with pytest.raises(JobFaulted):
             await handle.result(timeout=10)
         info = await handle.info()
-        assert info.error is not None and (info.error.type, info.reason) == (error_type, reason)
+        assert info.error is not None
+        assert (info.error.type, info.reason) == (error_type, reason)
         assert await (await turnout_client.submit(nap, 0)).result(timeout=10) == 1
 
 
@@ -275,7 +270,8 @@ async def test_sync_activities_run_in_threads(turnout_client: Client, turnout_wo
         assert await handle.result(timeout=10) == 42
         info = await handle.info()
         assert info.checkpoint == {"n": 21}
-        assert info.progress is not None and info.progress.done == 21
+        assert info.progress is not None
+        assert info.progress.done == 21
 
 
 async def test_sync_code_learns_of_a_cancel(turnout_client: Client, turnout_worker: Any) -> None:
