@@ -1,6 +1,6 @@
 """Audit the history of every customer: long, talkative, and able to go on where it stopped.
 
-    python -c "from workers.audit import make_history; make_history('/tmp/history.db', customers=500, events=50_000)"
+    python -c "from workers.history import make_history; make_history('/tmp/history.db', customers=500, events=50_000)"
     turnout worker workers.audit
     turnout job submit audit_customer_history '{"path": "/tmp/history.db"}' --follow
 
@@ -15,62 +15,21 @@ A plain function: it runs in a thread, and asks whether it was cancelled instead
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-import random
 import shutil
-import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import attrs
 from pydantic import BaseModel, Field
 
 from turnout import Fatal, RetryPolicy, activity, current_job
 from workers import files
-
-Flaw = Literal["missing_events", "wrong_balance", "back_in_time", "wrong_closing_balance"]
-
-SCHEMA = """
-CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, balance INTEGER NOT NULL);
-CREATE TABLE events (customer INTEGER NOT NULL, number INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
-                     amount INTEGER NOT NULL, balance INTEGER NOT NULL, PRIMARY KEY (customer, number)) WITHOUT ROWID;
-"""
-"""Money is in cents, `at` in unix seconds. A customer's events are numbered from 1; each says the balance after it."""
-
-
-@attrs.frozen
-class Event:
-    """One event on a customer's account."""
-
-    number: int
-    at: int
-    kind: str
-    amount: int
-    balance: int
-
-
-@attrs.frozen
-class Account:
-    """A customer with all of their events; `balance` is what the account is said to hold now."""
-
-    customer: int
-    name: str
-    balance: int
-    events: tuple[Event, ...]
-
-
-@attrs.frozen
-class Finding:
-    """What does not add up: whose, at which event (0: the account as a whole), and in words."""
-
-    customer: int
-    flaw: Flaw
-    event: int
-    detail: str = attrs.field(default="", eq=False)
+from workers.history import Account, Event, Finding, Flaw, extent, open_history, read_page
 
 
 class Totals(BaseModel):
@@ -102,7 +61,7 @@ class Audited(BaseModel):
     totals: Totals
 
 
-@activity(timeout=24 * 3600, lease=5, concurrency=4, retry=RetryPolicy(max_attempts=3, delay=2.0))
+@activity(timeout=86_400, lease=5, concurrency=4, retry=RetryPolicy(max_attempts=3, delay=2))
 def audit_customer_history(
     path: str,
     report: str | None = None,
@@ -117,6 +76,8 @@ def audit_customer_history(
     job = current_job()
     place = Path(report) if report else Path(f"{path}.findings.jsonl")
     work = place.with_name(f"{place.name}.{job.id}.pages")
+    if place.is_dir() or not place.parent.is_dir() or place.resolve() == Path(path).resolve():
+        raise Fatal(f"{place} can't be the report: it is a directory, or in one that does not exist, or the history")
 
     def stop_if_cancelled(wait: float = 0.0) -> None:
         if not job.wait_cancelled(wait):
@@ -145,20 +106,18 @@ def audit_customer_history(
 
 def examine(account: Account) -> Iterator[Finding]:
     """What does not add up in one account. Each flaw is found once: what follows it is judged by what stands there."""
+    found = functools.partial(Finding, account.customer)
     last = Event(number=0, at=0, kind="", amount=0, balance=0)
     for event in account.events:
         if event.number != last.number + 1:
-            yield Finding(account.customer, "missing_events", event.number, f"it follows on event {last.number}")
+            yield found("missing_events", event.number, f"it follows on event {last.number}")
         elif event.balance != last.balance + event.amount:
-            expected = last.balance + event.amount
-            yield Finding(account.customer, "wrong_balance", event.number, f"{event.balance} should be {expected}")
+            yield found("wrong_balance", event.number, f"{event.balance} should be {last.balance + event.amount}")
         if event.at < last.at:
-            yield Finding(
-                account.customer, "back_in_time", event.number, f"{last.at - event.at} s before event {last.number}"
-            )
+            yield found("back_in_time", event.number, f"{last.at - event.at} s before event {last.number}")
         last = event
     if account.balance != last.balance:
-        yield Finding(account.customer, "wrong_closing_balance", 0, f"{account.balance} should be {last.balance}")
+        yield found("wrong_closing_balance", 0, f"{account.balance} should be {last.balance}")
 
 
 def close_page(state: Progress, page: list[Account], work: Path) -> Progress:
@@ -203,94 +162,3 @@ def join_pages(pages: int, work: Path, place: Path) -> None:
         for number in range(pages):
             with page_path(work, number).open("rb") as page:
                 shutil.copyfileobj(page, whole)
-
-
-def open_history(path: Path) -> sqlite3.Connection:
-    """The database, for reading alone. Raises Fatal if it is none, or not one of a history."""
-    if not path.is_file():
-        raise Fatal(f"{path}: there is no such file")
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        database.execute("SELECT customers.id, name, number, at, kind, amount FROM customers, events LIMIT 0")
-    except sqlite3.DatabaseError as error:
-        database.close()
-        raise Fatal(f"{path} is not a customers' history: {error}") from error
-    return database
-
-
-def extent(database: sqlite3.Connection) -> list[int]:
-    """What tells a history from what it was: its customers, their money, its events, their amounts."""
-    customers = database.execute("SELECT count(*), coalesce(sum(balance), 0) FROM customers").fetchone()
-    events = database.execute("SELECT count(*), coalesce(sum(amount), 0) FROM events").fetchone()
-    return [*customers, *events]
-
-
-def read_page(database: sqlite3.Connection, after: int, size: int) -> list[Account]:
-    """The next customers after this one, with all of their events, in the order of their numbers."""
-    rows = database.execute(
-        "SELECT id, name, page.balance, number, at, kind, amount, events.balance"
-        " FROM (SELECT * FROM customers WHERE id > ? ORDER BY id LIMIT ?) AS page LEFT JOIN events ON customer = id"
-        " ORDER BY id, number",
-        (after, size),
-    )
-    return [
-        Account(*account, events=tuple(Event(*row[3:]) for row in own if row[3] is not None))
-        for account, own in groupby(rows, key=lambda row: row[:3])
-    ]
-
-
-def make_history(path: str | Path, customers: int, events: int, seed: int = 0, flawed: float = 0.1) -> list[Finding]:
-    """Write a history with one flaw in this share of the accounts, and return what an audit must find in it."""
-    dice = random.Random(seed)
-    planted: list[Finding] = []
-
-    def accounts() -> Iterator[Account]:
-        for customer in range(1, customers + 1):
-            size = events // customers + (customer <= events % customers)
-            account = _grow(dice, customer, size)
-            if dice.random() < flawed:
-                account, finding = _spoil(dice, account)
-                planted.append(finding)
-            yield account
-
-    with files.whole(Path(path)) as part, closing(sqlite3.connect(part)) as database:
-        database.executescript(SCHEMA)
-        with database:
-            for account in accounts():
-                row = (account.customer, account.name, account.balance)
-                database.execute("INSERT INTO customers VALUES (?, ?, ?)", row)
-                rows: Iterable[tuple[object, ...]] = ((row[0], *attrs.astuple(event)) for event in account.events)
-                database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
-    return planted
-
-
-def _grow(dice: random.Random, customer: int, size: int) -> Account:
-    """An account whose every event follows from the one before."""
-    balance, at, events = 0, 1_600_000_000, []
-    for number in range(1, size + 1):
-        kind, amount = dice.choice((("deposit", 50_00), ("purchase", -30_00), ("refund", 10_00), ("fee", -1_50)))
-        amount = amount * dice.randint(1, 20) // 10
-        balance, at = balance + amount, at + dice.randint(60, 86_400)
-        events.append(Event(number, at, kind, amount, balance))
-    return Account(customer, f"customer {customer:05d}", balance, tuple(events))
-
-
-def _spoil(dice: random.Random, account: Account) -> tuple[Account, Finding]:
-    """The account with one flaw in it; what follows the flaw agrees with it, as it does in life."""
-    flaws: list[Flaw] = ["wrong_closing_balance"]
-    if len(account.events) > 2:
-        flaws += ["missing_events", "wrong_balance", "back_in_time"]
-    flaw = dice.choice(flaws)
-    if flaw == "wrong_closing_balance":
-        return attrs.evolve(account, balance=account.balance + dice.randint(1, 99)), Finding(account.customer, flaw, 0)
-    index = dice.randrange(1, len(account.events) - 1)
-    before, after = account.events[:index], account.events[index:]
-    off = dice.randint(1, 99)
-    if flaw == "missing_events":
-        after = tuple(attrs.evolve(event, number=event.number + off) for event in after)
-    elif flaw == "wrong_balance":
-        after = tuple(attrs.evolve(event, balance=event.balance + off) for event in after)
-    else:
-        after = (attrs.evolve(after[0], at=before[-1].at - off), *after[1:])
-    spoilt = attrs.evolve(account, events=before + after, balance=after[-1].balance)
-    return spoilt, Finding(account.customer, flaw, after[0].number)
