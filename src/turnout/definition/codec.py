@@ -229,10 +229,14 @@ class Codec:
 
     def encode_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The payload of a call. InvalidArguments when the arguments don't fit, InvalidValue for unsendable ones."""
-        try:
-            given = self.signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise InvalidArguments(f"{self.name}(): {error}") from None
+        given: dict[str, Any]
+        if not args and not self._positional and self._required <= kwargs.keys() <= self._types.keys():
+            given = {name: kwargs[name] for name in self._types if name in kwargs}  # What bind() gives, faster.
+        else:
+            try:
+                given = self.signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise InvalidArguments(f"{self.name}(): {error}") from None
         if self._model is None:
             return self._encode_fields(given)
         if not given:
@@ -397,6 +401,10 @@ class Codec:
     @functools.cached_property
     def _positional(self) -> tuple[str, ...]:
         return tuple(n for n, p in self.signature.parameters.items() if p.kind is p.POSITIONAL_ONLY)
+
+    @functools.cached_property
+    def _required(self) -> frozenset[str]:
+        return frozenset(name for name, (_, required) in self._types.items() if required)
 
     @functools.cached_property
     def _plain_names(self) -> tuple[str, ...]:
