@@ -17,6 +17,8 @@ from turnout.core.retry import seconds
 from turnout.core.values import valid_name
 from turnout.definition.activity import Activity
 from turnout.errors import DefinitionError, InvalidValue
+from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
+from turnout.supervisor.thread import SupervisorThread
 from turnout.worker.runner import Runner, new_node
 
 logger = logging.getLogger("turnout.worker")
@@ -57,6 +59,7 @@ class Worker:
         node = new_node(node_name, self._activities, concurrency, host)
         self._node = attrs.evolve(node, ttl=seconds(liveness_ttl, "liveness_ttl", least=1.0))
         self._runner: Runner | None = None
+        self._supervisor = SupervisorThread(self._make_supervisor)
         self._stopping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -81,6 +84,7 @@ class Worker:
         except BaseException:
             await self._runner.stop(0)
             raise
+        self._supervisor.start()
 
     async def run(self) -> None:
         """Work until `stop()` is called, or the node is drained from afar. WorkerDied when a loop of it has ended."""
@@ -127,7 +131,18 @@ class Worker:
         try:
             await self._runner.stop(grace_s)
         finally:
+            await self._supervisor.stop()
             self._ended.set()
+
+    def _make_supervisor(self) -> Supervisor:
+        client = self._client
+        return Supervisor(
+            client.connect_options,
+            client.store.names,
+            name=self.id,
+            retention=client.retention,
+            options=SupervisorOptions(liveness_ttl=self._node.ttl),
+        )
 
     async def __aenter__(self) -> Worker:
         await self.start()

@@ -113,7 +113,7 @@ class Queue:
                 return None
             found = self._delivery(stored)
             return found if found is not None and activity in ("*", found.activity) else None
-        async for found in self._scan(self._names.bare(activity)):
+        async for found in self.scan_subject(self._names.bare(activity)):
             if found.id == job_id:
                 return found
         return None
@@ -121,10 +121,11 @@ class Queue:
     async def scan(self, activity: str = "*") -> AsyncIterator[Delivery]:
         """Every job's message, bare ones first. May be a moment old."""
         for subject in (self._names.bare(activity), self._names.jobs(activity, "*")):
-            async for found in self._scan(subject):
+            async for found in self.scan_subject(subject):
                 yield found
 
-    async def _scan(self, subject: str) -> AsyncIterator[Delivery]:
+    async def scan_subject(self, subject: str) -> AsyncIterator[Delivery]:
+        """The jobs on one subject of the stream, in its order. May be a moment old."""
         async for stored in scan(self._connection, self._names.work, subject):
             found = self._delivery(stored)
             if found is not None:

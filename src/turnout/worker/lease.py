@@ -24,7 +24,7 @@ from turnout.jetstream.connection import Connection, ConnectOptions, Disconnecte
 from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.nodes import Nodes
 from turnout.jetstream.registry import last_values
-from turnout.worker.clock import suspended_too
+from turnout.jetstream.suspension import suspended_too
 
 logger = logging.getLogger("turnout.worker.lease")
 

@@ -20,7 +20,7 @@ from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Connection, Received, Subscription
 from turnout.jetstream.names import Names
 from turnout.jetstream.queue import parse_received
-from turnout.worker.clock import suspended_too
+from turnout.jetstream.suspension import suspended_too
 from turnout.worker.slots import Slots
 
 logger = logging.getLogger("turnout.worker.pull")

@@ -24,7 +24,7 @@ from turnout.jetstream.connection import ConnectOptions
 from turnout.jetstream.perform import Store
 from turnout.jetstream.topology import ConsumerOptions, Topology
 from turnout.worker.attempt import CLEANUP_S
-from turnout.worker.clock import suspended_too
+from turnout.jetstream.suspension import suspended_too
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
 from turnout.worker.lease import LeaseKeeper

@@ -1,0 +1,167 @@
+"""The supervisor: what happens to jobs when nobody is left to do it.
+
+Every worker process carries one, in a thread of its own; one acts at a time. It sees nodes die and counts the losses
+(P6), listens to the alarms of messages whose deliveries ran out (P7), and sweeps for what no alarm told. All of it goes
+through `decide()`, like everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import attrs
+
+from turnout.errors import TurnoutError
+from turnout.jetstream.connection import Connection, ConnectOptions, Received
+from turnout.jetstream.names import Names
+from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.registry import Retention, scan
+from turnout.jetstream.suspension import suspended_too
+from turnout.supervisor.election import Election
+from turnout.supervisor.sweep import Sweep, advisory
+
+logger = logging.getLogger("turnout.supervisor")
+
+
+@attrs.frozen(kw_only=True)
+class SupervisorOptions:
+    """How often it looks. `liveness_ttl`: seconds its own key lives, and how long it must be sure of itself before it
+    calls a node dead. `sweep_every`, `registry_every`: seconds between walks of the stream, and of all records."""
+
+    liveness_ttl: float = 10.0
+    look_every: float = 0.5
+    sweep_every: float = 15.0
+    registry_every: float = 30.0
+
+
+class Supervisor:
+    """Runs until cancelled. `name` is what its key in the registry says.
+
+    await Supervisor(ConnectOptions(), Names("turnout"), name="alone").run()
+    """
+
+    def __init__(
+        self,
+        connect_options: ConnectOptions,
+        names: Names,
+        *,
+        name: str,
+        retention: Retention | None = None,
+        options: SupervisorOptions | None = None,
+    ) -> None:
+        self._connect_options = connect_options
+        self._names = names
+        self._name = name
+        self._retention = retention
+        self._options = options or SupervisorOptions()
+        self._late_at = suspended_too()
+        self._looked_at = suspended_too()
+        self._alarmed = asyncio.Event()
+        self.acting = False
+
+    def confident(self) -> bool:
+        """Its own look at the registry has been in time for one TTL: it may call others dead (P5)."""
+        return suspended_too() - self._late_at > self._options.liveness_ttl
+
+    async def run(self) -> None:
+        """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
+        connection = await Connection.open(self._connect_options, name="turnout-supervisor")
+        try:
+            with contextlib.suppress(TurnoutError):
+                await connection.sync_clock(self._names.work)
+            await self._supervise(connection)
+        finally:
+            await connection.close()
+
+    async def _supervise(self, connection: Connection) -> None:
+        store = Store.over(connection, self._names, self._retention)
+        election = Election(connection, self._names, self._name, self._options.liveness_ttl)
+        sweep = Sweep(store, Performer(store, confident=self.confident), self.confident)
+        duty = _Duty(self._options)
+        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
+        await connection.subscribe(subject, self._hear)
+        try:
+            while True:
+                try:
+                    self.acting = await election.stand()
+                    self._in_time()
+                    if self.acting:
+                        await self._act(store, sweep, duty)
+                    else:
+                        duty = _Duty(self._options)
+                except TurnoutError as error:
+                    self._late_at = suspended_too()
+                    logger.info("the supervisor can't look: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.look_every):
+                        await self._alarmed.wait()
+        finally:
+            await election.resign()
+
+    async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
+        living = frozenset(node.id for node in await store.nodes.living())
+        if duty.nodes - living or duty.new or sweep.unresolved:
+            await sweep.owners()
+        duty.nodes = living
+        if self._alarmed.is_set() or duty.new:
+            self._alarmed.clear()
+            await self._alarms(store, sweep)
+        if duty.sweep_due():
+            await sweep.everything()
+            await self._alarms(store, sweep)
+        if duty.registry_due():
+            await sweep.registry()
+            duty.registry_done()
+        duty.new = False
+
+    async def _alarms(self, store: Store, sweep: Sweep) -> None:
+        """Deal with the alarms that are kept, and drop those that were dealt with."""
+        async for stored in scan(
+            store.connection, self._names.alarms, f"$JS.EVENT.ADVISORY.CONSUMER.*.{self._names.work}.>"
+        ):
+            about = advisory(stored.data)
+            if about is None or await sweep.alarm(*about):
+                body = {"seq": stored.seq, "no_erase": True}
+                with contextlib.suppress(TurnoutError):
+                    await store.connection.api(f"STREAM.MSG.DELETE.{self._names.alarms}", body)
+
+    def _hear(self, _: Received) -> None:
+        self._alarmed.set()
+
+    def _in_time(self) -> None:
+        """A look that came late, for whatever reason, costs the right to call others dead for a while."""
+        now = suspended_too()
+        if now - self._looked_at > self._options.liveness_ttl / 2:
+            self._late_at = now
+        self._looked_at = now
+
+
+class _Duty:
+    """What the acting supervisor has done when, in this term."""
+
+    def __init__(self, options: SupervisorOptions) -> None:
+        self.new = True
+        self.nodes: frozenset[str] = frozenset()
+        self._options = options
+        self._swept_at = suspended_too()
+        self._registry_at = suspended_too()
+        self._registry_pause_s = options.registry_every
+
+    def sweep_due(self) -> bool:
+        if suspended_too() - self._swept_at < self._options.sweep_every:
+            return False
+        self._swept_at = suspended_too()
+        return True
+
+    def registry_due(self) -> bool:
+        if suspended_too() - self._registry_at < self._registry_pause_s:
+            return False
+        self._registry_at = suspended_too()
+        return True
+
+    def registry_done(self) -> None:
+        """A large registry is walked less often: at most a fiftieth of the time."""
+        took_s = suspended_too() - self._registry_at
+        self._registry_pause_s = max(self._options.registry_every, 50 * took_s)

@@ -1,0 +1,280 @@
+"""The sweep: finds the jobs that nobody will bring back, and says of each to `decide()` what is the matter with it.
+
+It walks the stream, not only the registry: a job may be stuck before its first record. Everything up to the sequence
+that a consumer has delivered is in flight, waiting for its delay, or stuck; what lies behind has not been tried yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import attrs
+
+from turnout import fastjson, wire
+from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
+from turnout.core.lifecycle import newer
+from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
+from turnout.errors import TurnoutError
+from turnout.jetstream.connection import ApiError
+from turnout.jetstream.names import kv_stream
+from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.registry import last_values, scan
+from turnout.jetstream.suspension import suspended_too
+
+logger = logging.getLogger("turnout.supervisor")
+
+_TOGETHER = 256
+_AT_ONCE = 32
+LEASES_UNTIL_STUCK = 2
+SETTLING_S = 10.0
+"""How long an ended job's message may still be on its way out."""
+
+
+@attrs.frozen
+class Consumer:
+    """What the server says of an activity's consumer. `idle`: it has pulls waiting, so nothing is left to hand over."""
+
+    activity: str
+    delivered_seq: int
+    ack_wait_s: float
+    idle: bool
+
+
+@attrs.frozen
+class Seen:
+    """A job as the sweep last saw it: it is stuck if it still looks the same a while later."""
+
+    message: MessageRef | None
+    revision: int
+    since: float
+
+
+class Sweep:
+    """Looks at everything that has been delivered. `confident` tells whether this process may call a node dead (P5)."""
+
+    def __init__(self, store: Store, performer: Performer, confident: Callable[[], bool]) -> None:
+        self.unresolved = False
+        """Whether there is a job whose owner seems dead, and nothing could be decided yet."""
+        self._store = store
+        self._performer = performer
+        self._confident = confident
+        self._seen: dict[tuple[str, str], Seen] = {}
+
+    async def owners(self) -> None:
+        """Find running jobs whose node is dead, and count the loss."""
+        living = {node.id for node in await self._store.nodes.living()}
+        self.unresolved = False
+        doubtful: list[Token] = []
+        jobs: list[JobRecord] = []
+        async for _, _, record in self._in_flight():
+            if record is not None and record.state is JobState.running and record.token is not None:
+                if record.token.node not in living:
+                    doubtful.append(record.token)
+                    jobs.append(record)
+        await self._each(self._owner(record, token) for record, token in zip(jobs, doubtful, strict=True))
+
+    async def everything(self) -> None:
+        """Look at every delivered message: the lost, the stuck, the overdue and the left over."""
+        await self.owners()
+        seen: dict[tuple[str, str], Seen] = {}
+        events: list[tuple[Delivery, Event]] = []
+        async for consumer, found, record in self._in_flight():
+            event = self._judge(consumer, found, record, seen)
+            if event is not None:
+                events.append((found, event))
+        kept = {key: value for key, value in self._seen.items() if value.message is None}
+        self._seen = {**kept, **seen}
+        await self._each(self._apply(found.activity, found.id, event) for found, event in events)
+
+    async def registry(self) -> None:
+        """Look at every record: deadlines of jobs that no worker takes (P12), and records whose message is gone."""
+        async for stored in scan(self._store.connection, kv_stream(self._store.names.jobs_bucket), self._records()):
+            if not stored.data or (_ended(stored.data) and "Nats-TTL" in stored.headers):
+                continue
+            try:
+                record = wire.load_record(stored.data)
+            except wire.UnreadableRecord as error:
+                logger.warning("a record that can't be read stays as it is: %s", error)
+                continue
+            await self._check_record(record, stored.seq)
+
+    async def alarm(self, activity: str, seq: int) -> bool:
+        """A message's deliveries ran out: put the job in anew, or tell its owner (P7). False: ask again later."""
+        stored = await self._store.connection.get_message(self._store.names.work, seq=seq)
+        if stored is None:
+            return True
+        named = self._store.names.job_of(stored.subject)
+        if named is None:
+            return True
+        message = MessageRef(stored.seq, stored.time_ns)
+        found = wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+        record = (await self._store.registry.load(activity, found.id)).record
+        if record is not None and record.state is JobState.running and record.token is not None:
+            answer = await self._store.nodes.ask(record.token, exhausted=True)
+            if answer.verdict is Verdict.alive:
+                return True
+            if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
+                return False
+            await self._apply(activity, found.id, Lost(token=record.token, now=self._now()))
+        await self._apply(activity, found.id, Stuck(now=self._now(), found=found))
+        return True
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    def _judge(
+        self, consumer: Consumer, found: Delivery, record: JobRecord | None, seen: dict[tuple[str, str], Seen]
+    ) -> Event | None:
+        """What is the matter with a delivered message that is not being run, if anything is."""
+        now = self._now()
+        if record is not None and not newer(found, record):
+            if record.state.final:
+                ended_s = now - (record.finished_at or 0.0)
+                return Leftover(found=found, now=now) if ended_s > SETTLING_S else None
+            if record.state is JobState.running:
+                return None
+            if record.expires_at is not None and now >= record.expires_at:
+                return Expired(now=now, found=found)
+            if record.due_at is not None and now < record.due_at:
+                return None
+        elif found.expires_at is not None and now >= found.expires_at:
+            return Expired(now=now, found=found)
+        key = (found.activity, found.id)
+        revision = record.attempt if record is not None else 0
+        before = self._seen.get(key)
+        if before is None or not found.message.same(before.message) or before.revision != revision:
+            before = Seen(found.message, revision, suspended_too())
+        seen[key] = before
+        lease_s = max(consumer.ack_wait_s, record.rules.lease if record is not None else 0.0)
+        # While pulls wait at the consumer the server has nothing to hand over: what is still here won't come by itself.
+        if consumer.idle and suspended_too() - before.since > LEASES_UNTIL_STUCK * lease_s:
+            return Stuck(now=now, found=found, max_lost=record.rules.max_lost if record is not None else 3)
+        return None
+
+    async def _check_record(self, record: JobRecord, revision: int) -> None:
+        now = self._now()
+        key = (record.activity, record.id)
+        overdue = record.expires_at is not None and now >= record.expires_at
+        if record.state is JobState.running or (not overdue and record.due_at is not None and now < record.due_at):
+            return
+        if overdue and not record.state.final:
+            found = await self._store.queue.find(record.activity, record.id)
+            await self._apply(record.activity, record.id, Expired(now=now, found=found))
+            return
+        before = self._seen.get(key)
+        if before is None or before.message is not None or before.revision != revision:
+            self._seen[key] = Seen(None, revision, suspended_too())
+            return
+        if suspended_too() - before.since < max(LEASES_UNTIL_STUCK * record.rules.lease, SETTLING_S):
+            return
+        del self._seen[key]
+        found = await self._store.queue.find(record.activity, record.id)
+        if found is None:
+            await self._apply(record.activity, record.id, Stuck(now=now, found=None))
+
+    async def _owner(self, record: JobRecord, token: Token) -> None:
+        answer = await self._store.nodes.ask(token)
+        if answer.verdict is Verdict.alive:
+            return
+        if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
+            self.unresolved = True
+            return
+        logger.warning("node %s is dead: job %s attempt %d is lost", token.node, record.id, token.attempt)
+        await self._apply(record.activity, record.id, Lost(token=token, now=self._now()))
+
+    async def _apply(self, activity: str, job_id: str, event: Event) -> None:
+        try:
+            await self._performer.apply(activity, job_id, event)
+        except TurnoutError as error:
+            self.unresolved = True
+            logger.warning("job %s: %s could not be dealt with yet: %s", job_id, type(event).__name__, error)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def _in_flight(self) -> AsyncIterator[tuple[Consumer, Delivery, JobRecord | None]]:
+        """Every message that was delivered and is still there, with its record."""
+        for consumer in await self._consumers():
+            page: list[Delivery] = []
+            for subject in (self._store.names.bare(consumer.activity), self._store.names.jobs(consumer.activity, "*")):
+                async for found in self._store.queue.scan_subject(subject):
+                    if found.message.seq > consumer.delivered_seq:
+                        break
+                    page.append(found)
+                    if len(page) == _TOGETHER:
+                        for pair in await self._with_records(page):
+                            yield (consumer, *pair)
+                        page = []
+            for pair in await self._with_records(page):
+                yield (consumer, *pair)
+
+    async def _with_records(self, page: list[Delivery]) -> list[tuple[Delivery, JobRecord | None]]:
+        if not page:
+            return []
+        subjects = {self._store.names.record(found.activity, found.id) for found in page}
+        stream = kv_stream(self._store.names.jobs_bucket)
+        values = {v.subject: v for v in await last_values(self._store.connection, stream, subjects) if v.data}
+        pairs: list[tuple[Delivery, JobRecord | None]] = []
+        for found in page:
+            stored = values.get(self._store.names.record(found.activity, found.id))
+            pairs.append((found, wire.load_record(stored.data) if stored is not None else None))
+        return pairs
+
+    async def _consumers(self) -> list[Consumer]:
+        found: list[Consumer] = []
+        total = 1
+        offset = 0
+        while offset < total:
+            try:
+                page = await self._store.connection.api(f"CONSUMER.LIST.{self._store.names.work}", {"offset": offset})
+            except ApiError as error:
+                if error.code == 404:
+                    return []
+                raise
+            total = page["total"]
+            infos: list[dict[str, Any]] = page.get("consumers") or []
+            if not infos:
+                break
+            offset += len(infos)
+            found += [
+                Consumer(
+                    activity=info["name"],
+                    delivered_seq=info["delivered"]["stream_seq"],
+                    ack_wait_s=info["config"].get("ack_wait", 30e9) / 1e9,
+                    idle=info.get("num_waiting", 0) > 0,
+                )
+                for info in infos
+            ]
+        return found
+
+    async def _each(self, tasks: Iterable[Any]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(task: Any) -> None:
+            async with gate:
+                await task
+
+        await asyncio.gather(*(one(task) for task in tasks))
+
+    def _records(self) -> str:
+        return self._store.names.record("*", "*")
+
+    def _now(self) -> float:
+        return self._store.connection.now()
+
+
+def _ended(data: bytes) -> bool:
+    """Whether a record is that of an ended job, without parsing it."""
+    return any(
+        f'"state":"{state}"'.encode() in data for state in (JobState.completed, JobState.faulted, JobState.cancelled)
+    )
+
+
+def advisory(data: bytes) -> tuple[str, int] | None:
+    """The activity and the sequence that an alarm is about."""
+    try:
+        body = fastjson.loads(data)
+        return str(body["consumer"]), int(body["stream_seq"])
+    except (ValueError, KeyError, TypeError):
+        return None
