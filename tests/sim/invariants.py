@@ -36,8 +36,11 @@ class Invariants:
         """The newest generation of each job that was ever stored."""
         self.ended: dict[tuple[str, int], JobRecord] = {}
         """How each generation ended: (payload, generation) -> its final record. A payload names a life of an id."""
-        self.runs: dict[tuple[str, int], int] = {}
+        self.runs: dict[tuple[str, int, int], int] = {}
         self.deleted: set[str] = set()
+        """Ids whose record somebody deleted, and that were not submitted again."""
+        self.discarded: set[str] = set()
+        """The payloads of the lives that were deleted."""
         sim.work.on_store = self.stored
         sim.work.on_gone = self.gone
 
@@ -113,6 +116,7 @@ class Invariants:
     # -- the message -----------------------------------------------------------------------------------------------------
 
     def stored(self, message: Message) -> None:
+        self.sim.note(f"     stored: {message.subject} {message.seq} {message.headers}")
         target = message.headers.get("target", message.subject)
         if target.startswith(BARE):
             found = delivery_of(attrs.evolve(message, subject=target) if target != message.subject else message)
@@ -121,6 +125,7 @@ class Invariants:
 
     def gone(self, message: Message, why: str) -> None:
         """U5, U6 and U1: called after a message left the stream."""
+        self.sim.note(f"     {why}: {message.subject} {message.seq}")
         if message.subject == "faults" or why == "fired" or not message.subject.startswith((BARE, "timers")):
             return
         target = message.headers.get("target", message.subject)
@@ -128,7 +133,8 @@ class Invariants:
         record, _ = self.sim.registry.get(found.id)
         if why == "ack":
             self.settled_after_the_end_was_recorded(found, record)
-        if record is not None and record.generation == found.generation and record.state is JobState.faulted:
+        owed = record is not None and record.state is JobState.faulted and record.generation == found.generation
+        if record is not None and owed and self.carried(found.id) < found.generation:
             self.faulted_means_a_letter(record)
         self.no_job_is_lost(found.id)
 
@@ -169,11 +175,15 @@ class Invariants:
     # -- the code --------------------------------------------------------------------------------------------------------
 
     def started(self, token: Token, record: JobRecord) -> None:
-        """U10 and U11: code runs only for an attempt that was recorded, once, and never for a life that has ended."""
+        """U10 and U11: code runs only for an attempt that was recorded, once, and never anew for a life that has ended.
+
+        (A node that was frozen right after its start was recorded may run its code when all is over: a zombie like any.)
+        """
         life = (record.payload.text or "", record.generation)
-        if life in self.ended:
-            raise Violation("U10 ended jobs do not run again", f"{record.id} was {self.ended[life].state}")
-        key = (life[0], record.attempt)
+        ended = self.ended.get(life)
+        if ended is not None and record.attempt not in [attempt.number for attempt in ended.attempts]:
+            raise Violation("U10 ended jobs do not run again", f"{record.id} was {ended.state}")
+        key = (*life, record.attempt)
         self.runs[key] = self.runs.get(key, 0) + 1
         if self.runs[key] > 1:
             raise Violation("U11 an attempt runs once", f"attempt {record.attempt} of {record.id} runs a second time")
@@ -204,7 +214,7 @@ class Invariants:
 
     def at_rest(self) -> None:
         for record in self.ended.values():
-            if record.state is JobState.faulted:
+            if record.state is JobState.faulted and record.payload.text not in self.discarded:
                 self.faulted_means_a_letter(record)
         for job_id in self.accepted:
             self.no_job_is_lost(job_id)

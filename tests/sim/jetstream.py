@@ -270,6 +270,8 @@ class _Entry(Generic[V]):
     value: V | None
     revision: int
     expires_at: float | None
+    written_at: float = 0.0
+    note: int = 0
 
 
 class Bucket(Generic[V]):
@@ -295,14 +297,21 @@ class Bucket(Generic[V]):
             return None, self.revision
         return entry.value, entry.revision
 
-    def put(self, key: str, value: V | None, expected: int | None, ttl_s: float | None = None) -> int:
+    def put(self, key: str, value: V | None, expected: int | None, ttl_s: float | None = None, note: int = 0) -> int:
         """Write if the revision is still `expected` (0: only where nothing is, not even a marker; None: whatever is)."""
         _, revision = self.get(key)
         if expected is not None and revision != expected:
             raise WrongLastSequence(key)
         self.revision += 1
-        self._entries[key] = _Entry(value, self.revision, None if ttl_s is None else self.world.now + ttl_s)
+        expires_at = None if ttl_s is None else self.world.now + ttl_s
+        self._entries[key] = _Entry(value, self.revision, expires_at, self.world.now, note)
         return self.revision
+
+    def marker(self, key: str) -> tuple[float, int] | None:
+        """When a delete left the marker that is there, and the header it bears; None when there is none."""
+        self.get(key)
+        entry = self._entries.get(key)
+        return (entry.written_at, entry.note) if entry is not None and entry.value is None and entry.note else None
 
     def values(self) -> list[V]:
         found = (self.get(key)[0] for key in list(self._entries))

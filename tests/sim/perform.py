@@ -96,8 +96,8 @@ class Interpreter:
                 if loaded is None:
                     loaded = yield from self.read(self.sim.registry.get, job_id)
                     if isinstance(event, FINDING):
-                        event = attrs.evolve(event, found=(yield from self.find(job_id, loaded[0])))
-                    if isinstance(event, Received) and loaded[0] is None and not (yield from self.exists(event.delivery)):
+                        event = attrs.evolve(event, found=(yield from self.find(job_id)))
+                    if loaded[0] is None and not (yield from self.may_begin(event)):
                         return loaded, ()
                 asked, loaded, effects = yield from self._perform(event, loaded)
                 if asked is None:
@@ -109,14 +109,25 @@ class Interpreter:
                 loaded = None
                 yield sleep(0.1)
 
-    def exists(self, delivery: Delivery) -> Steps:
-        """P9: without a record, the message must still be there before one is created."""
-        if self.sim.without("exists"):
+    def may_begin(self, event: Event) -> Steps:
+        """P9, where there is no record: a message must still be there before one is created for it; and where a deleted
+        record left its marker, it must be of a later life: stored after the delete, or of a newer generation.
+        """
+        sim = self.sim
+        delivery = event.delivery if isinstance(event, Received) else getattr(event, "found", None)
+        if delivery is None:
             return True
-        message = yield from self.read(self.sim.work.get, delivery.message.seq)
+        marker = yield from self.read(sim.registry.marker, delivery.id)
+        if marker is not None and not sim.without("marker"):
+            if delivery.message.time <= marker[0] and delivery.generation <= marker[1]:
+                yield from self.remove(delivery.message)
+                return False
+        if not isinstance(event, Received) or sim.without("exists"):
+            return True
+        message = yield from self.read(sim.work.get, delivery.message.seq)
         return message is not None and message.time_ns == delivery.message.time_ns
 
-    def find(self, job_id: str, record: JobRecord | None = None) -> Steps:
+    def find(self, job_id: str) -> Steps:
         message = yield from self.read(self.sim.work.last, subject_of(job_id))
         position = re.fullmatch(r"(\d+)-([0-9a-f]+)", job_id)
         if message is None and position is not None:
@@ -166,14 +177,18 @@ class Interpreter:
                     if isinstance(event, FINDING):
                         raise _MovedOn from taken
             case Remove(message):
-                found = yield self.host.link.call(sim.work.get, message.seq)
-                if found is not None and (found.time_ns == message.time_ns or sim.without("timestamps")):
-                    yield self.host.link.call(sim.work.delete, message.seq)
+                yield from self.remove(message)
             case Unschedule(record):
                 yield self.host.link.call(sim.work.purge, timer_of(record.id))
             case Notify(token, reason):
                 self.host.link.cast(sim.notify, token, reason)
         return loaded
+
+    def remove(self, message: MessageRef) -> Steps:
+        """Delete by sequence, after a look that it still is this very message."""
+        found = yield from self.read(self.sim.work.get, message.seq)
+        if found is not None and (found.time_ns == message.time_ns or self.sim.without("timestamps")):
+            yield from self.read(self.sim.work.delete, message.seq)
 
     def _publish(
         self, subject: str, record: JobRecord, headers: dict[str, Any], expected: int, *, rollup: bool = False

@@ -32,10 +32,18 @@ Decide = Callable[[JobRecord | None, Event], tuple[Effect, ...]]
 class Simulation:
     """Everything of one history. `missing` names the rules that are taken away, `decide` may be a mutant."""
 
-    def __init__(self, plan: Plan, *, missing: frozenset[str] = frozenset(), decide: Decide = lifecycle.decide) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        missing: frozenset[str] = frozenset(),
+        decide: Decide = lifecycle.decide,
+        trace: bool = False,
+    ) -> None:
         self.plan = plan
         self.missing = missing
         self.decide = decide
+        self.trace: list[str] | None = [] if trace else None
         self.world = World(plan.seed)
         self.work = WorkStream(self.world, BARE, ack_wait_s=LEASE_S, max_deliver=plan.deliver)
         self.letters = Stream(self.world)
@@ -72,13 +80,17 @@ class Simulation:
     def save(self, record: JobRecord, revision: int | None, ttl_s: float | None, event: Event) -> int:
         before, _ = self.registry.get(record.id)
         written = self.registry.put(record.id, record, revision, ttl_s)
+        self.note(f"     saved {record.id} {record.state} g{record.generation} a{record.attempt} by {type(event).__name__}")
         self.invariants.saved(before, record, ttl_s is not None, event)
         self.invariants.not_early(before, record)
         return written
 
     def delete(self, job_id: str, revision: int) -> None:
-        self.registry.put(job_id, None, revision, 3600.0)
+        record, _ = self.registry.get(job_id)
+        self.registry.put(job_id, None, revision, 3600.0, note=record.generation if record is not None else 0)
         self.invariants.deleted.add(job_id)
+        if record is not None:
+            self.invariants.discarded.add(record.payload.text or "")
 
     def key_left(self, name: str) -> float:
         return max((n.host.key_left_s for n in self.workers if n.host.name == name), default=0.0)
@@ -93,6 +105,10 @@ class Simulation:
         for node in self.workers:
             if node.host.name == token.node:
                 self.world.after(self.world.latency(), node.hear, kind, token, answer, asker)
+
+    def note(self, text: str) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.world.now - 1_700_000_000.0:8.3f} {self.effects:3d} {text}")
 
     # -- chance and scripts ----------------------------------------------------------------------------------------------
 
@@ -115,6 +131,7 @@ class Simulation:
 
     def before_effect(self, host: Host, effect: Effect | None) -> None:
         self.effects += 1
+        self.note(f"{host.name}: {effect}")
         if self.effects in self.plan.crash:
             self.crashes += 1
             self.world.after(RESTART_S, self._revive, host)
@@ -154,6 +171,7 @@ class Simulation:
         return next((n for n in reversed(self.workers) if n.number == number % self.plan.nodes and n.host.alive), None)
 
     def accident(self, fault: Fault) -> None:
+        self.note(f"     {fault}")
         node = self._alive(fault.who)
         host = node.host if node is not None else None
         supervisor = self.supervisors[-1]
@@ -187,6 +205,7 @@ class Simulation:
         self.work.changed()
 
     def act(self, act: Act) -> None:
+        self.note(f"     {act}")
         job_id = self.job_id(act.job)
         if job_id is None:
             return
