@@ -19,6 +19,7 @@ from turnout.definition.activity import Activity
 from turnout.errors import DefinitionError, InvalidValue
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.supervisor.thread import SupervisorThread
+from turnout.worker.process import locate
 from turnout.worker.runner import Runner, new_node
 
 logger = logging.getLogger("turnout.worker")
@@ -159,6 +160,9 @@ def _by_name(activities: Iterable[Activity[..., Any]]) -> dict[str, Activity[...
             raise DefinitionError(f"{each!r} is no activity: decorate it with @activity")
         if each.name in found:
             raise DefinitionError(f"two activities are called {each.name}: give one of them another name")
+        each.codec.prepare()
+        if each.settings.run_in == "process":
+            locate(each)
         found[each.name] = each
     if not found:
         raise DefinitionError("a worker needs at least one activity")

@@ -15,7 +15,7 @@ from turnout.client.reader import Filters, Reader
 from turnout.client.submitter import Submitter
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.values import JobState, valid_name
-from turnout.definition.activity import Activity, ActivityRef, activity_ref
+from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref
 from turnout.errors import InvalidValue
 from turnout.jetstream.connection import Connection, ConnectOptions
 from turnout.jetstream.names import Names
@@ -101,7 +101,7 @@ class Client:
     @overload
     async def submit(self, activity: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
     @overload
-    async def submit(self, activity: str | ActivityRef, /, *args: Any, **kwargs: Any) -> AnyHandle: ...
+    async def submit(self, activity: str | NamedActivity, /, *args: Any, **kwargs: Any) -> AnyHandle: ...
     async def submit(self, activity: str | ActivityRef, /, *args: Any, **kwargs: Any) -> AnyHandle:
         """Submit one job; returns when JetStream has stored it.
 
@@ -128,7 +128,7 @@ class Client:
     ) -> list[JobHandle[R]]: ...
     @overload
     async def submit_many(
-        self, activity: str | ActivityRef, payloads: Iterable[Any], *, ids: Sequence[str] | None = None
+        self, activity: str | NamedActivity, payloads: Iterable[Any], *, ids: Sequence[str] | None = None
     ) -> list[AnyHandle]: ...
     async def submit_many(
         self, activity: str | ActivityRef, payloads: Iterable[Any], *, ids: Sequence[str] | None = None
@@ -153,7 +153,7 @@ class Client:
     @overload
     def job(self, job_id: str, activity: Activity[P, R]) -> JobHandle[R]: ...
     @overload
-    def job(self, job_id: str, activity: str | ActivityRef | None = None) -> AnyHandle: ...
+    def job(self, job_id: str, activity: str | NamedActivity | None = None) -> AnyHandle: ...
     def job(self, job_id: str, activity: str | ActivityRef | None = None) -> AnyHandle:
         """A handle on the job of this id; nothing is asked of the server yet. With its activity it is typed."""
         valid_name(job_id, "id")

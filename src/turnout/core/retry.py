@@ -74,7 +74,7 @@ class RetryPolicy:
     4.0
     """
 
-    max_attempts: int = 3
+    max_attempts: int = -1  # 3, or as many as `delays` allow
     delay: float = attrs.field(default=1.0, converter=_delay)
     factor: float = 2.0
     max_delay: float = attrs.field(default=100.0, converter=_delay)
@@ -84,8 +84,8 @@ class RetryPolicy:
     delays: tuple[float, ...] | None = attrs.field(default=None, converter=_delays)
 
     def __attrs_post_init__(self) -> None:
-        if self.delays is not None and self.max_attempts == 3:
-            object.__setattr__(self, "max_attempts", len(self.delays) + 1)
+        if self.max_attempts == -1:
+            object.__setattr__(self, "max_attempts", 3 if self.delays is None else len(self.delays) + 1)
         attempts: object = self.max_attempts
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise InvalidValue(f"retry max_attempts must be an integer of at least 1, not {self.max_attempts!r}")

@@ -25,6 +25,7 @@ from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
 from turnout.worker.context import JobContext, JobFacts, entered
 from turnout.worker.lease import Lease
+from turnout.worker.process import ChildFailure
 
 logger = logging.getLogger("turnout.worker")
 
@@ -47,14 +48,11 @@ def error_info(error: BaseException) -> ErrorInfo:
 
 
 class ChildError(Exception):
-    """An exception of a child process: what it was there."""
+    """The failure of a child process, raised on this side."""
 
-    def __init__(self, info: ErrorInfo, mro: tuple[str, ...], *, fatal: bool, retry_after: float | None) -> None:
-        super().__init__(info.message)
-        self.info = info
-        self.mro = mro
-        self.fatal = fatal
-        self.retry_after = retry_after
+    def __init__(self, failure: ChildFailure) -> None:
+        super().__init__(failure.info.message)
+        self.failure = failure
 
 
 class Attempt:
@@ -168,9 +166,10 @@ class Attempt:
 
     def _raised(self, error: BaseException) -> Outcome:
         match error:
-            case ChildError():
-                fatal = "fatal" if error.fatal else None
-                return self._failed(error.info, error.mro, fatal=fatal, retry_after=error.retry_after)
+            case ChildError(failure=failure):
+                final = failure.kind in ("fatal", "invalid_payload", "invalid_result")
+                fatal = failure.kind if final else None
+                return self._failed(failure.info, failure.mro, fatal=fatal, retry_after=failure.retry_after)
             case Fatal():
                 return self._failed(error_info(error), mro_names(error), fatal="fatal")
             case PayloadProblem():

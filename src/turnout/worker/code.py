@@ -9,7 +9,8 @@ from typing import Any
 
 from turnout.definition.activity import Activity
 from turnout.errors import InvalidArguments, InvalidValue
-from turnout.worker.attempt import Attempt, InvalidResult
+from turnout.worker.attempt import Attempt, ChildError, InvalidResult
+from turnout.worker.process import ChildCall, run_in_child
 
 
 class CodeRunner:
@@ -26,9 +27,7 @@ class CodeRunner:
         """The result's text. Raises what the code raises, PayloadProblem, or InvalidResult."""
         activity = attempt.activity
         if activity.settings.run_in == "process":
-            from turnout.worker.children import run_in_process
-
-            return await run_in_process(attempt, payload)
+            return await _in_child(attempt, payload)
         args, kwargs = activity.codec.decode(payload)
         if activity.is_async:
             return _encoded(activity, await activity.fn(*args, **kwargs))
@@ -44,6 +43,14 @@ class CodeRunner:
         except asyncio.CancelledError:
             # A thread can't be stopped: it was asked to (cancelled(), wait_cancelled()), and what it answers counts.
             return await future
+
+
+async def _in_child(attempt: Attempt, payload: str) -> str:
+    call = ChildCall(activity=attempt.activity, payload=payload, facts=attempt.context.facts)
+    result = await run_in_child(call, attempt, reason=lambda: attempt.context.cancel_reason)
+    if result.failure is not None:
+        raise ChildError(result.failure)
+    return result.text or "null"
 
 
 def _encoded(activity: Activity[..., Any], value: Any) -> str:

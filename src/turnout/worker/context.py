@@ -90,6 +90,11 @@ class JobContext:
         return f"<JobContext {self.activity} {self.id} attempt {self.attempt}>"
 
     @property
+    def facts(self) -> JobFacts:
+        """What was known when the attempt started, all of it."""
+        return self._facts
+
+    @property
     def id(self) -> str:
         return self._facts.id
 
