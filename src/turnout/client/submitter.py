@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ class Submitter:
         if ref.submission.id is not None:
             raise InvalidValue("options(id=...) names one job; give submit_many a list of ids")
         if not plain:
+            if ids is not None and ref.submission.if_exists == "raise":
+                _no_id_twice(ids)
             return await self._one_by_one(ref, texts, ids)
         job_ids = [new_id() for _ in texts]
         with spans.submitting(ref.name, f"{len(texts)} jobs", self._store.names.bare(ref.name)) as headers:
@@ -82,7 +85,15 @@ class Submitter:
             async with gate:
                 return await self.submit(each, text)
 
-        return list(await asyncio.gather(*(one(each, text) for each, text in zip(refs, texts, strict=True))))
+        # The first error is raised when nothing is under way any more: whoever handles it finds the jobs at rest.
+        submits = [one(each, text) for each, text in zip(refs, texts, strict=True)]
+        outcomes = await asyncio.gather(*submits, return_exceptions=True)
+        job_ids = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            job_ids.append(outcome)
+        return job_ids
 
     async def _pipeline(
         self, ref: ActivityRef, job_ids: Sequence[str], texts: Sequence[str], headers: dict[str, str]
@@ -158,6 +169,12 @@ class Submitter:
         if submission.at_s is not None:
             return submission.at_s
         return None if not submission.delay else self._store.connection.now() + submission.delay
+
+
+def _no_id_twice(ids: Sequence[str]) -> None:
+    twice = [job_id for job_id, times in Counter(ids).items() if times > 1]
+    if twice:
+        raise InvalidValue(f"ids: {twice[0]!r} is given more than once")
 
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
