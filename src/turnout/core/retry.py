@@ -61,6 +61,10 @@ def _delays(value: Iterable[float | timedelta] | None) -> tuple[float, ...] | No
     return None if value is None else tuple(seconds(v, "delays") for v in value)
 
 
+def _default_attempts(policy: RetryPolicy) -> int:
+    return 3 if policy.delays is None else len(policy.delays) + 1
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """When a failed attempt is followed by another.
@@ -74,18 +78,16 @@ class RetryPolicy:
     4.0
     """
 
-    max_attempts: int = -1  # 3, or as many as `delays` allow
+    delays: tuple[float, ...] | None = attrs.field(default=None, converter=_delays)
+    max_attempts: int = attrs.field(default=attrs.Factory(_default_attempts, takes_self=True))
     delay: float = attrs.field(default=1.0, converter=_delay)
     factor: float = 2.0
     max_delay: float = attrs.field(default=100.0, converter=_delay)
     jitter: float = 0.1
     retry_on: tuple[str, ...] = attrs.field(default=(Exception,), converter=_names)
     never_on: tuple[str, ...] = attrs.field(default=(), converter=_names)
-    delays: tuple[float, ...] | None = attrs.field(default=None, converter=_delays)
 
     def __attrs_post_init__(self) -> None:
-        if self.max_attempts == -1:
-            object.__setattr__(self, "max_attempts", 3 if self.delays is None else len(self.delays) + 1)
         attempts: object = self.max_attempts
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise InvalidValue(f"retry max_attempts must be an integer of at least 1, not {self.max_attempts!r}")
