@@ -1,0 +1,25 @@
+"""The activity that is measured: it does nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from turnout import activity
+from turnout.definition.activity import Activity
+
+
+@activity
+async def noop(n: int = 0) -> int:
+    return n
+
+
+def idle(count: int) -> list[Activity[..., Any]]:
+    """`count` activities, the first of which is `noop`."""
+
+    def another(name: str) -> Activity[..., Any]:
+        async def code(n: int = 0) -> int:
+            return n
+
+        return activity(name=name)(code)
+
+    return [noop, *(another(f"idle{number}") for number in range(1, count))]
