@@ -109,7 +109,7 @@ def job_info(record: JobRecord, bodies: Bodies, *, suspect: bool = False) -> Job
         node=record.token.node if running and record.token is not None else None,
         progress=record.progress,
         checkpoint=_parsed(bodies.checkpoint),
-        payload=_parsed(bodies.payload) if bodies.payload else {},
+        payload=_payload(bodies.payload),
         result=_parsed(bodies.result),
         error=record.error,
         reason=record.reason,
@@ -129,7 +129,7 @@ def fault_info(seq: int, at: float, record: JobRecord, payload: str | None) -> F
         faulted_at=dt.datetime.fromtimestamp(at, dt.UTC),
         reason=record.reason or "",
         error=record.error,
-        payload=_parsed(payload),
+        payload=_payload(payload),
         headers=dict(record.headers),
         labels=dict(record.options.labels),
         attempts=[_attempt_info(attempt) for attempt in record.attempts],
@@ -153,6 +153,11 @@ def _attempt_info(attempt: Attempt) -> AttemptInfo:
         error=attempt.error,
         generation=attempt.generation,
     )
+
+
+def _payload(text: str | None) -> Any:
+    """An empty payload means the empty object, as it does to the activity."""
+    return _parsed(text) if text is None or text.strip() else {}
 
 
 def _parsed(text: str | None) -> Any:

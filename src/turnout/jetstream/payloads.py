@@ -36,8 +36,10 @@ class Payloads:
         self._bucket = names.payloads_bucket
         self._stream = f"OBJ_{names.payloads_bucket}"
 
-    async def put(self, text: str, what: str, owner: str) -> Body:
+    async def put(self, text: str, what: str, owner: str, *, key: str | None = None) -> Body:
         """`text` inline, or by claim check when it is large. `owner` is the job's id, `what` says which body it is.
+
+        `key` stands for the text: putting it again finds the object that is there.
 
         Errors: PayloadTooLarge over the limit, and those of the connection.
         """
@@ -46,8 +48,9 @@ class Payloads:
             return Body(text=text, size=size)
         if size > LIMIT_BYTES:
             raise PayloadTooLarge(f"the {what} of job {owner} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
-        name = f"{owner}-{what}-{secrets.token_hex(6)}"
-        await self._write(name, text.encode())
+        name = f"{owner}-{what}-{key or secrets.token_hex(6)}"
+        if key is None or await self._meta(name) is None:
+            await self._write(name, text.encode())
         return Body(ref=name, size=size)
 
     async def get(self, body: Body) -> str:

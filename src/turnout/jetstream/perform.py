@@ -30,14 +30,14 @@ from turnout.core.effects import (
     Unschedule,
 )
 from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
-from turnout.core.lifecycle import decide
-from turnout.core.values import MessageRef
+from turnout.core.lifecycle import decide, newer
+from turnout.core.values import Delivery, JobRecord, MessageRef
 from turnout.errors import OutcomeUnknown, ServerUnavailable, StorageRefused
 from turnout.jetstream.connection import ApiError, Connection
 from turnout.jetstream.letters import Letters
 from turnout.jetstream.names import Names
 from turnout.jetstream.nodes import Nodes
-from turnout.jetstream.payloads import Payloads
+from turnout.jetstream.payloads import THRESHOLD_BYTES, Payloads
 from turnout.jetstream.queue import Queue, Taken
 from turnout.jetstream.registry import Conflict, Loaded, Registry, Retention
 
@@ -143,6 +143,7 @@ class Performer:
                 pause = min(pause * 2, _PATIENCE_S[1])
 
     async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...]]:
+        event = await self._stowed(event, job)
         effects = decide(job.record, event)
         for effect in effects:
             if isinstance(effect, Ask):
@@ -194,6 +195,24 @@ class Performer:
         if verdict is Verdict.gone and not answer.said and not self._confident():
             verdict, wait_s = Verdict.silent, _DOUBT_S
         return attrs.evolve(event, asked=effect.token, verdict=verdict, wait_s=wait_s)
+
+    async def _stowed(self, event: Event, job: Loaded) -> Event:
+        """The event with a large bare payload in the object store: the record that it becomes must fit in a message."""
+        match event:
+            case Received():
+                return attrs.evolve(event, delivery=await self._claimed(event.delivery, job.record))
+            case CancelRequested() | RetryRequested() | Expired() | Stuck() if event.found is not None:
+                return attrs.evolve(event, found=await self._claimed(event.found, job.record))
+            case _:
+                return event
+
+    async def _claimed(self, found: Delivery, record: JobRecord | None) -> Delivery:
+        text = found.payload.text
+        if text is None or found.payload.size <= THRESHOLD_BYTES or not newer(found, record):
+            return found
+        # The object's name is the message's: whoever meets the message again finds it there.
+        key = f"{found.message.seq}-{found.message.time_ns:x}"
+        return attrs.evolve(found, payload=await self._store.payloads.put(text, "payload", found.id, key=key))
 
     async def _came_late(self, job: Loaded, event: Event) -> bool:
         """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9)."""
