@@ -47,6 +47,7 @@ from turnout.core.events import (
     Submitted,
     Verdict,
 )
+from turnout.core.evolve import evolve
 from turnout.core.values import (
     ATTEMPTS_KEPT,
     Attempt,
@@ -118,7 +119,7 @@ def record_of(delivery: Delivery, before: JobRecord | None = None) -> JobRecord:
     )
     if before is None:
         return fresh
-    return attrs.evolve(
+    return evolve(
         fresh,
         attempt=before.attempt,
         attempts=before.attempts,
@@ -139,7 +140,7 @@ def _submitted(record: JobRecord | None, event: Submitted) -> Effects:
             return ()
         # The record comes first, so that a second submit of the id and a cancel both find it (P11). When it is there
         # already it is this very submit's, stored by a write whose answer was lost.
-        scheduled = attrs.evolve(draft, state=JobState.scheduled, due_at=event.at)
+        scheduled = evolve(draft, state=JobState.scheduled, due_at=event.at)
         before = () if record is not None else (Save(scheduled),)
         return (*before, Schedule(scheduled, event.at))
     if record is not None:
@@ -178,7 +179,7 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
 def _start(queued: JobRecord, event: Received) -> Effects:
     """The next attempt, unless the job must not start any more."""
     delivery = event.delivery
-    record = attrs.evolve(queued, message=delivery.message, rules=event.rules)
+    record = evolve(queued, message=delivery.message, rules=event.rules)
     if delivery.problem is not None:
         return _fault_unstarted(record, event.now, "invalid", delivery.problem, Ack(delivery.message))
     if record.expires_at is not None and event.now >= record.expires_at:
@@ -186,7 +187,7 @@ def _start(queued: JobRecord, event: Received) -> Effects:
     number = record.attempt + 1
     token = Token(event.node, record.generation, number, event.nonce)
     attempt = Attempt(number, record.generation, event.node, event.now, span_id=event.span_id)
-    running = attrs.evolve(
+    running = evolve(
         record,
         state=JobState.running,
         token=token,
@@ -252,7 +253,7 @@ def _put_anew(record: JobRecord, message: MessageRef | None, replaced: int = 0) 
 def _reported(record: JobRecord | None, event: Reported) -> Effects:
     if record is None or not record.owned_by(event.token):
         return (Abandon(),)
-    changed = attrs.evolve(
+    changed = evolve(
         record, progress=event.progress or record.progress, checkpoint=event.checkpoint or record.checkpoint
     )
     return (Save(changed),) if changed != record else ()
@@ -262,7 +263,7 @@ def _ended(record: JobRecord | None, event: Completed | Failed | Cancelled | Abo
     if record is None or record.token != event.token:
         return (Abandon(),)
     if record.owned_by(event.token):
-        after = _after_end(attrs.evolve(record, progress=event.progress or record.progress), event)
+        after = _after_end(evolve(record, progress=event.progress or record.progress), event)
         return (Save(after, expires=after.state.final), *_settle(after, event))
     ended_by_us = bool(record.attempts) and record.attempts[-1].outcome is not Outcome.lost
     return _settle(record, event) if ended_by_us else (Abandon(),)
@@ -289,7 +290,7 @@ def _after_end(record: JobRecord, event: Completed | Failed | Cancelled | Aborte
         case Aborted():
             if record.cancel_request is not None:
                 return _cancel(record, event.now, Outcome.aborted)
-            aborted = attrs.evolve(record, aborts=record.aborts + 1, state=JobState.queued)
+            aborted = evolve(record, aborts=record.aborts + 1, state=JobState.queued)
             return _close_attempt(aborted, event.now, Outcome.aborted)
         case Failed():
             return _after_failure(record, event)
@@ -300,7 +301,7 @@ def _after_end(record: JobRecord, event: Completed | Failed | Cancelled | Aborte
 def _after_failure(record: JobRecord, event: Failed) -> JobRecord:
     """Retry or give up: decided here and nowhere else."""
     outcome = Outcome.timed_out if event.timed_out else Outcome.faulted
-    failed = attrs.evolve(record, failures=record.failures + 1, error=event.error)
+    failed = evolve(record, failures=record.failures + 1, error=event.error)
     if record.cancel_request is not None:
         return _cancel(failed, event.now, outcome, event.error)
     if record.expires_at is not None and event.now >= record.expires_at:
@@ -317,7 +318,7 @@ def _after_failure(record: JobRecord, event: Failed) -> JobRecord:
     due = event.now + delay
     if record.expires_at is not None and due >= record.expires_at:
         return _fault(failed, event.now, "expired", event.error, outcome)
-    waiting = attrs.evolve(failed, state=JobState.retrying, due_at=due)
+    waiting = evolve(failed, state=JobState.retrying, due_at=due)
     return _close_attempt(waiting, event.now, outcome, event.error)
 
 
@@ -335,7 +336,7 @@ def _lost(record: JobRecord | None, event: Lost) -> Effects:
 
 def _after_loss(record: JobRecord, now: float) -> JobRecord:
     """Another loss: forgiven, or one too many. A cancel that was asked of the dead owner is fulfilled."""
-    lost = attrs.evolve(record, losses=record.losses + 1)
+    lost = evolve(record, losses=record.losses + 1)
     node = record.token.node if record.token is not None else "?"
     error = ErrorInfo("NodeLost", f"node {node} vanished while it ran attempt {record.attempt}")
     if record.cancel_request is not None:
@@ -346,7 +347,7 @@ def _after_loss(record: JobRecord, now: float) -> JobRecord:
         count = f"that was loss {lost.losses}, and {record.rules.max_lost} are forgiven"
         detail = ErrorInfo("NodeLost", f"{error.message}; {count}")
         return _fault(lost, now, "lost", detail, Outcome.lost)
-    return _close_attempt(attrs.evolve(lost, state=JobState.queued), now, Outcome.lost, error)
+    return _close_attempt(evolve(lost, state=JobState.queued), now, Outcome.lost, error)
 
 
 # --- cancel, retry, expire -------------------------------------------------------------------------------------------
@@ -360,8 +361,8 @@ def _cancel_requested(record: JobRecord | None, event: CancelRequested) -> Effec
         notify = Notify(current.token, current.cancel_request or event.reason)
         if current.cancel_request is not None:
             return (notify,)
-        return (Save(attrs.evolve(current, cancel_request=event.reason)), notify)
-    asked = attrs.evolve(current, cancel_request=event.reason)
+        return (Save(evolve(current, cancel_request=event.reason)), notify)
+    asked = evolve(current, cancel_request=event.reason)
     return _end_by_another(_cancel(asked, event.now, None), event.found)
 
 
@@ -370,7 +371,7 @@ def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects
         return ()
     # No record is saved: a message newer than it reads as queued, and one atomic publish can't be half done (P2).
     options = attrs.evolve(record.options, expires_in=None)
-    again = attrs.evolve(record, generation=record.generation + 1, options=options)
+    again = evolve(record, generation=record.generation + 1, options=options)
     expected = event.found.message.seq if event.found is not None and not event.found.message.bare else 0
     return (*_letter(record), Replace(again, expected))
 
@@ -430,23 +431,23 @@ def _current(record: JobRecord | None, found: Delivery | None) -> JobRecord | No
 def _close_attempt(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
     if outcome is None:
         return record
-    return attrs.evolve(record, attempts=record.with_attempt(outcome=outcome, ended_at=now, error=error))
+    return evolve(record, attempts=record.with_attempt(outcome=outcome, ended_at=now, error=error))
 
 
 def _complete(record: JobRecord, now: float, result: Body) -> JobRecord:
     closed = _close_attempt(record, now, Outcome.completed)
-    return attrs.evolve(closed, state=JobState.completed, finished_at=now, result=result, error=None)
+    return evolve(closed, state=JobState.completed, finished_at=now, result=result, error=None)
 
 
 def _fault(record: JobRecord, now: float, reason: str, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
     closed = _close_attempt(record, now, outcome, error)
-    return attrs.evolve(closed, state=JobState.faulted, finished_at=now, due_at=None, error=error, reason=reason)
+    return evolve(closed, state=JobState.faulted, finished_at=now, due_at=None, error=error, reason=reason)
 
 
 def _cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
     reason = record.cancel_request or ""
     closed = _close_attempt(record, now, outcome, error)
-    return attrs.evolve(closed, state=JobState.cancelled, finished_at=now, due_at=None, reason=reason)
+    return evolve(closed, state=JobState.cancelled, finished_at=now, due_at=None, reason=reason)
 
 
 def _fault_unstarted(record: JobRecord, now: float, reason: str, error: ErrorInfo, settle: Effect) -> Effects:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from turnout.core.evolve import evolve
 from turnout.core.retry import RetryPolicy
 from turnout.errors import InvalidValue
 
@@ -97,7 +98,7 @@ class ErrorInfo:
     traceback: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Attempt:
     """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone."""
 
@@ -142,16 +143,19 @@ class SubmitOptions:
     labels: dict[str, str] = attrs.field(factory=dict)
 
 
+_DEFAULT_RETRY = RetryPolicy()
+
+
 @attrs.frozen
 class Rules:
     """The activity's options that decide a job's life, fixed in the record when an attempt starts."""
 
-    retry: RetryPolicy = attrs.field(factory=RetryPolicy)
+    retry: RetryPolicy = _DEFAULT_RETRY
     max_lost: int = 3
     lease: float = 30.0
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class JobRecord:
     """All that is known of a job; one value in the registry. See docs/lifecycle.md for who writes which field."""
 
@@ -160,10 +164,10 @@ class JobRecord:
     state: JobState
     generation: int = 1
     submitted_at: float = 0.0
-    payload: Body = attrs.field(factory=Body)
+    payload: Body = Body()
     headers: dict[str, str] = attrs.field(factory=dict)
-    options: SubmitOptions = attrs.field(factory=SubmitOptions)
-    rules: Rules = attrs.field(factory=Rules)
+    options: SubmitOptions = SubmitOptions()
+    rules: Rules = Rules()
     message: MessageRef | None = None
     token: Token | None = None
     attempt: int = 0
@@ -193,7 +197,7 @@ class JobRecord:
 
     def with_attempt(self, **changes: Any) -> tuple[Attempt, ...]:
         """The list of attempts with the newest one changed."""
-        return (*self.attempts[:-1], attrs.evolve(self.attempts[-1], **changes)) if self.attempts else ()
+        return (*self.attempts[:-1], evolve(self.attempts[-1], **changes)) if self.attempts else ()
 
 
 @attrs.frozen
@@ -208,9 +212,9 @@ class Delivery:
     activity: str
     message: MessageRef
     generation: int = 1
-    payload: Body = attrs.field(factory=Body)
+    payload: Body = Body()
     headers: dict[str, str] = attrs.field(factory=dict)
-    options: SubmitOptions = attrs.field(factory=SubmitOptions)
+    options: SubmitOptions = SubmitOptions()
     number: int = 1
     exhausted: bool = False
     scheduled: bool = False
