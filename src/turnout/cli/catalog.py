@@ -1,0 +1,163 @@
+"""What the verbs of `turnout node`, `activity` and `fault` do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from turnout.cli import jobview, output
+from turnout.cli.exits import NotThere
+from turnout.cli.session import Session
+from turnout.client.info import FaultInfo
+from turnout.core.catalog import ActivityInfo
+from turnout.core.values import valid_name
+
+
+async def nodes(s: Session) -> int:
+    found = await s.client.nodes()
+    rows = [
+        (
+            node.id,
+            node.host,
+            str(node.pid),
+            node.version,
+            f"{node.running}/{node.slots}",
+            "draining" if node.draining else "working",
+            output.ago(node.started_at, s.now).removesuffix(" ago"),
+            output.ago(node.seen_at, s.now),
+            ", ".join(node.activities),
+        )
+        for node in found
+    ]
+    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities"]
+    s.show(found, lambda: output.table(headers, rows))
+    return 0
+
+
+async def activities(s: Session) -> int:
+    found = await s.client.activities()
+    rows = [(each.name, str(each.nodes), output.one_line(each.doc.partition("\n")[0], 80)) for each in found]
+    s.show(found, lambda: output.table(["activity", "nodes", "what it does"], rows))
+    return 0
+
+
+async def schema(s: Session, name: str) -> int:
+    """Show an activity's contract. NotThere names the ones there are."""
+    valid_name(name, "activity")
+    every = await s.client.activities()
+    found = next((each for each in every if each.name == name), None)
+    if found is None:
+        known = ", ".join(each.name for each in every) or "none"
+        raise NotThere(f"no worker has declared an activity {name}; those known are: {known}")
+    s.show(found, lambda: _contract(found, s.client.namespace))
+    return 0
+
+
+def _contract(activity: ActivityInfo, namespace: str) -> list[str]:
+    options = {name: value for name, value in activity.options.items() if value not in (None, {}, [])}
+    sample = json.dumps(example(activity.payload_schema), ensure_ascii=False)
+    return [
+        *output.fields(
+            [
+                ("activity", activity.name),
+                ("nodes", str(activity.nodes)),
+                ("options", " ".join(f"{name}={output.one_line(value)}" for name, value in options.items())),
+            ]
+        ),
+        *(["", output.clean(activity.doc.strip())] if activity.doc else []),
+        "",
+        "payload",
+        json.dumps(activity.payload_schema, indent=2, ensure_ascii=False),
+        "",
+        "result",
+        json.dumps(activity.result_schema, indent=2, ensure_ascii=False),
+        "",
+        *submit_lines(namespace, activity.name, sample),
+    ]
+
+
+def submit_lines(namespace: str, activity: str, payload: str, options: str = "") -> list[str]:
+    """How to submit a job of this activity, by us and by the nats CLI."""
+    quoted = shlex.quote(payload)
+    return [
+        f"turnout{options} job submit {activity} {quoted} --follow",
+        f"nats{options} pub {namespace}.jobs.{activity} {quoted}",
+    ]
+
+
+def example(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
+    """A value that looks like what a JSON Schema asks for: the required properties, with something of their type."""
+    definitions = schema.get("$defs", {}) if definitions is None else definitions
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and depth < 4:
+        return example(definitions.get(reference.rpartition("/")[2], {}), definitions, depth + 1)
+    for ready in ("default", "const"):
+        if ready in schema:
+            return schema[ready]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for several in ("anyOf", "oneOf", "allOf"):
+        if schema.get(several):
+            return example(schema[several][0], definitions, depth + 1)
+    properties = schema.get("properties", {})
+    if schema.get("type") == "object":
+        return {
+            name: example(properties.get(name, {}), definitions, depth + 1)
+            for name in schema.get("required", [])
+            if depth < 4
+        }
+    by_type: dict[Any, Any] = {"integer": 1, "number": 1.5, "boolean": True, "array": [], "null": None}
+    kind = schema.get("type")
+    return by_type.get(kind if isinstance(kind, str) else None, "...")
+
+
+async def faults(s: Session, activity: str | None, since: dt.datetime | float | None) -> int:
+    found = [letter async for letter in s.client.faults(activity=activity, since=since)]
+    rows = [
+        (
+            letter.id,
+            letter.activity,
+            str(letter.generation),
+            output.ago(letter.faulted_at, s.now),
+            letter.reason,
+            output.one_line(f"{letter.error.type}: {letter.error.message}", 100) if letter.error else "",
+        )
+        for letter in found
+    ]
+    s.show(found, lambda: output.table(["id", "activity", "generation", "faulted", "reason", "error"], rows))
+    return 0
+
+
+async def fault(s: Session, job_id: str, activity: str | None) -> int:
+    """Show the newest dead letter of a job. NotThere when it has none."""
+    found = [letter async for letter in s.client.faults(activity=activity, job_id=job_id)]
+    if not found:
+        raise NotThere(f"there is no dead letter of a job {job_id} in namespace {s.client.namespace}")
+    newest = found[-1]
+    s.show(newest, lambda: _letter(newest, s.now))
+    return 0
+
+
+def _letter(letter: FaultInfo, now: float) -> list[str]:
+    headers = [f"{name}: {output.one_line(value)}" for name, value in sorted(letter.headers.items())]
+    lines = output.fields(
+        [
+            ("job", letter.id),
+            ("activity", letter.activity),
+            ("generation", str(letter.generation)),
+            ("faulted", output.at(letter.faulted_at, now)),
+            ("reason", output.one_line(letter.reason)),
+            ("labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(letter.labels.items()))),
+            ("trace", letter.trace_id),
+            ("payload", output.one_line(letter.payload, 2000)),
+            ("headers", "; ".join(headers)),
+        ]
+    )
+    if letter.error is not None:
+        lines += ["", *jobview.error(letter.error)]
+    if letter.attempts:
+        lines += ["", *jobview.attempts(letter.attempts, now)]
+    return lines

@@ -1,0 +1,121 @@
+"""How jobs look to people: a line in a list, or everything about one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from turnout.cli import output
+from turnout.client.info import AttemptInfo, JobInfo
+from turnout.core.values import ErrorInfo, JobState, Progress
+
+_TRACEBACK_LINES = 12
+
+
+def listing(jobs: Sequence[JobInfo], now: float) -> list[str]:
+    rows = [
+        (
+            info.id,
+            info.activity,
+            "suspect" if info.suspect else info.state.value,
+            str(info.attempt),
+            info.node or "",
+            output.ago(info.submitted_at, now).removesuffix(" ago"),
+            progress(info.progress),
+        )
+        for info in jobs
+    ]
+    return output.table(["id", "activity", "state", "attempt", "node", "age", "progress"], rows)
+
+
+def job(info: JobInfo, now: float, *, workless: bool = False) -> list[str]:
+    """Everything about a job, what matters most first. `workless`: no node works on its activity."""
+    lines = output.fields(_facts(info, now, workless=workless))
+    if info.error is not None:
+        lines += ["", *error(info.error)]
+    if info.attempts:
+        lines += ["", *attempts(info.attempts, now)]
+        hidden = info.attempt - len(info.attempts)
+        if hidden > 0:
+            lines.append(f"({hidden} earlier attempts are not kept)")
+    return lines
+
+
+def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, str | None]]:
+    counters = f"{info.failures} failed, {info.losses} lost, {info.aborts} aborted"
+    yield "job", info.id
+    yield "activity", info.activity
+    yield "state", output.coloured(info.state.value)
+    yield "why", _why(info, workless=workless)
+    yield "node", info.node
+    yield "attempt", f"{info.attempt} ({counters})" if info.attempt else "none yet"
+    if not info.state.final:
+        yield "next", output.at(info.next_attempt_at, now)
+    yield "progress", progress(info.progress)
+    yield "submitted", output.at(info.submitted_at, now)
+    yield "started", output.at(info.started_at, now)
+    yield "finished", output.at(info.finished_at, now)
+    if info.generation > 1:
+        yield "generation", f"{info.generation} (retried or replayed {info.generation - 1} times)"
+    yield "labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(info.labels.items()))
+    yield "trace", info.trace_id
+    yield "payload", output.one_line(info.payload)
+    yield "checkpoint", None if info.checkpoint is None else output.one_line(info.checkpoint)
+    yield "result", output.one_line(info.result) if info.state is JobState.completed else None
+
+
+def _why(info: JobInfo, *, workless: bool) -> str | None:
+    if info.suspect:
+        return f"suspect: node {info.node} is silent; another one takes over if it stays so"
+    if workless:
+        return f"no node works on {info.activity}: start a worker for it"
+    if info.reason and info.error is not None:
+        return f"{output.one_line(info.reason)}: {output.one_line(f'{info.error.type}: {info.error.message}')}"
+    if info.reason:
+        return output.one_line(info.reason)
+    if info.error is not None:
+        return output.one_line(f"{info.error.type}: {info.error.message}")
+    return None
+
+
+def attempts(tried: Sequence[AttemptInfo], now: float) -> list[str]:
+    rows = [
+        (
+            str(each.number),
+            each.outcome.value,
+            each.node,
+            f"{each.started_at:%Y-%m-%d %H:%M:%S}Z",
+            output.duration((each.ended_at.timestamp() if each.ended_at else now) - each.started_at.timestamp()),
+            output.one_line(f"{each.error.type}: {each.error.message}", 80) if each.error else "",
+        )
+        for each in tried
+    ]
+    return output.table(["attempt", "outcome", "node", "started", "took", "error"], rows)
+
+
+def error(found: ErrorInfo) -> list[str]:
+    """The error, and the last lines of its traceback."""
+    lines = output.clean(found.traceback).rstrip().splitlines()
+    if not lines:
+        return [output.clean(f"{found.type}: {found.message}")]
+    cut = ["  ..."] if len(lines) > _TRACEBACK_LINES else []
+    return [*cut, *lines[-_TRACEBACK_LINES:]]
+
+
+def end(info: JobInfo) -> list[str]:
+    """How a job ended that has no result, in a line and with its error."""
+    reason = f": {output.one_line(info.reason)}" if info.reason else ""
+    lines = [f"job {info.id} {'was cancelled' if info.state is JobState.cancelled else 'faulted'}{reason}"]
+    if info.state is JobState.faulted and info.error is not None:
+        lines.append(output.one_line(f"{info.error.type}: {info.error.message}", 1000))
+        lines.append(f"more about it: turnout job show {info.id}")
+    return lines
+
+
+def progress(found: Progress | None) -> str:
+    """45% 45/100 converting"""
+    if found is None:
+        return ""
+    parts = [f"{found.done:g}"]
+    if found.total:
+        parts = [f"{100 * found.done / found.total:.0f}%", f"{found.done:g}/{found.total:g}"]
+    return " ".join([*parts, output.one_line(found.message, 60)]).rstrip()

@@ -1,0 +1,139 @@
+"""What is printed: one JSON document, or text for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import click
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOURS = {
+    "running": "cyan",
+    "completed": "green",
+    "faulted": "red",
+    "timed_out": "red",
+    "lost": "red",
+    "cancelled": "yellow",
+    "retrying": "yellow",
+    "aborted": "yellow",
+    "suspect": "yellow",
+}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: objects with their fields as keys, instants as RFC 3339."""
+    if attrs.has(type(value)):
+        return {field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _field(name: str, value: Any) -> Any:
+    if name.endswith("_at") and isinstance(value, float):  # unix seconds of the catalogue
+        return plain(dt.datetime.fromtimestamp(value, dt.UTC))
+    return plain(value)
+
+
+def dumps(value: Any) -> str:
+    """A JSON document that any terminal or pipe can carry."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    try:
+        text = json.dumps(plain(value), indent=2, ensure_ascii=not utf8, default=str)
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, UTF-8 can't
+        text = json.dumps(plain(value), indent=2, default=str)
+    return text
+
+
+def note(text: str) -> None:
+    """A remark for people, on stderr: never a part of the output."""
+    click.echo(text, err=True)
+
+
+def clean(text: str) -> str:
+    """Text from outside without what would move a terminal's cursor or colour it; lines stay lines."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def one_line(value: Any, width: int = 160) -> str:
+    """A text, or a JSON value, shortened to one line."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(clean(text).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def coloured(word: str) -> str:
+    """A state or an outcome in its colour; a pipe gets the word alone."""
+    return click.style(word, fg=_COLOURS.get(word), bold=word in ("faulted", "lost"))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns under their headers, as wide as they need."""
+    cells = [[clean(cell.replace("\n", " ")) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    lines = ["  ".join(f"{name.upper():{width}}" for name, width in zip(headers, widths, strict=True)).rstrip()]
+    for row in cells:
+        padded = (_padded(cell, width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _padded(cell: str, width: int) -> str:
+    return (coloured(cell) if cell in _COLOURS else cell) + " " * (width - len(cell))
+
+
+def fields(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Names and values, one a line; those without a value are left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    return [f"{name:{width}}  {value}" for name, value in shown]
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: 850ms, 12s, 3m20s, 5h02m, 3d04h."""
+    if seconds < 0:
+        return "0s"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def ago(instant: dt.datetime | float | None, now: float) -> str:
+    """How long ago, or in how long: 2m ago, in 5s."""
+    if instant is None:
+        return ""
+    seconds = now - (instant.timestamp() if isinstance(instant, dt.datetime) else instant)
+    if seconds < 0:
+        return f"in {_coarse(-seconds)}"
+    return f"{_coarse(seconds)} ago"
+
+
+def _coarse(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def at(instant: dt.datetime | None, now: float) -> str | None:
+    """An instant, and how long ago that is."""
+    return None if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}Z ({ago(instant, now)})"

@@ -1,0 +1,141 @@
+"""A process that works: its signals, its event loop, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from turnout.cli import logs, options, session
+from turnout.cli.loading import activities_of
+from turnout.client.client import Client
+from turnout.definition.activity import Activity
+from turnout.node import Worker
+from turnout.telemetry.setup import set_up as set_up_telemetry
+
+logger = logging.getLogger("turnout.cli")
+
+_LAST_PATIENCE_S = 3.0
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a worker process shall do. `grace_s`: how long jobs may go on after the order to stop."""
+
+    module: str
+    concurrency: int
+    grace_s: float
+    name: str | None = None
+
+
+def worker(plan: Plan) -> int:
+    """`turnout worker`: returns the exit code after the order to stop has been carried out."""
+    logs.set_up(options.given().get("log_level"), logging.INFO)
+    activities = activities_of(plan.module)
+
+    def ready(node: Worker, client: Client) -> None:
+        names = [each.name for each in activities]
+        logger.info("node %s works on %s", node.id, ", ".join(sorted(names)))
+        if session.as_json():
+            facts = {"id": node.id, "namespace": client.namespace, "activities": names, "slots": plan.concurrency}
+            session.show(facts, list, as_json=True)
+            sys.stdout.flush()
+
+    return work(plan, activities, ready)
+
+
+def work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> int:
+    """Run a worker until it is told to stop; `ready` is called when it pulls. Errors: as of `Worker`."""
+    end_telemetry = set_up_telemetry("turnout-worker")
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(_work(plan, activities, ready))
+        return 0
+    finally:
+        end_telemetry()
+        _end_soon()
+        runner.close()
+
+
+async def _work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> None:
+    orders = Orders(plan.grace_s)
+    try:
+        async with session.opened(create=True, name="turnout-worker") as s:
+            node = Worker(s.client, activities=activities, concurrency=plan.concurrency, name=plan.name)
+            await node.start()
+            orders.concern(node)
+            ready(node, s.client)
+            await node.run()
+            await orders.carried_out()
+    except asyncio.CancelledError:
+        if not orders.given:
+            raise
+        logger.info("stopped before it had started")
+
+
+class Orders:
+    """SIGTERM and SIGINT stop the worker in order, the second of them or SIGQUIT aborts what still runs.
+
+    Before there is a worker, any of them ends the start.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self.given = 0
+        self._grace_s = grace_s
+        self._worker: Worker | None = None
+        self._starting = asyncio.current_task()
+        self._stops: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, self._obey, number)
+
+    def concern(self, worker: Worker) -> None:
+        """From now on the orders are for this worker."""
+        self._worker = worker
+
+    async def carried_out(self) -> None:
+        """Wait for the stops that are under way."""
+        await asyncio.gather(*self._stops)
+
+    def _obey(self, number: signal.Signals) -> None:
+        self.given += 1
+        if self._worker is None:
+            if self._starting is not None:
+                self._starting.cancel()
+            return
+        at_once = self.given > 1 or number == signal.SIGQUIT
+        if at_once:
+            logger.warning("%s: aborting what still runs", number.name)
+        else:
+            logger.info("%s: stopping; jobs that run may go on for %g s", number.name, self._grace_s)
+        stop = asyncio.create_task(self._worker.stop(grace=0 if at_once else self._grace_s))
+        self._stops.add(stop)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _end_soon() -> None:
+    """See to it that the process ends: a thread of user code that does not stop would keep it for ever."""
+
+    def end() -> None:
+        logger.warning("threads of jobs are still busy; the process ends without them")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1 if sys.exc_info()[0] else 0)
+
+    timer = threading.Timer(_LAST_PATIENCE_S, end)
+    timer.daemon = True
+    timer.start()
