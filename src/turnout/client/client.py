@@ -204,9 +204,11 @@ class Client:
         *,
         activity: str | ActivityRef | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
+        job_id: str | None = None,
     ) -> AsyncIterator[FaultInfo]:
-        """The dead letters, the oldest first; `.id` is the job's."""
-        async for fault in self._reader.faults(_name(activity), self._since(since)):
+        """The dead letters, the oldest first; `.id` is the job's. `job_id`: of one job, a letter per generation."""
+        job_id = "*" if job_id is None else valid_name(job_id, "job_id")
+        async for fault in self._reader.faults(_name(activity), self._since(since), job_id):
             yield fault
 
     def _handle(self, job_id: str, ref: ActivityRef | None) -> AnyHandle:
