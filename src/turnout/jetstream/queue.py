@@ -92,6 +92,11 @@ class Queue:
             if await self.exists(message):
                 raise
 
+    def give_back(self, activity: str, message: MessageRef) -> None:
+        """NAK the newest delivery of a message, whoever has it: the ack subject follows from the sequence."""
+        subject = f"$JS.ACK.{self._names.work}.{activity}.1.{message.seq}.1.{message.time_ns}.0"
+        self._connection.send(subject, b"-NAK")
+
     async def exists(self, message: MessageRef) -> bool:
         """Whether the message is still in the stream, by the word of the leader."""
         stored = await self._connection.get_message(self._names.work, seq=message.seq)

@@ -54,6 +54,7 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "subjects": [f"{advisory}.MAX_DELIVERIES.{names.work}.>", f"{advisory}.MSG_TERMINATED.{names.work}.>"],
             "retention": "limits",
             "max_age": int(options.alarm_days * _DAY),
+            "allow_direct": True,
         },
         {
             **common,

@@ -102,8 +102,11 @@ class Supervisor:
 
     async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
         living = frozenset(node.id for node in await store.nodes.living())
-        if duty.nodes - living or duty.new or sweep.unresolved:
-            await sweep.owners()
+        vanished = bool(duty.nodes - living)
+        if vanished or duty.new or sweep.unresolved:
+            await sweep.owners(vanished=vanished)
+        else:
+            await sweep.nudge()
         duty.nodes = living
         if self._alarmed.is_set() or duty.new:
             self._alarmed.clear()

@@ -52,6 +52,15 @@ class Seen:
     since: float
 
 
+@attrs.frozen
+class Nudge:
+    """A message to give back until its job's next attempt begins, `left` times more."""
+
+    message: MessageRef
+    attempt: int
+    left: int = 10
+
+
 class Sweep:
     """Looks at everything that has been delivered. `confident` tells whether this process may call a node dead (P5)."""
 
@@ -62,19 +71,35 @@ class Sweep:
         self._performer = performer
         self._confident = confident
         self._seen: dict[tuple[str, str], Seen] = {}
+        self._nudges: dict[tuple[str, str], Nudge] = {}
 
-    async def owners(self) -> None:
-        """Find running jobs whose node is dead, and count the loss."""
+    async def owners(self, *, vanished: bool = False) -> None:
+        """Find running jobs whose node is dead, and count the loss.
+
+        With `vanished`, a node has just gone: jobs that were handed to it may not have been started yet, or may be
+        handed to what is left of it again. Those are given back by NAK until somebody takes them.
+        """
         living = {node.id for node in await self._store.nodes.living()}
         self.unresolved = False
-        doubtful: list[Token] = []
-        jobs: list[JobRecord] = []
-        async for _, _, record in self._in_flight():
+        orphans: list[tuple[JobRecord, Token]] = []
+        async for _, found, record in self._in_flight():
             if record is not None and record.state is JobState.running and record.token is not None:
                 if record.token.node not in living:
-                    doubtful.append(record.token)
-                    jobs.append(record)
-        await self._each(self._owner(record, token) for record, token in zip(jobs, doubtful, strict=True))
+                    orphans.append((record, record.token))
+            elif vanished and (record is None or not record.state.final):
+                self._nudges[found.activity, found.id] = Nudge(found.message, _attempt(record))
+        await self._each(self._owner(record, token) for record, token in orphans)
+
+    async def nudge(self) -> None:
+        """Give back again what nobody has taken since: a frozen node swallows what its open pulls are handed."""
+        for key, nudge in list(self._nudges.items()):
+            record = (await self._store.registry.load(*key)).record
+            waiting = record is None or record.state is JobState.queued or _due(record, self._now())
+            if nudge.left == 0 or _attempt(record) != nudge.attempt or not waiting:
+                del self._nudges[key]
+                continue
+            self._nudges[key] = attrs.evolve(nudge, left=nudge.left - 1)
+            self._store.queue.give_back(key[0], nudge.message)
 
     async def everything(self) -> None:
         """Look at every delivered message: the lost, the stuck, the overdue and the left over."""
@@ -183,6 +208,8 @@ class Sweep:
             return
         logger.warning("node %s is dead: job %s attempt %d is lost", token.node, record.id, token.attempt)
         await self._apply(record.activity, record.id, Lost(token=token, now=self._now()))
+        if record.message is not None:
+            self._nudges[record.activity, record.id] = Nudge(record.message, record.attempt)
 
     async def _apply(self, activity: str, job_id: str, event: Event) -> None:
         try:
@@ -262,6 +289,14 @@ class Sweep:
 
     def _now(self) -> float:
         return self._store.connection.now()
+
+
+def _attempt(record: JobRecord | None) -> int:
+    return 0 if record is None else record.attempt
+
+
+def _due(record: JobRecord, now: float) -> bool:
+    return record.state is JobState.retrying and now >= (record.due_at or 0.0)
 
 
 def _ended(data: bytes) -> bool:

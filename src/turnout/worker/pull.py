@@ -162,6 +162,8 @@ class Puller:
         delivery = parse_received(self._names, received, self._max_deliver)
         if delivery is not None:
             self._accept(delivery, self.ack_wait_s, self._awake_since())
+        # Its share of the node's slots was asked for, which is not all of them when there are other activities.
+        self.slot_freed()
 
     def _status(self, received: Received) -> None:
         """100 is a heartbeat; a request that ends says how many it still had to give; the rest is trouble."""
