@@ -163,7 +163,7 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
         case JobState.completed | JobState.faulted | JobState.cancelled:
             return _already_final(record, Ack(delivery.message))
         case JobState.scheduled:
-            # A message that neither the timer nor the sweep put there was submitted beside the schedule: a duplicate (P11).
+            # What neither the timer nor the sweep put there was submitted beside the schedule: a duplicate (P11).
             genuine = delivery.scheduled or delivery.replaced > 0
             return _start_when_due(record, event) if genuine else (Ack(delivery.message),)
         case JobState.queued:
@@ -201,7 +201,7 @@ def _start(queued: JobRecord, event: Received) -> Effects:
 
 
 def _start_when_due(record: JobRecord, event: Received) -> Effects:
-    """The next attempt, or the delivery back for the rest: a server forgets delays, and a timer's copy may be an old one."""
+    """The next attempt, or the delivery back: a server forgets delays, and a timer's copy may be an old one."""
     wait = (record.due_at or 0.0) - event.now
     return _start(record, event) if wait <= DUE_SLACK_S else _give_back(record, event.delivery, wait)
 

@@ -24,7 +24,7 @@ ASK_TIMEOUT_S = 1.0
 
 @attrs.frozen
 class Answer:
-    """What is known of an attempt's owner. `said`: by its own words; `wait_s`: the rest of its TTL while it is silent."""
+    """What is known of an attempt's owner. `said`: by its own words; `wait_s`: the rest of a silent one's TTL."""
 
     verdict: Verdict
     wait_s: float = 0.0

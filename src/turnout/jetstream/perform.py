@@ -1,7 +1,7 @@
 """The interpreter: performs what `decide()` wants done, in order, and asks again when the world has moved on.
 
-The one place where a decision meets the server. Whoever applies an event gets one of three answers: it was applied; it no
-longer matters (`abandoned`); or an error of the connection, after which nothing is known but what the registry says.
+The one place where a decision meets the server. Whoever applies an event gets one of three answers: it was applied; it
+no longer matters (`abandoned`); or an error of the connection, after which only the registry knows.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Performer:
     """Applies events to jobs.
 
     `settle` sends settlements; the default sends them at once over the connection. `confident` tells whether the caller
-    may take a node whose liveness has lapsed for dead (P5). With `patient` it outwaits servers that are away or refuse to
-    store: what a worker holds in its hands must not be lost.
+    may take a node whose liveness has lapsed for dead (P5). With `patient` it outwaits servers that are away or refuse
+    to store: what a worker holds in its hands must not be lost.
     """
 
     def __init__(
@@ -198,21 +198,23 @@ class Performer:
 
     async def _stowed(self, event: Event, job: Loaded) -> Event:
         """The event with a large bare payload in the object store: the record that it becomes must fit in a message."""
-        match event:
-            case Received():
-                return attrs.evolve(event, delivery=await self._claimed(event.delivery, job.record))
-            case CancelRequested() | RetryRequested() | Expired() | Stuck() if event.found is not None:
-                return attrs.evolve(event, found=await self._claimed(event.found, job.record))
-            case _:
-                return event
+        found = event.delivery if isinstance(event, Received) else getattr(event, "found", None)
+        if found is None or found.payload.size <= THRESHOLD_BYTES or found.payload.text is None:
+            return event
+        if isinstance(event, Received):
+            return attrs.evolve(event, delivery=await self._claimed(event.delivery, job.record))
+        if isinstance(event, _FINDING) and event.found is not None:
+            return attrs.evolve(event, found=await self._claimed(event.found, job.record))
+        return event
 
     async def _claimed(self, found: Delivery, record: JobRecord | None) -> Delivery:
-        text = found.payload.text
-        if text is None or found.payload.size <= THRESHOLD_BYTES or not newer(found, record):
+        if found.payload.text is None or not newer(found, record):
             return found
         # The object's name is the message's: whoever meets the message again finds it there.
         key = f"{found.message.seq}-{found.message.time_ns:x}"
-        return attrs.evolve(found, payload=await self._store.payloads.put(text, "payload", found.id, key=key))
+        return attrs.evolve(
+            found, payload=await self._store.payloads.put(found.payload.text, "payload", found.id, key=key)
+        )
 
     async def _came_late(self, job: Loaded, event: Event) -> bool:
         """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9)."""

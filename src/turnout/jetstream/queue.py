@@ -1,4 +1,4 @@
-"""The work stream: putting jobs in, finding their messages, taking them out. Pulling is the worker's (worker/pull.py)."""
+"""The work stream: putting jobs in, finding their messages, taking them out. Pulling is in worker/pull.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The registry: one key-value bucket with a record per job, written by compare-and-set only.
 
-Decisions read from the leader; a direct read may be stale (it is for listings). An expired or deleted key is one that has
-no record but may still have a revision, its marker's.
+Decisions read from the leader; a direct read may be stale (it is for listings). An expired or deleted key is one that
+has no record but may still have a revision, its marker's.
 """
 
 from __future__ import annotations

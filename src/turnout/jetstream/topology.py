@@ -1,7 +1,7 @@
 """The streams, buckets and consumers that turnout needs, and how they are brought about.
 
-A client or worker creates what is missing and leaves alone what is there; `turnout setup` updates it as well. Nothing is
-written that is already as it should be: compare, then skip.
+A client or worker creates what is missing and leaves alone what is there; `turnout setup` updates it as well. Nothing
+is written that is already as it should be: compare, then skip.
 """
 
 from __future__ import annotations

@@ -83,12 +83,12 @@ class Attempt:
         self._dirty = asyncio.Event()
         self._waking = False
         self._notices: set[asyncio.Task[None]] = set()
-        self._left_behind: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._reporter: asyncio.Task[None] | None = None
         self._code: asyncio.Future[str] | None = None
         self._last_beat = self._loop.time()
         self._timeout_message = ""
-        self.context: JobContext = JobContext(self._facts(None), self, self._loop)
+        self.context: JobContext = JobContext(self._facts(), self, self._loop)
 
     # --- the life of the attempt --------------------------------------------------------------------------------------
 
@@ -110,17 +110,18 @@ class Attempt:
     async def _prepare(self) -> str:
         """Fetch what the record refers to; the payload's text."""
         checkpoint = self.record.checkpoint
-        restored = None if checkpoint is None else await self._store.payloads.get(checkpoint)
-        payload = await self._store.payloads.get(self.record.payload)
-        self.context = JobContext(self._facts(restored), self, self._loop)
-        return payload
+        if checkpoint is not None:
+            self.context.restore(await self._store.payloads.get(checkpoint))
+        return await self._store.payloads.get(self.record.payload)
 
     async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
         with entered(self.context):
-            self._code = asyncio.ensure_future(_contained(run_code(self, payload)))
+            self._code = self._loop.create_task(_contained(run_code, self, payload))
+        self._code.add_done_callback(self._end_wait)
+        if self.context.cancel_reason is not None:  # asked while the payload was fetched
+            self._cancel_code()
         self._look(self.record)
-        either: list[asyncio.Future[Any]] = [self._code, self._left_behind]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await self._over
         reason = self.context.cancel_reason
         if not self._code.done():
             logger.warning(
@@ -210,13 +211,17 @@ class Attempt:
         if self.context.cancel_reason is not None and reason != "lease_lost":
             return
         self.context.ask_to_stop(reason)
+        self._cancel_code()
+
+    def _cancel_code(self) -> None:
         if self._code is not None and not self._code.done():
             self._code.cancel()
-            self._loop.call_later(CLEANUP_S, self._leave_behind)
+            self._loop.call_later(CLEANUP_S, self._end_wait)
 
-    def _leave_behind(self) -> None:
-        if not self._left_behind.done():
-            self._left_behind.set_result(None)
+    def _end_wait(self, _: object = None) -> None:
+        """The code has ended, or is left behind."""
+        if not self._over.done():
+            self._over.set_result(None)
 
     def _start_timers(self) -> list[asyncio.TimerHandle]:
         timeout = self.record.options.timeout or self.activity.settings.timeout
@@ -322,7 +327,7 @@ class Attempt:
         if record.cancel_request is not None:
             self.stop(record.cancel_request)
 
-    def _facts(self, restored: str | None) -> JobFacts:
+    def _facts(self) -> JobFacts:
         record = self.record
         return JobFacts(
             id=record.id,
@@ -331,7 +336,6 @@ class Attempt:
             node=self.token.node,
             labels=dict(record.options.labels),
             submitted_at=dt.datetime.fromtimestamp(record.submitted_at, dt.UTC),
-            restored=restored,
             trace_id=record.trace_id,
             span_id=self._span_ids[1],
         )
@@ -348,10 +352,10 @@ class InvalidResult(InvalidValue):
     """The code returned what JSON can't carry, or not what its annotation says."""
 
 
-async def _contained(code: Awaitable[str]) -> str:
+async def _contained(run_code: RunCode, attempt: Attempt, payload: str) -> str:
     """User code must not end the worker: `sys.exit()` in it is a failure like any other."""
     try:
-        return await code
+        return await run_code(attempt, payload)
     except SystemExit as error:
         raise CodeExit(f"the code called sys.exit({error.code!r})") from error
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import datetime as dt
+import functools
 import logging
 import math
 import threading
@@ -73,18 +74,9 @@ class JobContext:
         self._facts = facts
         self._host = host
         self._loop = loop
-        self._asked_to_stop = threading.Event()
+        self._asked_to_stop: threading.Event | None = None
         self._cancel_reason: str | None = None
         self._restored = facts.restored
-        extra = {
-            "turnout_job": facts.id,
-            "turnout_activity": facts.activity,
-            "turnout_attempt": facts.attempt,
-            "turnout_node": facts.node,
-            "trace_id": facts.trace_id,
-            "span_id": facts.span_id,
-        }
-        self.log = JobLog(logging.getLogger(f"turnout.job.{facts.activity}"), extra)
 
     def __repr__(self) -> str:
         return f"<JobContext {self.activity} {self.id} attempt {self.attempt}>"
@@ -118,6 +110,19 @@ class JobContext:
     @property
     def submitted_at(self) -> dt.datetime:
         return self._facts.submitted_at
+
+    @functools.cached_property
+    def log(self) -> JobLog:
+        """A logger whose lines carry the job."""
+        extra = {
+            "turnout_job": self.id,
+            "turnout_activity": self.activity,
+            "turnout_attempt": self.attempt,
+            "turnout_node": self.node,
+            "trace_id": self._facts.trace_id,
+            "span_id": self._facts.span_id,
+        }
+        return JobLog(logging.getLogger(f"turnout.job.{self.activity}"), extra)
 
     @property
     def cancel_reason(self) -> str | None:
@@ -163,18 +168,33 @@ class JobContext:
 
     def cancelled(self) -> bool:
         """Whether the code is asked to stop. For sync code, to look at now and then."""
-        return self._asked_to_stop.is_set()
+        return self._cancel_reason is not None
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Block until the code is asked to stop, or for `timeout` seconds; whether it is. For sync code."""
+        with _asking:
+            if self._asked_to_stop is None:
+                self._asked_to_stop = threading.Event()
+            if self._cancel_reason is not None:
+                self._asked_to_stop.set()
         return self._asked_to_stop.wait(timeout)
 
     def ask_to_stop(self, reason: str) -> None:
         """Called by the host; the first reason stays."""
-        if self._cancel_reason is None:
-            self._cancel_reason = reason
-        self._asked_to_stop.set()
+        with _asking:
+            if self._cancel_reason is None:
+                self._cancel_reason = reason
+            if self._asked_to_stop is not None:
+                self._asked_to_stop.set()
 
+    def restore(self, checkpoint: str) -> None:
+        """Called by the host: what an earlier attempt left behind, as JSON text."""
+        self._facts = attrs.evolve(self._facts, restored=checkpoint)
+        self._restored = checkpoint
+
+
+_asking = threading.Lock()
+"""Guards the making of the event that `wait_cancelled` waits for: most jobs never need one, and it is costly."""
 
 _current: contextvars.ContextVar[JobContext] = contextvars.ContextVar("turnout_job")
 

@@ -95,7 +95,7 @@ class Executor:
         lease.on_change, lease.on_lost = attempt.changed, attempt.lost
         self.attempts[lease.nonce] = attempt
         try:
-            with trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
+            with spans.Current(span):
                 outcome = await attempt.run(self._code.run)
         finally:
             del self.attempts[lease.nonce]

@@ -38,7 +38,7 @@ class Puller:
     """Pulls one activity's jobs and hands them on.
 
     `ensure` (re)creates the consumer and returns its ack wait in seconds and its max_deliver. `accept` takes a delivery
-    and the moment (on the suspension-counting clock) from which its lease surely runs.
+    and its ack wait.
     """
 
     def __init__(
@@ -49,8 +49,7 @@ class Puller:
         slots: Slots,
         *,
         ensure: Callable[[], Awaitable[tuple[float, int]]],
-        accept: Callable[[Delivery, float, float], None],
-        awake_since: Callable[[], float],
+        accept: Callable[[Delivery, float], None],
     ) -> None:
         self.activity = activity
         self.ack_wait_s = 0.0
@@ -59,7 +58,6 @@ class Puller:
         self._slots = slots
         self._ensure = ensure
         self._accept = accept
-        self._awake_since = awake_since
         self._max_deliver = 0
         self._outstanding = 0
         self._wanted = asyncio.Event()
@@ -161,7 +159,7 @@ class Puller:
         self._outstanding = max(0, self._outstanding - 1)
         delivery = parse_received(self._names, received, self._max_deliver)
         if delivery is not None:
-            self._accept(delivery, self.ack_wait_s, self._awake_since())
+            self._accept(delivery, self.ack_wait_s)
         # Its share of the node's slots was asked for, which is not all of them when there are other activities.
         self.slot_freed()
 

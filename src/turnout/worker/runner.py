@@ -22,9 +22,9 @@ from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import ConnectOptions
 from turnout.jetstream.perform import Store
+from turnout.jetstream.suspension import suspended_too
 from turnout.jetstream.topology import ConsumerOptions, Topology
 from turnout.worker.attempt import CLEANUP_S
-from turnout.jetstream.suspension import suspended_too
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
 from turnout.worker.lease import LeaseKeeper
@@ -171,11 +171,10 @@ class Runner:
             self._slots,
             ensure=ensure,
             accept=self._accept,
-            awake_since=lambda: self._awake[0],
         )
 
-    def _accept(self, delivery: Delivery, ack_wait_s: float, since: float) -> None:
-        if suspended_too() - since > ack_wait_s:
+    def _accept(self, delivery: Delivery, ack_wait_s: float) -> None:
+        if suspended_too() - self._awake[0] > ack_wait_s:
             return  # it may have lain here while we slept, and be another's by now: its lease brings it back (P9)
         if self._draining:
             self._nak(delivery)
