@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 
+from opentelemetry import context as context_api
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -34,6 +35,11 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer("turnout")
 
 
+def listened() -> bool:
+    """Whether spans go anywhere: an SDK is set up."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
 @contextlib.contextmanager
 def submitting(activity: str, job_id: str, destination: str) -> Iterator[dict[str, str]]:
     """The PRODUCER span of a submit; gives the headers that carry its context (none when nobody traces)."""
@@ -54,8 +60,9 @@ def submitting(activity: str, job_id: str, destination: str) -> Iterator[dict[st
 
 def parent_context(headers: Mapping[str, str], trace_id: str) -> Context:
     """The context of whoever submitted the job; for a bare publish one that derives from the job's trace id."""
-    carrier = {name.lower(): value for name, value in headers.items()}
-    context = propagate.extract(carrier, context=Context())
+    context = Context()
+    if headers:
+        context = propagate.extract({name.lower(): value for name, value in headers.items()}, context=context)
     found = trace.get_current_span(context).get_span_context()
     if found.is_valid and f"{found.trace_id:032x}" == trace_id:
         return context
@@ -63,11 +70,17 @@ def parent_context(headers: Mapping[str, str], trace_id: str) -> Context:
 
 
 def start_attempt(record: JobRecord, number: int, node: str, destination: str) -> Span:
-    """The CONSUMER span of an attempt, child of the submitter's, linked to the attempt before."""
+    """The CONSUMER span of an attempt, child of the submitter's, linked to the attempt before.
+
+    When nobody listens it is the submitter's own, which passes the trace on to what the code calls.
+    """
+    parent = parent_context(record.headers, record.trace_id)
+    if not listened():
+        return trace.get_current_span(parent)
     before = record.attempts[-1] if record.attempts else None
     return tracer().start_span(
         f"run {record.activity}",
-        context=parent_context(record.headers, record.trace_id),
+        context=parent,
         kind=SpanKind.CONSUMER,
         links=[Link(_of_attempt(record, before))] if before is not None and before.span_id else [],
         attributes={
@@ -83,6 +96,21 @@ def start_attempt(record: JobRecord, number: int, node: str, destination: str) -
             NODE_ID: node,
         },
     )
+
+
+class Current:
+    """Makes a span the current one of what runs inside; unlike `trace.use_span` it has no eye on how that ends."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._token = context_api.attach(trace.set_span_in_context(self._span))
+
+    def __exit__(self, *_: object) -> None:
+        context_api.detach(self._token)
 
 
 def end_attempt(span: Span, record: JobRecord | None, error_type: str | None, message: str = "") -> None:
