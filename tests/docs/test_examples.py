@@ -1,0 +1,161 @@
+"""The code in the documents runs: Python against a real server, `turnout` commands against the real options.
+
+The Python blocks of a document are one session, in order, like one typed into `python -m asyncio`. Three kinds are not
+typed but kept in files: a block that begins with a comment `# name.py` becomes that module, which later blocks import;
+one that calls `asyncio.run()` is run as a program; one with tests in it is run by pytest.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from tests.support.markdown import ROOT, Block, blocks, documents, name_of
+from turnout import Client, Worker
+from turnout.cli.main import root
+from turnout.testing import NatsServer
+
+PROGRAM_TIMEOUT_S = 60
+
+with_python = [document for document in documents() if blocks(document, "python")]
+with_shell = [document for document in documents() if blocks(document, "sh", "bash", "console")]
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    """A server per document: examples use the default namespace and fixed ids."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("document", with_python, ids=name_of)
+async def test_python_blocks_run(
+    document: Path, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document's Python blocks, run in order as a reader would, raise nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    session = types.ModuleType("a_reader")
+    monkeypatch.setitem(sys.modules, session.__name__, session)
+    before = set(sys.modules)
+    try:
+        for block in blocks(document, "python"):
+            text = with_address(block.text, server.url)
+            named = re.match(r"# (\w+\.py)\n", text)
+            if named is not None:
+                (tmp_path / named[1]).write_text(text)
+            if re.search(r"^\s*(async )?def test_\w+\(", text, re.M):
+                await run_tests(text, tmp_path, f"{name_of(document)}:{block.line}")
+            elif "asyncio.run(" in text:
+                await run_program([sys.executable, "-c", text], f"{name_of(document)}:{block.line}")
+            elif named is None:
+                await run_typed(block, text, document, session)
+    finally:
+        await close_all(session)
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
+                del sys.modules[name]
+
+
+def with_address(text: str, url: str) -> str:
+    return text.replace("Client.connect()", f'Client.connect("{url}")').replace("nats://127.0.0.1:4222", url)
+
+
+async def run_typed(block: Block, text: str, document: Path, session: types.ModuleType) -> None:
+    code = compile(
+        "\n" * (block.line - 1) + text,
+        name_of(document),
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
+    async with asyncio.timeout(PROGRAM_TIMEOUT_S):
+        result = types.FunctionType(code, session.__dict__)()
+        if inspect.isawaitable(result):
+            await result
+
+
+async def run_tests(text: str, folder: Path, where: str) -> None:
+    file = folder / "test_of_the_document.py"
+    file.write_text(text)
+    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+    await run_program([sys.executable, "-m", "pytest", *options, str(file)], where)
+
+
+async def run_program(command: list[str], where: str) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
+
+
+async def close_all(session: types.ModuleType) -> None:
+    """What a reader leaves open when he closes the terminal."""
+    values: list[Any] = list(vars(session).values())
+    for worker in values:
+        if isinstance(worker, Worker):
+            await worker.stop(grace=0)
+    for client in values:
+        if isinstance(client, Client):
+            with contextlib.suppress(ConnectionError):
+                await client.close()
+
+
+# --- shell -----------------------------------------------------------------------------------------------------------
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The command lines of a block as words, each up to its first pipe or redirection."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        line = line.removeprefix("$ ")
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        while words and re.fullmatch(r"\w+=.*", words[0]):
+            words = words[1:]
+        end = next(
+            (n for n, word in enumerate(words) if word in ("|", ">", ">>", "<", "&&", "||", "&", ";")), len(words)
+        )
+        if words:
+            yield words[:end]
+
+
+def check_options(words: list[str]) -> None:
+    """Parse a command line as `turnout` does, through its groups down to the verb; nothing is run."""
+    command: click.Command = root
+    context = command.make_context("turnout", list(words))
+    while isinstance(command, click.Group):
+        with context:
+            name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert found is not None
+            context = found.make_context(name, rest, parent=context)
+            command = found
+
+
+@pytest.mark.parametrize("document", with_shell, ids=name_of)
+def test_turnout_commands_are_possible(document: Path) -> None:
+    """Every `turnout ...` line has verbs and options that there are, every `make ...` a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    for block in blocks(document, "sh", "bash", "console"):
+        for words in commands(block):
+            if words[0] == "turnout":
+                with contextlib.suppress(click.exceptions.Exit):  # --help, --version
+                    check_options(words[1:])
+            elif words[0] == "make":
+                assert set(words[1:]) <= targets
