@@ -47,7 +47,7 @@ def dev(plan: serve.Plan | None) -> int:
         def ready(_: Worker, client: Client) -> None:
             _tell(server, activities, client.namespace)
 
-        return serve.work(plan, activities, ready)
+        return serve.work(plan, activities, ready, server.close)
 
 
 @contextmanager

@@ -136,7 +136,8 @@ async def wait(handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobIn
         if not limit.expired():
             raise
     if not info.state.final:
-        raise WaitedTooLong(f"job {handle.id} is {info.state} after {timeout_s or 0:g} s of waiting; it goes on")
+        waited = f" after {timeout_s:g} s of waiting" if timeout_s else ""
+        raise WaitedTooLong(f"job {handle.id} is {info.state}{waited}; it goes on")
     return info
 
 

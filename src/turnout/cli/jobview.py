@@ -103,8 +103,10 @@ def error(found: ErrorInfo) -> list[str]:
 
 def end(info: JobInfo) -> list[str]:
     """How a job ended that has no result, in a line and with its error."""
-    reason = f": {output.one_line(info.reason)}" if info.reason else ""
-    lines = [f"job {info.id} {'was cancelled' if info.state is JobState.cancelled else 'faulted'}{reason}"]
+    reason = output.one_line(info.reason) if info.reason else ""
+    if info.state is JobState.cancelled:
+        return [f"job {info.id} was {reason or 'cancelled'}"]
+    lines = [f"job {info.id} faulted: {reason}"]
     if info.state is JobState.faulted and info.error is not None:
         lines.append(output.one_line(f"{info.error.type}: {info.error.message}", 1000))
         lines.append(f"more about it: turnout job show {info.id}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from turnout.cli import logs, options, session
+from turnout.cli import exits, logs, options, session
 from turnout.cli.loading import activities_of
 from turnout.client.client import Client
 from turnout.definition.activity import Activity
@@ -51,17 +51,28 @@ def worker(plan: Plan) -> int:
     return work(plan, activities, ready)
 
 
-def work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> int:
-    """Run a worker until it is told to stop; `ready` is called when it pulls. Errors: as of `Worker`."""
+def work(
+    plan: Plan,
+    activities: list[Activity[..., Any]],
+    ready: Callable[[Worker, Client], None],
+    finish: Callable[[], None] = lambda: None,
+) -> int:
+    """Run a worker until it is told to stop. Errors: as of `Worker`.
+
+    `ready` is called when it pulls, `finish` after it has stopped; little time is left to do anything after that.
+    """
     end_telemetry = set_up_telemetry("turnout-worker")
     runner = asyncio.Runner(loop_factory=_loop_factory())
+    code = exits.FAILED
     try:
         runner.run(_work(plan, activities, ready))
-        return 0
+        code = exits.OK
     finally:
+        finish()
         end_telemetry()
-        _end_soon()
+        _end_soon(code)
         runner.close()
+    return code
 
 
 async def _work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> None:
@@ -127,14 +138,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _end_soon() -> None:
+def _end_soon(code: int) -> None:
     """See to it that the process ends: a thread of user code that does not stop would keep it for ever."""
 
     def end() -> None:
         logger.warning("threads of jobs are still busy; the process ends without them")
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(1 if sys.exc_info()[0] else 0)
+        os._exit(code)
 
     timer = threading.Timer(_LAST_PATIENCE_S, end)
     timer.daemon = True

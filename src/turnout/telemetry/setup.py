@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from opentelemetry import trace
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,17 @@ def set_up(service: str) -> Callable[[], None]:
 
     Returns what ends it: it sends the spans that are left. An exporter that is missing is a warning: jobs come first.
     """
-    exporters = [exporter for name in wanted() for exporter in _exporters(name)]
+    names = wanted()
+    if not names:
+        return lambda: None
+    # The SDK is imported only where somebody traces: it takes a while, and memory.
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return lambda: None  # the module that is served has set up its own
+    exporters = [exporter for name in names for exporter in _exporters(name)]
     if not exporters:
         return lambda: None
     provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False)
@@ -49,11 +60,18 @@ def set_up(service: str) -> Callable[[], None]:
 
 
 def _resource(service: str) -> Resource:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create({} if named else {SERVICE_NAME: service})
 
 
 def _exporters(name: str) -> Iterator[SpanExporter]:
+    if name == "console":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+        yield ConsoleSpanExporter(out=sys.stderr)  # stdout is for the output of the program
+        return
     entry = _entry(name, os.environ)
     found = next(iter(entry_points(group=_GROUP, name=entry)), None)
     if found is None:
