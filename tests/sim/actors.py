@@ -10,7 +10,8 @@ import attrs
 
 from tests.sim.jetstream import Delivered, Message
 from tests.sim.perform import BARE, Interpreter, Taken, delivery_of
-from tests.sim.world import Host, Signal, SimError, Steps, Unanswered, sleep
+from tests.sim.world import LEASE_S, Host, Signal, SimError, Steps, Unanswered, sleep
+from turnout.core.effects import Replace
 from turnout.core.events import (
     Aborted,
     Cancelled,
@@ -34,7 +35,6 @@ from turnout.core.values import Body, ErrorInfo, JobRecord, JobState, MessageRef
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
-LEASE_S = 3.0
 TTL_S = 6.0
 BEAT_S = 2.0
 SWEEP_S = 2.0
@@ -48,6 +48,7 @@ class Running:
     """An attempt whose code runs; `signal` tells it to end: cancel, lost or stop."""
 
     record: JobRecord
+    delivered_at: float
     exhausted: bool = False
     over: bool = False
     signal: Signal = attrs.field(factory=Signal)
@@ -67,6 +68,8 @@ class Node:
         name = "node" if sim.without("node nonce") else f"n{number}x{life}"
         self.host = Host(sim.world, name, beat_s=BEAT_S, ttl_s=TTL_S)
         self.live: dict[str, Running | None] = {}
+        self.holds: set[str] = set()
+        """The attempts it really runs, or is about to; `live` is what it says it runs."""
         self.stopping = False
         self._interpreter = Interpreter(sim, self.host)
         self._idle = 0
@@ -91,6 +94,7 @@ class Node:
         sim = self.sim
         delivery = delivery_of(got, sim.work.max_deliver)
         nonce = sim.nonce()
+        self.holds.add(nonce)
         if not sim.without("registered first"):
             self.live[nonce] = None
         event = Received(delivery=delivery, node=self.host.name, nonce=nonce, now=sim.world.now, rules=sim.rules)
@@ -98,21 +102,23 @@ class Node:
         loaded = (None, 0) if got.count == 1 else None
         (record, _), _ = yield from self._interpreter.apply(delivery.id, event, loaded)
         if record is not None and record.state is JobState.running and record.token.nonce == nonce:
-            running = self.live[nonce] = Running(record, delivery.exhausted)
+            running = self.live[nonce] = Running(record, got.at, delivery.exhausted)
             sim.invariants.started(running.token, record)
             self.host.spawn(self._keep(running))
             ended = yield from self._code(running, sim.letter(record))
             running.over = True
             if ended is not None:
+                sim.invariants.zombies_stop(self.host, running.token, record.id)
                 yield from self._interpreter.apply(record.id, attrs.evolve(ended, exhausted=running.exhausted))
         self.live.pop(nonce, None)
+        self.holds.discard(nonce)
 
     def _keep(self, running: Running) -> Steps:
         """The lease thread: extends, doubts, and reads whether somebody wants the job cancelled."""
         work, world = self.sim.work, self.sim.world
         message = running.record.message
         assert message is not None
-        confirmed = world.now
+        confirmed = running.delivered_at  # not now: this process may have been frozen ever since
         while True:
             yield sleep(LEASE_S / 3)
             if running.over and not self.sim.without("one voice"):
@@ -123,7 +129,7 @@ class Node:
                     running.signal.fire("lost")
                     return
             try:
-                yield self.host.lease_link.call(work.extend, message.seq)
+                yield self.host.lease_link.call(work.extend, message.seq, running.token.nonce)
                 confirmed = world.now
                 record, _ = yield self.host.link.call(self.sim.registry.get, running.record.id)
             except Unanswered:
@@ -213,7 +219,8 @@ class Client:
         self._interpreter = Interpreter(sim, self.host)
         self.refused: list[str] = []
 
-    def submit(self, job_id: str, kind: str) -> Steps:
+    def submit(self, job_id: str, kind: str, *, blind: bool = False) -> Steps:
+        """`blind`: the look at the record was before anything was there, as when two submit at once."""
         sim = self.sim
         now = sim.world.now
         text = f"{job_id}#{sim.nonce()}"
@@ -223,8 +230,8 @@ class Client:
         options = attrs.evolve(sim.options, expires_in=25.0) if kind == "expiring" else sim.options
         token = Token("", 1, 0, sim.nonce())
         draft = JobRecord(job_id, "act", JobState.queued, submitted_at=now, payload=Body(text=text), options=options, token=token)
-        loaded = yield from self._interpreter.read(sim.registry.get, job_id)
-        if loaded[0] is not None and not sim.without("submit reads"):
+        loaded = (None, 0) if blind else (yield from self._interpreter.read(sim.registry.get, job_id))
+        if loaded[0] is not None:
             self.refused.append(job_id)
             return
         try:
@@ -238,7 +245,10 @@ class Client:
         yield from self._interpreter.apply(job_id, event)
 
     def retry(self, job_id: str) -> Steps:
-        yield from self._interpreter.apply(job_id, RetryRequested(now=self.sim.world.now))
+        _, effects = yield from self._interpreter.apply(job_id, RetryRequested(now=self.sim.world.now))
+        for effect in effects:
+            if isinstance(effect, Replace):
+                self.sim.invariants.promised(job_id, effect.record.generation)
 
     def delete(self, job_id: str) -> Steps:
         """A finished job: a message of it goes first, as a left-over one does, then a marker takes the record's place (P9)."""
@@ -247,7 +257,7 @@ class Client:
         record, revision = yield from interpreter.read(sim.registry.get, job_id)
         if record is None or not record.state.final or (found is not None and found.generation > record.generation):
             return
-        if found is not None and not sim.without("delete removes first"):
+        if found is not None:
             (_, revision), _ = yield from interpreter.apply(job_id, Leftover(found=found, now=sim.world.now))
         sim.before_effect(self.host, None)
         try:

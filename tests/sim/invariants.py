@@ -11,6 +11,7 @@ import attrs
 
 from tests.sim.jetstream import Message
 from tests.sim.perform import BARE, Delivery, delivery_of
+from tests.sim.world import LEASE_S, Host
 from turnout.core.events import Aborted, Cancelled, CancelRequested, Completed, Event, Failed, Received, Reported
 from turnout.core.values import FINAL, JobRecord, JobState, Outcome, Token
 
@@ -43,6 +44,7 @@ class Invariants:
         """The payloads of the lives that were deleted."""
         sim.work.on_store = self.stored
         sim.work.on_gone = self.gone
+        sim.work.on_second_voice = self.one_voice
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
@@ -102,15 +104,17 @@ class Invariants:
             raise Violation("U4 budgets", f"{after.id}: {counted} counted, {ended} ended, {open_ones} open")
 
     def a_healthy_owner_keeps_its_job(self, before: JobRecord | None, after: JobRecord, event: Event) -> None:
-        """U9: no attempt is declared lost whose owner ran it and was in contact ever since the verdict was sought."""
+        """U9: no attempt is declared lost whose owner has run it, neither frozen nor cut off, ever since the verdict was
+        sought. That the server was away is no excuse: it was away for everybody.
+        """
         if before is None or before.state is not JobState.running or before.token is None:
             return
         if after.losses == before.losses or isinstance(event, OWNERS):
             return
         asked_at = event.now if isinstance(event, Received) else getattr(event, "now", 0.0)
         for node in self.sim.workers:
-            contact = node.host.contact_since
-            if before.token.nonce in node.live and contact is not None and contact <= asked_at:
+            well = node.host.alive and not node.host.cut and node.host.well_since <= asked_at
+            if before.token.nonce in node.holds and well:
                 raise Violation("U9 a healthy owner keeps its job", f"{before.token} was declared lost by {type(event).__name__}")
 
     # -- the message -----------------------------------------------------------------------------------------------------
@@ -140,7 +144,11 @@ class Invariants:
 
     def settled_after_the_end_was_recorded(self, found: Delivery, record: JobRecord | None) -> None:
         """U5: nobody acks a message but of a life that has ended by its record, or a duplicate of one that goes on."""
-        over = record is not None and (record.generation > found.generation or record.state.final)
+        over = record is not None and (
+            record.generation > found.generation
+            or record.state.final
+            or (record.state is JobState.scheduled and not found.scheduled and not found.replaced)
+        )
         elsewhere = self.carried(found.id) >= found.generation
         if not over and not elsewhere and found.id not in self.deleted:
             state = record.state if record is not None else "without a record"
@@ -187,6 +195,26 @@ class Invariants:
         self.runs[key] = self.runs.get(key, 0) + 1
         if self.runs[key] > 1:
             raise Violation("U11 an attempt runs once", f"attempt {record.attempt} of {record.id} runs a second time")
+
+    def zombies_stop(self, host: Host, token: Token, job_id: str) -> None:
+        """U14: code whose lease was lost, and whose node has been in contact for three leases since, was told to stop."""
+        record, _ = self.sim.registry.get(job_id)
+        since = self.sim.world.now - 3 * LEASE_S
+        if record is None or host.contact_since is None or host.contact_since > since:
+            return
+        for attempt in record.attempts:
+            lost = attempt.outcome is Outcome.lost and attempt.number == token.attempt and attempt.node == token.node
+            if lost and (attempt.ended_at or 0.0) <= since:
+                raise Violation("U14 zombies stop", f"{token} ran on although it was declared lost")
+
+    def one_voice(self, message: Message) -> None:
+        """U15: nobody extends what it has itself given back with a delay (P10)."""
+        raise Violation("U15 one voice", f"{message.naked_by} extended message {message.seq} after its own nak")
+
+    def promised(self, job_id: str, generation: int) -> None:
+        """U1: what a client was told is stored, is."""
+        self.accepted[job_id] = max(self.accepted.get(job_id, 0), generation)
+        self.no_job_is_lost(job_id)
 
     def not_early(self, before: JobRecord | None, after: JobRecord) -> None:
         """U12: no attempt starts before it is due."""

@@ -33,6 +33,7 @@ class Message:
     state: str = "new"  # new | pending | ready (to be redelivered) | stuck (max_deliver is reached)
     due_at: float = 0.0
     timer: int = 0
+    naked_by: str = ""
 
 
 @attrs.frozen
@@ -150,7 +151,7 @@ class WorkStream(Stream):
         self.alarms: list[int] = []
         self.delivered_seq = 0
         self.pulls: list[tuple[Link, Process, int, float]] = []
-        self.on_delivery: Callable[[Message], None] = lambda message: None
+        self.on_second_voice: Callable[[Message], None] = lambda message: None
         self._acked: list[tuple[float, Message]] = []
 
     # -- delivering ----------------------------------------------------------------------------------------------------
@@ -187,10 +188,10 @@ class WorkStream(Stream):
 
     def hand_over(self, message: Message) -> Delivered:
         message.count += 1
+        message.naked_by = ""
         message.state = "pending"
         self.delivered_seq = max(self.delivered_seq, message.seq)
         self._due(message, self.ack_wait_s)
-        self.on_delivery(message)
         return Delivered(
             message.seq, message.time_ns, message.subject, message.data, message.headers, message.count, self.world.now
         )
@@ -213,21 +214,24 @@ class WorkStream(Stream):
             self._drop(message, "ack")
             self._acked.append((self.world.now, message))
 
-    def nak(self, seq: int, delay_s: float = 0.0) -> None:
+    def nak(self, seq: int, delay_s: float = 0.0, by: str = "") -> None:
         message = self.messages.get(seq)
         if message is None or message.state != "pending":
             return
         if delay_s > 0:
+            message.naked_by = by
             self._due(message, delay_s)
         else:
             message.state = "ready"
             message.timer += 1
             self.changed()
 
-    def extend(self, seq: int) -> None:
+    def extend(self, seq: int, by: str = "") -> None:
         """+WPI: starts the ack wait anew, whatever the delivery; it also overrides the delay of a nak."""
         message = self.messages.get(seq)
         if message is not None and message.state == "pending":
+            if by and message.naked_by == by:
+                self.on_second_voice(message)
             self._due(message, self.ack_wait_s)
 
     # -- accidents -----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from turnout.core.effects import (
     Schedule,
     Unschedule,
 )
-from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
+from turnout.core.events import CancelRequested, Ended, Event, Expired, Received, RetryRequested, Stuck, Verdict
 from turnout.core.values import Body, Delivery, JobRecord, MessageRef, SubmitOptions, Token
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Interpreter:
         match effect:
             case Save(record, expires):
                 revision = None if sim.unfenced(event) else loaded[1]
-                ttl_s = RETENTION_S if expires else None
+                ttl_s = (5.0 if sim.without("retention") else RETENTION_S) if expires else None
                 return record, (yield self.host.link.call(sim.save, record, revision, ttl_s, event))
             case Letter(record):
                 subject = f"faults.act.{record.id}.{record.generation}"
@@ -163,15 +163,18 @@ class Interpreter:
                 self.host.lease_link.cast(sim.work.ack, message.seq)
             case Nak(message, delay_s) if message.ack:
                 link = self.host.link if sim.without("one voice") else self.host.lease_link
-                link.cast(sim.work.nak, message.seq, delay_s)
+                by = event.token.nonce if isinstance(event, Ended) else ""
+                link.cast(sim.work.nak, message.seq, delay_s, by)
             case Publish(record):
                 yield from self._publish(subject_of(record.id), record, {}, 0)
             case Schedule(record, at):
                 headers = {"Nats-Schedule": at, "target": subject_of(record.id), "scheduled": True}
                 yield from self._publish(timer_of(record.id), record, headers, 0)
             case Replace(record, expected_seq, replaced):
+                subject = subject_of(record.id)
+                if sim.without("bare moves") and record.message is not None and record.message.bare:
+                    subject, expected_seq = BARE, (yield from self.read(sim.work.last, BARE)).seq
                 try:
-                    subject = BARE if sim.without("bare moves") and loaded[0] is None else subject_of(record.id)
                     yield from self._publish(subject, record, {"replaced": replaced}, expected_seq, rollup=True)
                 except Taken as taken:
                     if isinstance(event, FINDING):

@@ -17,7 +17,7 @@ out, fail with what is Not retried, take its node with it (K), be fro(Z)en, be c
 
 KINDS = ("plain", "delayed", "expiring", "bare")
 FAULTS = ("freeze", "cut", "crash", "stop", "server", "kill", "early", "lossy", "sup")
-ACTS = ("cancel", "retry", "delete", "submit")
+ACTS = ("cancel", "retry", "delete", "submit", "beside")
 
 
 @attrs.frozen

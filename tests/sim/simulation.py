@@ -215,6 +215,7 @@ class Simulation:
             "retry": self.client.retry,
             "delete": self.client.delete,
             "submit": partial(self.client.submit, kind=kind),
+            "beside": partial(self.client.submit, kind="plain", blind=True),
         }
         if self.client.host.alive:
             self.client.host.spawn(steps[act.kind](job_id))

@@ -16,6 +16,7 @@ Command = Callable[["Process"], None]
 Steps = Generator[Command, Any, Any]
 
 CALL_TIMEOUT_S = 1.0
+LEASE_S = 3.0
 
 
 class SimError(Exception):
@@ -72,12 +73,13 @@ class World:
         return "ok" if roll < 0.6 else "lost" if roll < 0.75 else "mute" if roll < 0.9 else "late"
 
     def set_server(self, up: bool) -> None:
+        """The server goes away, or is back: then every client takes its own time to connect again."""
         self.server_up = up
         for host in self.hosts:
+            if up:
+                host.connected_at = self.now + self.random.random() * 2
+                self.at(host.connected_at, host.connected)
             host.contact_changed()
-        if up:
-            for host in self.hosts:
-                host.flush()
 
 
 class Process:
@@ -189,7 +191,8 @@ class Link:
         """The connection is back: what the client's buffer held goes out now."""
         held, self._held = self._held, []
         for request in held:
-            self.host.world.after(self.host.world.latency(), self._arrive, *request)
+            self._last_arrival = max(self.host.world.now + self.host.world.latency(), self._last_arrival)
+            self.host.world.at(self._last_arrival, self._arrive, *request)
 
     def _transmit(self, act: Callable[..., Any], args: tuple[Any, ...], process: Process | None, cookie: int) -> None:
         world = self.host.world
@@ -198,9 +201,8 @@ class Link:
             return
         when = max(world.now + world.latency(), self._last_arrival)
         if fate == "late":
-            when += world.random.random() * 8
-        else:
-            self._last_arrival = when
+            when += world.random.random() * 4
+        self._last_arrival = when
         world.at(when, self._arrive, act, args, None if fate in ("late", "mute") else process, cookie)
 
     def _arrive(self, act: Callable[..., Any], args: tuple[Any, ...], process: Process | None, cookie: int) -> None:
@@ -231,6 +233,8 @@ class Host:
         self.alive = True
         self.cut = False
         self.thaw_at = 0.0
+        self.connected_at = 0.0
+        self.well_since = world.now
         self.processes: list[Process] = []
         self.link = Link(self)
         self.lease_link = Link(self)
@@ -243,7 +247,7 @@ class Host:
 
     @property
     def reachable(self) -> bool:
-        return self.alive and not self.cut
+        return self.alive and not self.cut and self.connected_at <= self.world.now
 
     @property
     def in_contact(self) -> bool:
@@ -263,19 +267,20 @@ class Host:
                 process.kill()
 
     def freeze(self, seconds: float) -> None:
-        self.thaw_at = max(self.thaw_at, self.world.now + seconds)
+        self.thaw_at = self.well_since = max(self.thaw_at, self.world.now + seconds)
         self.contact_changed()
         self.world.at(self.thaw_at, self.contact_changed)
 
     def set_cut(self, cut: bool) -> None:
         self.cut = cut
-        self.contact_changed()
-        if not cut:
-            self.flush()
+        self.well_since = max(self.well_since, self.world.now)
+        self.connected()
 
-    def flush(self) -> None:
-        self.link.flush()
-        self.lease_link.flush()
+    def connected(self) -> None:
+        self.contact_changed()
+        if self.reachable and self.world.server_up:
+            self.link.flush()
+            self.lease_link.flush()
 
     # -- liveness ------------------------------------------------------------------------------------------------------
 
