@@ -49,14 +49,20 @@ class NotAVideo(ValueError):
 
 @attrs.frozen
 class Media:
-    """What a file holds. `duration` in seconds; `video` and `audio` are numbers of streams; None is a silent film."""
+    """What a file holds. `video` and `audio` are numbers of streams; None is a silent film.
+
+    `duration` and `start` are in seconds: where the timeline begins is not always 0.
+    `rate` is how many pictures it has a second, 0 if that is not known.
+    """
 
     container: str
+    start: float
     duration: float
     video: int
     audio: int | None
     width: int
     height: int
+    rate: float
 
 
 @attrs.frozen
@@ -84,6 +90,11 @@ def local(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
+def source(path: Path) -> tuple[str, ...]:
+    """`path` as an input. ffmpeg looks further into it than by default: a picture may begin long after the sound."""
+    return ("-analyzeduration", "30M", "-probesize", "50M", "-i", local(path))
+
+
 async def run(arguments: Sequence[str], on_report: Callable[[Report], None] = lambda report: None) -> Report:
     """Run ffmpeg to its end and return its last report; `on_report` hears of every one that says more than the last.
 
@@ -108,7 +119,7 @@ async def run(arguments: Sequence[str], on_report: Callable[[Report], None] = la
 
 async def probe(path: Path) -> Media:
     """What `path` holds, in ffmpeg's own words: there is no ffprobe beside the packaged ffmpeg. Raises NotAVideo."""
-    async with _process(("-hide_banner", "-nostdin", "-i", local(path)), keep=1 << 20) as (process, _, stderr):
+    async with _process(("-hide_banner", "-nostdin", *source(path)), keep=1 << 20) as (process, _, stderr):
         await process.wait()
         said = await stderr
     media = parse_probe(said, path.name)
@@ -118,7 +129,7 @@ async def probe(path: Path) -> Media:
 async def _measure(path: Path, stream: int) -> float:
     """The length of a stream whose file does not say (a recording that was cut off): reads it, without decoding."""
     try:
-        report = await run(("-i", local(path), "-map", f"0:{stream}", "-c", "copy", "-f", "null", "-"))
+        report = await run((*source(path), "-map", f"0:{stream}", "-c", "copy", "-f", "null", "-"))
     except FFmpegError as error:
         raise NotAVideo(f"{path.name} cannot be read to its end: {error}") from error
     if not report.seconds:
@@ -128,8 +139,10 @@ async def _measure(path: Path, stream: int) -> float:
 
 _INPUT = re.compile(r"^Input #0, (\S+), from ", re.M)
 _DURATION = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", re.M)
+_START = re.compile(r"^  Duration: .*, start: (-?\d+\.\d+)", re.M)
 _STREAM = re.compile(r"^  Stream #0:(\d+)\S*: (Video|Audio): (.*)$", re.M)
 _SIZE = re.compile(r"[ ,](\d{1,5})x(\d{1,5})[ ,]")
+_RATE = re.compile(r" (\d+(?:\.\d+)?) fps[, ]")
 _OPENING = "Error opening input file"
 _SPEAKER = re.compile(r"^\[[^]]*\] ")
 _STILL = re.compile(r"_pipe$|^image2$|^tty$|^concat$|^hls$")
@@ -147,16 +160,25 @@ def parse_probe(said: str, name: str) -> Media:
     videos = [(number, text) for number, kind, text in streams if kind == "Video" and "(attached pic)" not in text]
     if not videos or _STILL.search(container):
         raise NotAVideo(f"{name} is not a video: ffmpeg reads it as {container} without a moving picture")
-    size = _SIZE.search(f"{videos[0][1]} ")
+    size, rate = _SIZE.search(f"{videos[0][1]} "), _RATE.search(f"{videos[0][1]} ")
     length = None if "Estimating duration from bitrate" in said else _DURATION.search(said)
+    start = _START.search(said)
     return Media(
         container=container,
+        start=float(start[1]) if start else 0.0,
         duration=int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
         video=videos[0][0],
         audio=next((number for number, kind, _ in streams if kind == "Audio"), None),
         width=int(size[1]) if size else 0,
         height=int(size[2]) if size else 0,
+        rate=exact_rate(float(rate[1])) if rate else 0.0,
     )
+
+
+def exact_rate(shown: float) -> float:
+    """The frame rate behind two decimals: 29.97 is 30000/1001, as are its like."""
+    ntsc = round(shown * 1.001) * 1000 / 1001
+    return ntsc if shown != round(shown) and abs(shown - ntsc) < 0.006 else shown
 
 
 def _report(values: dict[str, str]) -> Report:

@@ -33,6 +33,13 @@ VIDEO_CODEC: dict[Format, str] = {
 }
 AUDIO_CODEC: dict[Format, str] = {"webm": "-c:a libopus", "mp4": "-c:a aac"}
 
+EVERY_PICTURE_AT_ITS_TIME = "-fps_mode passthrough -enc_time_base 1:90000"
+"""None doubled or dropped to make a steady rate: a segment is to hold what its stretch of the timeline holds."""
+
+EXACT_SEEK = {"mov", "matroska", "avi"}
+SEEK_LEAD_S = 10.0
+"""How far ahead of a segment to begin reading where the container has no index: a seek there may land too late."""
+
 DURATION_TOLERANCE_S = 1.0
 """How far the result may be from the input's length: containers round, and a last segment may be cut short."""
 
@@ -90,7 +97,11 @@ class Segment:
 
     name: str
     start: float
-    length: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        return self.end - self.start
 
 
 @attrs.frozen
@@ -191,15 +202,20 @@ async def make_plan(options: Options, job_id: str) -> Plan:
         media=media,
         fingerprint=await asyncio.to_thread(fingerprint, source),
         work=output.with_name(f"{output.name}.{job_id}.parts"),
-        segments=cut(media.duration, options.segment_seconds, options.format),
+        segments=cut(media, options.segment_seconds, options.format),
     )
 
 
-def cut(duration: float, length: float, format: Format) -> tuple[Segment, ...]:
-    """Cut a timeline into segments; the last is up to half as long again, instead of leaving a crumb."""
-    starts = [length * number for number in range(max(1, round(duration / length)))]
-    stretches = zip(starts, [*starts[1:], duration], strict=True)
-    return tuple(Segment(f"{number:06d}.{format}", start, end - start) for number, (start, end) in enumerate(stretches))
+def cut(media: ffmpeg.Media, length: float, format: Format) -> tuple[Segment, ...]:
+    """Cut a timeline into segments; the last is up to half as long again, instead of leaving a crumb.
+
+    A cut is a quarter of a picture ahead of one: right at it, or half-way to the next, roundings would show it twice.
+    """
+    rate = media.rate or 1000.0
+    numbers = range(1, max(1, round(media.duration / length)))
+    cuts = [(round(length * number * rate) - 0.25) / rate for number in numbers]
+    stretches = zip([0.0, *cuts], [*cuts, media.duration], strict=True)
+    return tuple(Segment(f"{number:06d}.{format}", start, end) for number, (start, end) in enumerate(stretches))
 
 
 def fingerprint(path: Path) -> str:
@@ -256,23 +272,28 @@ async def convert(plan: Plan, ledger: Ledger, save: Save, show: Show) -> Joined:
 async def convert_audio(plan: Plan, on_time: Callable[[float], None]) -> Piece:
     """The whole of the sound, in one piece."""
     options = plan.options
-    source = ["-threads", "1", "-i", ffmpeg.local(options.source), "-map", f"0:{plan.media.audio}"]
-    return await convert_piece(plan, plan.audio, [*source, *AUDIO_CODEC[options.format].split()], on_time)
+    arguments = ["-threads", "1", *ffmpeg.source(options.source), "-map", f"0:{plan.media.audio}"]
+    return await convert_piece(plan, plan.audio, [*arguments, *AUDIO_CODEC[options.format].split()], on_time)
 
 
 async def convert_segment(plan: Plan, segment: Segment, on_time: Callable[[float], None]) -> Piece:
     """The picture of one segment. On one thread: a node converts as many videos at once as it has slots."""
     options = plan.options
     pace = f"-readrate {options.max_speed:g} " if options.max_speed else ""
+    lead = 0.0 if EXACT_SEEK & set(plan.media.container.split(",")) else min(segment.start, SEEK_LEAD_S)
+    # Not `-t`, which counts from the first picture: that may come late. The last segment is everything that is left.
+    end = "" if segment == plan.segments[-1] else f":end={lead + segment.length:.6f}"
     # The codecs want even numbers of pixels, -2 is whatever keeps the proportions.
     size = f"-2:{options.height // 2 * 2}" if options.height else "trunc(iw/2)*2:trunc(ih/2)*2"
     return await convert_piece(
         plan,
         segment.name,
         [
-            *f"{pace}-threads 1 -ss {segment.start:.6f} -t {segment.length:.6f} -i".split(),
-            ffmpeg.local(options.source),
-            *f"-map 0:{plan.media.video} -vf scale={size} -pix_fmt yuv420p -threads 1".split(),
+            *f"{pace}-threads 1 -ss {segment.start - lead:.6f}".split(),
+            *ffmpeg.source(options.source),
+            *f"-map 0:{plan.media.video} -threads 1 -pix_fmt yuv420p -vf".split(),
+            f"trim=start={lead:.6f}{end},setpts=PTS-{lead:.6f}/TB,scale={size}",
+            *EVERY_PICTURE_AT_ITS_TIME.split(),
             *VIDEO_CODEC[options.format].split(),
         ],
         lambda seconds: on_time(min(seconds, segment.length)),
@@ -298,24 +319,33 @@ async def join(plan: Plan, ledger: Ledger) -> Joined:
     if not pictures:
         raise Fatal(f"{source} holds no frame that can be read")
     contents = plan.work / "contents.ffconcat"
-    # The stated durations keep every segment where it was cut: without them the roundings of the container add up.
-    lines = [f"file {segment.name}\nduration {segment.length:.6f}\n" for segment in pictures]
-    contents.write_text("".join(["ffconcat version 1.0\n", *lines]))
-    arguments = ["-f", "concat", "-i", ffmpeg.local(contents)]
-    if plan.media.audio is None:
-        arguments += ["-map", "0:v"]
-    else:
-        arguments += ["-i", ffmpeg.local(plan.work / plan.audio), "-map", "0:v", "-map", "1:a"]
+    contents.write_text(contents_of(pictures))
+    arguments = f"-copyts -itsoffset {pictures[0].start:.6f} -f concat -i".split()
+    arguments += [ffmpeg.local(contents)]
+    if plan.media.audio is not None:
+        arguments += ["-i", ffmpeg.local(plan.work / plan.audio), "-map", "1:a"]
+    arguments += ["-map", "0:v", "-c", "copy"]
     if plan.options.format == "mp4":
         arguments += ["-movflags", "+faststart"]
     with files.whole(plan.joined) as part:
-        await ffmpeg.run([*arguments, "-c", "copy", "-f", plan.options.format, ffmpeg.local(part)])
+        await ffmpeg.run([*arguments, "-f", plan.options.format, ffmpeg.local(part)])
         await asyncio.to_thread(files.sync, part)
         result, expected = await ffmpeg.probe(part), plan.media.duration
         if not math.isclose(result.duration, expected, rel_tol=0, abs_tol=DURATION_TOLERANCE_S):
             raise Fatal(f"{source} should last {expected:.1f} s but gave {result.duration:.1f} s: damaged, or cut off?")
         size = files.size_of(part)
     return Joined(size=size, duration=result.duration)
+
+
+def contents_of(segments: Sequence[Segment]) -> str:
+    """The list that ffmpeg joins by. Each piece lies where it was cut, even if its first picture comes later."""
+    ends = [*(segment.start for segment in segments[1:]), segments[-1].end]
+    lengths = [end - segment.start for segment, end in zip(segments, ends, strict=True)]
+    lines = [
+        f"file {segment.name}\ninpoint 0\nduration {length:.6f}\n"
+        for segment, length in zip(segments, lengths, strict=True)
+    ]
+    return "".join(["ffconcat version 1.0\n", *lines])
 
 
 def finish(plan: Plan) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.waiting import until
 
 
 def alive(pid: int) -> bool:
@@ -39,9 +38,20 @@ def _status(pid: int) -> tuple[str, int, str]:
     return state, int(parent), head.partition("(")[2]
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait for a condition; fails after `timeout_s`."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"did not come true within {timeout_s} s"
-        await asyncio.sleep(0.01)
+async def one(name: str, pid: int | None = None) -> int:
+    """Wait until one such process runs below a process; its id."""
+
+    async def looks() -> set[int]:
+        return named(name, pid)
+
+    (found,) = await until(looks)
+    return found
+
+
+async def gone(pid: int, within_s: float = 5.0) -> None:
+    """Wait until a process has ended."""
+
+    async def looks() -> bool:
+        return not alive(pid)
+
+    await until(looks, within_s)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import alive, named, until
+from tests.support.processes import gone, one
 from workers import ffmpeg
 
 ffmpeg.executable()  # looks for it once, and not while a test counts processes
@@ -101,8 +101,7 @@ async def test_a_name_is_never_an_option(clip: Path, tmp_path: Path) -> None:
 async def test_a_cancelled_run_leaves_no_process(frozen: bool) -> None:
     """When a cancelled run returns, its ffmpeg has ended and was reaped, even one that cannot react to signals."""
     running = asyncio.create_task(ffmpeg.run(ENDLESS))
-    await until(lambda: named("ffmpeg"))
-    (pid,) = named("ffmpeg")
+    pid = await one("ffmpeg")
     if frozen:
         os.kill(pid, signal.SIGSTOP)
     running.cancel()
@@ -114,8 +113,7 @@ async def test_a_cancelled_run_leaves_no_process(frozen: bool) -> None:
 async def test_an_impatient_cancel_leaves_no_process_either() -> None:
     """A second cancel cuts the grace short: ffmpeg is killed, and reaped all the same."""
     running = asyncio.create_task(ffmpeg.run(ENDLESS))
-    await until(lambda: named("ffmpeg"))
-    (pid,) = named("ffmpeg")
+    pid = await one("ffmpeg")
     os.kill(pid, signal.SIGSTOP)
     running.cancel()
     await asyncio.sleep(0)
@@ -132,9 +130,8 @@ async def test_ffmpeg_dies_with_a_worker_that_is_killed() -> None:
     settled = {**os.environ, "FFMPEG": ffmpeg.executable()}  # looking for one would run it once
     worker = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[2], env=settled)
     try:
-        await until(lambda: named("ffmpeg", worker.pid))
-        (pid,) = named("ffmpeg", worker.pid)
+        pid = await one("ffmpeg", worker.pid)
     finally:
         worker.kill()
         worker.wait()
-    await until(lambda: not alive(pid), timeout_s=5)
+    await gone(pid)
