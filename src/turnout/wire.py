@@ -7,6 +7,7 @@ and `v` names the version of the spelling: a reader takes every version up to it
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -41,6 +42,12 @@ PAYLOAD = "Turnout-Payload"
 SCHEDULED = "Turnout-Scheduled"
 REPLACED = "Turnout-Replaced"
 MSG_ID = "Nats-Msg-Id"
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
+"""W3C Trace Context, version 00 and, as it asks for, the beginning of those to come."""
+
+HEADERS_KEPT_BYTES = 16 * 1024
+"""How much of a submitter's own headers a record keeps; it must fit into a message with all the rest."""
 
 T = TypeVar("T")
 
@@ -133,8 +140,19 @@ def dump_retry(policy: RetryPolicy) -> dict[str, Any]:
 
 
 def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that are the submitter's own: what the server and turnout put there is left out."""
-    return {k: v for k, v in headers.items() if not k.lower().startswith(("nats-", "turnout-"))}
+    """The submitter's own headers, as many as are kept: what the server and turnout put there is left out."""
+    own = {k: v for k, v in headers.items() if not k.lower().startswith(("nats-", "turnout-"))}
+    if sum(len(k) + len(v) for k, v in own.items()) <= HEADERS_KEPT_BYTES:
+        return own
+    # The trace comes first, then the short ones: a record that can't be stored would be a job that never ends.
+    kept: dict[str, str] = {}
+    room = HEADERS_KEPT_BYTES
+    for key, value in sorted(own.items(), key=lambda item: (item[0].lower() != "traceparent", len(item[1]))):
+        room -= len(key) + len(value)
+        if room < 0:
+            break
+        kept[key] = value
+    return kept
 
 
 def message_headers(record: JobRecord, nonce: str, *, replaced: int = 0, scheduled: bool = False) -> dict[str, str]:
@@ -185,10 +203,9 @@ def trace_id_of(headers: Mapping[str, str], activity: str, job_id: str) -> str:
     """The job's trace: its submitter's, else one that derives from its identity, so that all nodes agree."""
     for name, value in headers.items():
         if name.lower() == "traceparent":
-            parts = value.strip().split("-")
-            if len(parts) >= 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") - {""}:
-                if parts[1].strip("0"):
-                    return parts[1]
+            found = _TRACEPARENT.fullmatch(value.strip())
+            if found is not None:
+                return found[1]
     return hashlib.sha256(f"{activity}/{job_id}".encode()).hexdigest()[:32]
 
 

@@ -84,7 +84,9 @@ class Reader:
             record = loaded.record
             if record is not None and record.state not in _RETRYABLE:
                 return loaded
-            found = await self._store.queue.find(activity, job_id)
+            # A new life is always put onto the job's own subject (P2): only a job without a record may be a bare one.
+            find = self._store.queue.find if record is None else self._store.queue.find_named
+            found = await find(activity, job_id)
             if found is not None and newer(found, record):
                 return Loaded(record_of(found, record), loaded.revision)
             if record is not None:
@@ -138,9 +140,9 @@ class Reader:
 
     async def faults(self, activity: str | None, since: float | None, job_id: str = "*") -> AsyncIterator[FaultInfo]:
         """The dead letters, the oldest first."""
-        async for seq, at, record in self._store.letters.scan(activity or "*", job_id):
-            if since is None or at >= since:
-                yield fault_info(seq, at, record, await self.text(record.payload))
+        async for letter in self._store.letters.scan(activity or "*", job_id):
+            if since is None or letter.at >= since:
+                yield fault_info(letter.seq, letter.at, letter.record, await self.text(letter.record.payload))
 
     async def changes(self, activity: str, job_id: str) -> AsyncGenerator[JobRecord, None]:
         """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.

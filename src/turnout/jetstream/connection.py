@@ -83,6 +83,10 @@ class Subscription:
         """No callback runs after this. Closing twice does nothing."""
         self._connection._unsubscribe(self._sid)
 
+    async def drain(self) -> None:
+        """Close, but take what the server had sent before it knew. No callback runs after this."""
+        await self._connection._drain(self._sid)
+
 
 class Connection:
     """A NATS connection that is up again as soon as a server is. Use it on the event loop that opened it.
@@ -405,6 +409,15 @@ class Connection:
             self._unsubscribe(sid)
             raise
         return subscription
+
+    async def _drain(self, sid: int) -> None:
+        link = self._link
+        if sid in self._subscriptions and link is not None:
+            link.write(f"UNSUB {sid}\r\n".encode())
+            with contextlib.suppress(TimeoutError, Disconnected):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await link.ping()
+        self._unsubscribe(sid)
 
     def _unsubscribe(self, sid: int) -> None:
         if self._subscriptions.pop(sid, None) is not None and self._link is not None:

@@ -102,15 +102,20 @@ class Queue:
         stored = await self._connection.get_message(self._names.work, seq=message.seq)
         return stored is not None and stored.time_ns == message.time_ns
 
+    async def find_named(self, activity: str, job_id: str) -> Delivery | None:
+        """The message on the job's own subject by the word of the leader, None when there is none."""
+        subject = self._names.jobs(activity, job_id)
+        stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
+        return None if stored is None else self._delivery(stored)
+
     async def find(self, activity: str, job_id: str) -> Delivery | None:
         """The job's message by the word of the leader, None when it has none. `*` finds it under any activity.
 
         A bare job that was named by its message id is found by reading through the bare jobs.
         """
-        subject = self._names.jobs(activity, job_id)
-        stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
-        if stored is not None:
-            return self._delivery(stored)
+        named = await self.find_named(activity, job_id)
+        if named is not None:
+            return named
         position = wire.parse_bare_id(job_id)
         if position is not None:
             stored = await self._connection.get_message(self._names.work, seq=position[0])

@@ -15,6 +15,7 @@ from opentelemetry import trace
 from turnout.core.events import Received
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Delivery, JobRecord
+from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
@@ -46,10 +47,12 @@ class Executor:
 
     async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
+        reach("execute.received")
         nonce = secrets.token_hex(8)
         subject = self._store.names.record(delivery.activity, delivery.id)
         # From before the start record is written: whoever asks meanwhile is told yes (P5).
         lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
+        reach("execute.registered")
         performer = Performer(self._store, settle=lease.settle, confident=self._keeper.confident, patient=True)
         span: trace.Span = trace.INVALID_SPAN
         record, outcome = None, None
@@ -63,6 +66,7 @@ class Executor:
                 and not record.state.final
             ):
                 lease.started(record.token, job.revision)
+                reach("execute.started")
                 record, outcome = await self._attempt(job, performer, lease, span)
         finally:
             lease.release()
@@ -93,6 +97,8 @@ class Executor:
         activity = self._activities[job.record.activity]
         attempt = Attempt(activity, job, self._store, performer, lease, spans.ids(span))
         lease.on_change, lease.on_lost = attempt.changed, attempt.lost
+        if lease.missed_change:
+            attempt.changed()
         self.attempts[lease.nonce] = attempt
         try:
             with spans.Current(span):
@@ -104,7 +110,9 @@ class Executor:
                 "job %s attempt %d: the lease is lost, its result is dropped", job.record.id, job.record.attempt
             )
             return None, None
+        reach("execute.ended")
         applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.job)
+        reach("execute.settled")
         return (None if applied.abandoned else applied.job.record), outcome
 
     def _span(self, job: Loaded, delivery: Delivery) -> trace.Span:

@@ -49,6 +49,7 @@ class Lease:
         self.confirmed_at = suspended_too()
         self.settled = False
         self.extended = False
+        self.missed_change = False
         self._keeper = keeper
 
     def started(self, token: Token, revision: int) -> None:
@@ -306,6 +307,7 @@ class LeaseKeeper:
             elif "cancel" in body:
                 lease = self._leases.get(wire.load_token(body["cancel"]).nonce)
                 if lease is not None:
+                    lease.missed_change = lease.on_change is None
                     self._tell(lease.on_change)
             elif body.get("drain"):
                 self._work_loop.call_soon_threadsafe(self._on_drain)

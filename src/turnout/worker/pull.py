@@ -111,7 +111,7 @@ class Puller:
             self._top_up.cancel()
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
-            await subscription.close()
+            await subscription.drain()
 
     def slot_freed(self) -> None:
         """A slot is free: ask for more, together with the slots that are freed in the next few milliseconds."""
