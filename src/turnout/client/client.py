@@ -240,7 +240,8 @@ class Client:
         if isinstance(since, dt.datetime):
             if since.utcoffset() is None:
                 raise InvalidValue(f"since must be an aware datetime, not {since!r}")
-            return since.timestamp()
+            # A datetime is less exact than the server's clock, and `since=info.submitted_at` shall find that job.
+            return since.timestamp() - 1e-6
         age = since.total_seconds() if isinstance(since, dt.timedelta) else float(since)
         return self.store.connection.now() - age
 

@@ -192,7 +192,7 @@ def _start(queued: JobRecord, event: Received) -> Effects:
         state=JobState.running,
         token=token,
         attempt=number,
-        attempts=(*record.attempts, attempt)[-ATTEMPTS_KEPT:],
+        attempts=(*_briefly(record), attempt)[-ATTEMPTS_KEPT:],
         started_at=record.started_at or event.now,
         finished_at=None,
         due_at=None,
@@ -367,6 +367,9 @@ def _cancel_requested(record: JobRecord | None, event: CancelRequested) -> Effec
 
 
 def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects:
+    if record is None and event.found is None and event.letter is not None:
+        # The letter outlived the record, which is put back first: attempts, checkpoint and trace go on from there.
+        return (Save(event.letter, expires=True), *_retry_requested(event.letter, event))
     if record is None or newer(event.found, record) or record.state not in (JobState.faulted, JobState.cancelled):
         return ()
     # No record is saved: a message newer than it reads as queued, and one atomic publish can't be half done (P2).
@@ -426,6 +429,12 @@ def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
 def _current(record: JobRecord | None, found: Delivery | None) -> JobRecord | None:
     """The job as it stands: its record, or its message when that is newer or all there is."""
     return record_of(found, record) if found is not None and newer(found, record) else record
+
+
+def _briefly(record: JobRecord) -> tuple[Attempt, ...]:
+    """The attempts so far; the error of the last one is cut short, as those before it were."""
+    error = record.attempts[-1].error if record.attempts else None
+    return record.attempts if error is None else record.with_attempt(error=error.brief)
 
 
 def _close_attempt(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:

@@ -82,20 +82,47 @@ class Body:
     size: int = 0
 
 
+def _utf8(value: str) -> str:
+    """`value` with what UTF-8 can't carry spelt out: a file's name may hold half of a surrogate pair."""
+    return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+
+
+def _line(value: str) -> str:
+    return _utf8(value)[:1_000]
+
+
+def _message(value: str) -> str:
+    return _utf8(value)[:4_000]
+
+
+def _traceback(value: str) -> str:
+    return _utf8(value)[-8_000:]
+
+
+def _number(value: float) -> float:
+    """JSON's numbers are doubles to some readers: an integer beyond their reach becomes one."""
+    return value if abs(value) < 2**53 else float(value)
+
+
 @attrs.frozen
 class Progress:
-    done: float = 0
-    total: float | None = None
-    message: str = ""
+    done: float = attrs.field(default=0, converter=_number)
+    total: float | None = attrs.field(default=None, converter=attrs.converters.optional(_number))
+    message: str = attrs.field(default="", converter=_line)
 
 
 @attrs.frozen
 class ErrorInfo:
-    """An exception as a record keeps it: class name, message, and its traceback as text (bounded)."""
+    """An exception as a record keeps it: class name, message and traceback, bounded so that a record can be stored."""
 
-    type: str
-    message: str
-    traceback: str = ""
+    type: str = attrs.field(converter=_line)
+    message: str = attrs.field(converter=_message)
+    traceback: str = attrs.field(default="", converter=_traceback)
+
+    @property
+    def brief(self) -> ErrorInfo:
+        """What is kept of it once another attempt has begun: a record lists many attempts."""
+        return ErrorInfo(self.type, self.message[:500], self.traceback[-1_000:])
 
 
 @attrs.frozen(slots=False)

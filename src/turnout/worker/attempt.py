@@ -33,18 +33,18 @@ REPORT_INTERVAL_S = 1.0
 CLEANUP_S = 5.0
 """How long code may clean up after it was asked to stop; then the attempt ends without it."""
 
-_MESSAGE_CHARS = 4_000
-_TRACEBACK_CHARS = 8_000
-
 Outcome = Completed | Failed | Cancelled | Aborted
 RunCode = Callable[["Attempt", str], Awaitable[str]]
 """Runs the activity on a payload's text and gives the result's text (worker/code.py)."""
 
 
 def error_info(error: BaseException) -> ErrorInfo:
-    """An exception as the record keeps it, bounded."""
-    lines = "".join(traceback.format_exception(error))
-    return ErrorInfo(type(error).__qualname__, str(error)[:_MESSAGE_CHARS], lines[-_TRACEBACK_CHARS:])
+    """An exception as the record keeps it."""
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 (the exception is user code, and so is its text)
+        message = f"(its text can't be told: {type(broken).__qualname__})"
+    return ErrorInfo(type(error).__qualname__, message, "".join(traceback.format_exception(error)))
 
 
 class ChildError(Exception):

@@ -135,7 +135,7 @@ class JobContext:
         for name, value in given:
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise InvalidValue(f"progress {name} must be a finite number, not {value!r}")
-        self._host.report(Progress(done, total, str(message)[:1000]))
+        self._host.report(Progress(done, total, str(message)))
 
     def heartbeat(self) -> None:
         """Say that the code is alive, for `heartbeat_timeout`. Never blocks. Any thread."""
