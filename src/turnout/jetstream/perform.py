@@ -13,6 +13,7 @@ from typing import assert_never
 
 import attrs
 
+from turnout import crashpoints
 from turnout.core.effects import (
     Abandon,
     Ack,
@@ -146,9 +147,13 @@ class Performer:
         event = await self._stowed(event, job)
         effects = decide(job.record, event)
         for effect in effects:
+            if crashpoints.ARMED:
+                crashpoints.reach(f"{type(event).__name__}.{type(effect).__name__}")
             if isinstance(effect, Ask):
                 return await self._ask(effect, event), job, effects
             job = await self._do(effect, job, event)
+        if crashpoints.ARMED:
+            crashpoints.reach(f"{type(event).__name__}.done")
         return None, job, effects
 
     async def _do(self, effect: Effect, job: Loaded, event: Event) -> Loaded:

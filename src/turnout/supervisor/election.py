@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 
 from turnout import fastjson
+from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.names import Names, kv_stream
@@ -57,6 +58,7 @@ class Election:
         self.term = 0
         with contextlib.suppress(TurnoutError):
             await self._connection.store(self._subject, b"", headers)
+            reach("election.resigned")
 
     async def _write(self, revision: int) -> None:
         asked_at = suspended_too()
@@ -67,6 +69,7 @@ class Election:
         except WrongLastSequence:
             self.term = 0
             return
+        reach("election.claimed")
         self._revision, self._renewed_at = ack.seq, asked_at
         self.term = self.term or ack.seq
 

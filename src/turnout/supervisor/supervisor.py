@@ -13,6 +13,7 @@ import logging
 
 import attrs
 
+from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Connection, ConnectOptions, Received
 from turnout.jetstream.names import Names
@@ -101,22 +102,28 @@ class Supervisor:
             await election.resign()
 
     async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
+        reach("supervisor.elected")
         living = frozenset(node.id for node in await store.nodes.living())
+        reach("supervisor.looked")
         vanished = bool(duty.nodes - living)
         if vanished or duty.new or sweep.unresolved:
             await sweep.owners(vanished=vanished)
         else:
             await sweep.nudge()
+        reach("supervisor.counted")
         duty.nodes = living
         if self._alarmed.is_set() or duty.new:
             self._alarmed.clear()
             await self._alarms(store, sweep)
+            reach("supervisor.alarms")
         if duty.sweep_due():
             await sweep.everything()
+            reach("supervisor.swept")
             await self._alarms(store, sweep)
         if duty.registry_due():
             await sweep.registry()
             duty.registry_done()
+            reach("supervisor.registry")
         duty.new = False
 
     async def _alarms(self, store: Store, sweep: Sweep) -> None:
@@ -126,9 +133,11 @@ class Supervisor:
         ):
             about = advisory(stored.data)
             if about is None or await sweep.alarm(*about):
+                reach("supervisor.dealt")
                 body = {"seq": stored.seq, "no_erase": True}
                 with contextlib.suppress(TurnoutError):
                     await store.connection.api(f"STREAM.MSG.DELETE.{self._names.alarms}", body)
+                reach("supervisor.dropped")
 
     def _hear(self, _: Received) -> None:
         self._alarmed.set()

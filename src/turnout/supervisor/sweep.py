@@ -17,6 +17,7 @@ from turnout import fastjson, wire
 from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
 from turnout.core.lifecycle import newer
 from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
+from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import ApiError
 from turnout.jetstream.names import kv_stream
@@ -207,7 +208,9 @@ class Sweep:
             self.unresolved = True
             return
         logger.warning("node %s is dead: job %s attempt %d is lost", token.node, record.id, token.attempt)
+        reach("sweep.verdict")
         await self._apply(record.activity, record.id, Lost(token=token, now=self._now()))
+        reach("sweep.counted")
         if record.message is not None:
             self._nudges[record.activity, record.id] = Nudge(record.message, record.attempt)
 
