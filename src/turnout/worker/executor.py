@@ -97,6 +97,8 @@ class Executor:
         activity = self._activities[job.record.activity]
         attempt = Attempt(activity, job, self._store, performer, lease, spans.ids(span))
         lease.on_change, lease.on_lost = attempt.changed, attempt.lost
+        if lease.missed_change:
+            attempt.changed()
         self.attempts[lease.nonce] = attempt
         try:
             with spans.Current(span):
