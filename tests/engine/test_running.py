@@ -340,6 +340,29 @@ async def test_a_running_job_survives_a_server_that_is_away_for_several_leases()
             assert [a.outcome for a in (await handle.info()).attempts] == ["completed"]
 
 
+async def test_a_large_result_outwaits_a_server_that_is_away() -> None:
+    """What is too large for the record is kept in hand as well until the server is back: no failure, one attempt."""
+    with NatsServer() as server:
+
+        @activity(lease=1)
+        async def large() -> str:
+            current_job().progress(1)
+            await asyncio.to_thread(server.kill)
+            return "x" * 300_000
+
+        async with Client.connect(server.url) as client, Worker(client, activities=[large]):
+            handle = await client.submit(large)
+
+            async def dead() -> bool:
+                return not server.running
+
+            await until(dead)
+            await asyncio.sleep(2)
+            await asyncio.to_thread(server.start)
+            assert len(await handle.result(timeout=30)) == 300_000
+            assert [a.outcome for a in (await handle.info()).attempts] == ["completed"]
+
+
 async def test_a_stopping_node_hands_its_jobs_over(turnout_client: Client, turnout_worker: Any) -> None:
     """Aborted is not cancelled: the attempt is recorded as aborted, and another node runs the job to its end."""
     release = asyncio.Event()

@@ -7,9 +7,10 @@ no longer matters (`abandoned`); or an error of the connection, after which only
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, assert_never
 
 import attrs
 
@@ -42,6 +43,10 @@ from turnout.jetstream.payloads import THRESHOLD_BYTES, Payloads
 from turnout.jetstream.queue import Queue, Taken
 from turnout.jetstream.registry import Conflict, Loaded, Registry, Retention
 
+logger = logging.getLogger("turnout.jetstream")
+
+T = TypeVar("T")
+
 Settle = Callable[[MessageRef, bytes], None]
 """Sends the bytes of a settlement to the ack subject of a message."""
 
@@ -49,6 +54,7 @@ _PATIENCE_S = (0.05, 5.0)
 _DOUBT_S = 2.0
 """How soon to ask again after a node that is silent, by one that can't be sure of itself."""
 
+_TROUBLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError)
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 
@@ -94,6 +100,18 @@ class Store:
         )
 
 
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The answer of `call`, which may be made again: servers that are away or refuse to store are outwaited."""
+    pause = _PATIENCE_S[0]
+    while True:
+        try:
+            return await call()
+        except _TROUBLE as error:
+            logger.info("waiting for the server: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _PATIENCE_S[1])
+
+
 class Performer:
     """Applies events to jobs.
 
@@ -135,10 +153,11 @@ class Performer:
                 event = asked
             except (Conflict, _MovedOn):
                 job = None
-            except (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError):
+            except _TROUBLE as error:
                 if not self._patient:
                     raise
                 # Nobody knows whether it was stored; reading the record tells (P1).
+                logger.info("job %s: waiting for the server: %s", job_id, error)
                 job = None
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PATIENCE_S[1])

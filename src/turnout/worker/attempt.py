@@ -17,11 +17,11 @@ from typing import Any
 
 from turnout.core.events import Aborted, Cancelled, Completed, Failed, Reported
 from turnout.core.retry import mro_names
-from turnout.core.values import ErrorInfo, JobRecord, Progress, Token
+from turnout.core.values import Body, ErrorInfo, JobRecord, Progress, Token
 from turnout.definition.activity import Activity
 from turnout.definition.codec import PayloadProblem
 from turnout.errors import Fatal, InvalidValue, RetryLater, TurnoutError
-from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.perform import Performer, Store, patiently
 from turnout.jetstream.registry import Loaded
 from turnout.worker.context import JobContext, JobFacts, entered
 from turnout.worker.lease import Lease
@@ -111,8 +111,8 @@ class Attempt:
         """Fetch what the record refers to; the payload's text."""
         checkpoint = self.record.checkpoint
         if checkpoint is not None:
-            self.context.restore(await self._store.payloads.get(checkpoint))
-        return await self._store.payloads.get(self.record.payload)
+            self.context.restore(await self._text(checkpoint))
+        return await self._text(self.record.payload)
 
     async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
         with entered(self.context):
@@ -141,7 +141,7 @@ class Attempt:
         if reason in ("timed_out", "lease_lost"):
             return self._stopped(reason)
         try:
-            body = await self._store.payloads.put(text, "result", self.record.id)
+            body = await self._body(text, "result")
         except InvalidValue as error:
             return self._failed(error_info(error), mro_names(error), fatal="invalid_result")
         return Completed(token=self.token, now=self._now(), progress=self._progress, result=body,
@@ -267,11 +267,17 @@ class Attempt:
         """Durable when it returns; cancelled when the lease turns out to be lost."""
         self.beat()
         before = self.record.checkpoint
-        body = await self._store.payloads.put(text, "checkpoint", self.record.id)
+        body = await self._body(text, "checkpoint")
         if not await self._write(Reported(token=self.token, progress=self._progress, checkpoint=body)):
             raise asyncio.CancelledError
         if before is not None and before.ref is not None:
             await self._store.payloads.delete(before)
+
+    async def _text(self, body: Body) -> str:
+        return await patiently(lambda: self._store.payloads.get(body))
+
+    async def _body(self, text: str, what: str) -> Body:
+        return await patiently(lambda: self._store.payloads.put(text, what, self.record.id))
 
     def _wake_reporter(self) -> None:
         self._dirty.set()
