@@ -13,13 +13,12 @@ async def noop(n: int = 0) -> int:
     return n
 
 
-def idle(count: int) -> list[Activity[..., Any]]:
-    """`count` activities, the first of which is `noop`."""
+def _another(name: str) -> Activity[..., Any]:
+    async def code(n: int = 0) -> int:
+        return n
 
-    def another(name: str) -> Activity[..., Any]:
-        async def code(n: int = 0) -> int:
-            return n
+    return activity(name=name)(code)
 
-        return activity(name=name)(code)
 
-    return [noop, *(another(f"idle{number}") for number in range(1, count))]
+fifty = [noop, *(_another(f"idle{number}") for number in range(1, 50))]
+"""Fifty activities of one worker."""

@@ -22,7 +22,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @attrs.frozen
 class Process:
-    """A running process, by its id. `cpu_at_start_s`: the CPU seconds it had used before it connected."""
+    """A running process, by its id. `cpu_at_start_s`: the CPU seconds it had used when it was ready."""
 
     pid: int
     cpu_at_start_s: float = 0.0
@@ -44,19 +44,31 @@ class Process:
 
 @contextlib.contextmanager
 def worker_process(url: str, namespace: str, *, concurrency: int = 100, activities: int = 1) -> Iterator[Process]:
-    """A worker of `bench.worker_process`, ready when this is entered, stopped in order when it is left."""
-    options = json.dumps({"url": url, "namespace": namespace, "concurrency": concurrency, "activities": activities})
-    command = [sys.executable, "-m", "bench.worker_process", options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    """`turnout worker` as anybody starts it; it pulls when this is entered, and is stopped in order when it is left."""
+    module = "bench.jobs:noop" if activities == 1 else "bench.jobs:fifty"
+    options = [
+        "--server",
+        url,
+        "--namespace",
+        namespace,
+        "-c",
+        str(concurrency),
+        "-o",
+        "json",
+        "--log-level",
+        "warning",
+    ]
+    command = [sys.executable, "-m", "turnout", "worker", module, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
-            ready, _, cpu_s = child.stdout.readline().strip().partition(" ")
-            if ready != "ready":
+            if not child.stdout.readline():
                 raise RuntimeError("the worker did not start: see above")
-            yield Process(child.pid, float(cpu_s))
+            process = Process(child.pid)
+            yield Process(child.pid, process.cpu_s)
         finally:
-            with contextlib.suppress(BrokenPipeError):
-                child.communicate("stop\n", timeout=30)
+            child.terminate()
+            child.communicate(timeout=30)
 
 
 @contextlib.contextmanager
