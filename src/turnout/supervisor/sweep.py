@@ -87,7 +87,7 @@ class Sweep:
             if record is not None and record.state is JobState.running and record.token is not None:
                 if record.token.node not in living:
                     orphans.append((record, record.token))
-            elif vanished and (record is None or not record.state.final):
+            elif vanished and (record is None or record.state is JobState.queued or _due(record, self._now())):
                 self._nudges[found.activity, found.id] = Nudge(found.message, _attempt(record))
         await self._each(self._owner(record, token) for record, token in orphans)
 
