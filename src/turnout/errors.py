@@ -1,23 +1,23 @@
 """Every error turnout raises, one class per remedy.
 
-    TurnoutError
-    ├── InvalidArguments (TypeError)     the arguments do not fit the activity's signature
-    ├── InvalidValue (ValueError)        a bad option, id, name or payload; the message names it
-    │   └── PayloadTooLarge              larger than any payload may be
-    ├── DefinitionError (TypeError)      an activity or worker that cannot be: fix the code
-    ├── NotInJob                         current_job() outside of an attempt
-    ├── JobExists                        the id is taken; `.handle` is the job that has it
-    ├── JobNotFound                      nobody knows this id (or its record has expired)
-    ├── AmbiguousJob                     the id is known under several activities: name one
-    ├── InvalidState                     the job's state does not allow this (delete a running job ...)
-    ├── JobFaulted, JobCancelled         how a job ended, raised by `result()`; `.info` tells all
-    ├── ServerUnavailable                no server answers at this address, or it went away
-    ├── ServerUnsuitable                 the server is too old, or JetStream is off
-    ├── PermissionDenied                 the credentials do not allow what is needed
-    ├── StorageRefused                   the stream is full, or the disk is
-    ├── OutcomeUnknown                   the server did not say whether it stored the message
-    ├── Fatal                            raised by user code: never retry this
-    └── RetryLater                       raised by user code: retry after this delay
+TurnoutError
+├── InvalidArguments (TypeError)     the arguments do not fit the activity's signature
+├── InvalidValue (ValueError)        a bad option, id, name or payload; the message names it
+│   └── PayloadTooLarge              larger than any payload may be
+├── DefinitionError (TypeError)      an activity or worker that cannot be: fix the code
+├── NotInJob                         current_job() outside of an attempt
+├── JobExists                        the id is taken; `.handle` is the job that has it
+├── JobNotFound                      nobody knows this id (or its record has expired)
+├── AmbiguousJob                     the id is known under several activities: name one
+├── InvalidState                     the job's state does not allow this (delete a running job ...)
+├── JobFaulted, JobCancelled         how a job ended, raised by `result()`; `.info` tells all
+├── ServerUnavailable                no server answers at this address, or it went away
+├── ServerUnsuitable                 the server is too old, or JetStream is off
+├── PermissionDenied                 the credentials do not allow what is needed
+├── StorageRefused                   the stream is full, or the disk is
+├── OutcomeUnknown                   the server did not say whether it stored the message
+├── Fatal                            raised by user code: never retry this
+└── RetryLater                       raised by user code: retry after this delay
 """
 
 from __future__ import annotations
