@@ -157,6 +157,7 @@ CASES: list[tuple[str, Case]] = [
     ("lost, cancel asked for", changed(LOST, cancel_request="cancelled: enough")),
     ("cancel requested", plain(CancelRequested(reason="cancelled: enough", now=NOW, found=FOUND))),
     ("retry requested", plain(RetryRequested(now=NOW))),
+    ("retry requested, of its letter", plain(RetryRequested(now=NOW, letter=record_in(JobState.faulted)))),
     ("expired", expiring(Expired(now=NOW, found=FOUND))),
     ("stuck", plain(Stuck(now=NOW, found=attrs.evolve(FOUND, number=25)))),
     ("stuck, put in anew too often", plain(Stuck(now=NOW, found=attrs.evolve(FOUND, replaced=3)))),
@@ -169,6 +170,7 @@ ONLY_IN = {
     "received, the owner is silent": RUNNING,
     "received, the owner is gone": RUNNING,
     "received, of the next generation": AGAIN,
+    "retry requested, of its letter": (None,),
 }
 """Cases that can't meet a job in any other state: an owner is asked for only while there is one."""
 
@@ -180,16 +182,17 @@ def name_of(state: State) -> str:
 def outcome_of(before: JobRecord | None, effects: tuple[Effect, ...]) -> JobState | None:
     """The state that the effects leave the job in; None when they leave it as it was."""
     after: JobState | None = None
+    generation = before.generation if before is not None else 0
     for effect in effects:
         match effect:
             case Save(record):
-                after = record.state
+                after, generation = record.state, record.generation
             case Schedule():
                 after = JobState.scheduled
             case Publish():
                 after = after or JobState.queued
-            case Replace(record) if before is None or record.generation > before.generation:
-                after = after or JobState.queued
+            case Replace(record) if record.generation > generation:
+                after = JobState.queued
     return None if before is not None and after is before.state else after
 
 

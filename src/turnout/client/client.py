@@ -12,6 +12,7 @@ import attrs
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.info import FaultInfo, JobInfo
 from turnout.client.reader import Filters, Reader
+from turnout.client.replay import LetterFilter, Replays
 from turnout.client.submitter import Submitter
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.values import JobState, valid_name
@@ -43,6 +44,7 @@ class Client:
         self._performer = performer
         self._reader = Reader(self.store, performer)
         self._submitter = Submitter(self.store, performer, self._reader)
+        self._replays = Replays(self.store, performer, self._reader)
 
     @staticmethod
     def connect(
@@ -210,6 +212,43 @@ class Client:
         job_id = "*" if job_id is None else valid_name(job_id, "job_id")
         async for fault in self._reader.faults(_name(activity), self._since(since), job_id):
             yield fault
+
+    # --- dead letters -------------------------------------------------------------------------------------------------
+
+    async def replay(self, job_id: str, activity: str | ActivityRef | None = None) -> AnyHandle:
+        """Run a faulted (or cancelled) job again, also when only its dead letter is left; returns when that is stored.
+
+        The id stays, attempt numbers and the trace go on, the budgets are fresh and the last checkpoint is kept.
+        JobNotFound when there is neither a record nor a letter; InvalidState for a job in any other state.
+        """
+        ref = activity_ref(activity) if isinstance(activity, str) else activity
+        handle = self._handle(valid_name(job_id, "id"), ref)
+        await handle.retry()
+        return handle
+
+    async def replay_faults(
+        self,
+        *,
+        activity: str | ActivityRef | None = None,
+        since: dt.datetime | dt.timedelta | float | None = None,
+        error_type: str | type[BaseException] | None = None,
+    ) -> int:
+        """Replay every faulted job whose dead letter matches all that is given; how many that were.
+
+        `since`: faulted at or after this instant, or within this many seconds. `error_type`: the name of the error's
+        class, or the class. Jobs that have gone on since their letter was written are left alone.
+
+            count = await client.replay_faults(activity=convert_video, error_type="ConnectionError")
+        """
+        name = error_type.__qualname__ if isinstance(error_type, type) else error_type
+        wanted = LetterFilter(activity=_name(activity), since=self._since(since), error_type=name)
+        return await self._replays.every(wanted)
+
+    async def drop_fault(self, job_id: str, activity: str | ActivityRef | None = None) -> int:
+        """Remove the dead letters of a job; its record stays as it is. How many there were; JobNotFound for none."""
+        valid_name(job_id, "job_id")
+        name = _name(activity)
+        return await self._replays.drop("*" if name is None else name, job_id)
 
     def _handle(self, job_id: str, ref: ActivityRef | None) -> AnyHandle:
         decode: Callable[[str], Any] | None = ref.codec.decode_result if isinstance(ref, Activity) else None

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from turnout.client.info import JobInfo
-from turnout.core.events import CancelRequested, RetryRequested
+from turnout.client.reader import Reader
+from turnout.client.replay import Replays
+from turnout.core.events import CancelRequested
 from turnout.core.retry import seconds
 from turnout.core.values import JobRecord, JobState
 from turnout.definition.codec import decode_as
-from turnout.errors import InvalidState, JobCancelled, JobFaulted, TurnoutError
-
-if TYPE_CHECKING:
-    from turnout.client.reader import Reader
-    from turnout.jetstream.perform import Performer, Store
+from turnout.errors import InvalidState, InvalidValue, JobCancelled, JobFaulted, TurnoutError
+from turnout.jetstream.perform import Performer, Store
 
 R = TypeVar("R")
 
@@ -93,20 +92,19 @@ class JobHandle(Generic[R]):
     async def retry(self) -> None:
         """Run a faulted or cancelled job again: same id, fresh budgets, its last checkpoint kept.
 
-        Returns after the job has left its final state. InvalidState for a job in any other state.
+        Returns after the job has left its final state. A faulted job whose record has expired is found by its dead
+        letter. InvalidState for a job in any other state.
         """
-        activity = await self._named()
-        record = await self._reader.read(activity, self.id)
-        if record.state not in (JobState.faulted, JobState.cancelled):
-            raise InvalidState(f"job {self.id} is {record.state}; only a faulted or cancelled job can be retried")
-        found = await self._store.queue.find(activity, self.id)
-        event = RetryRequested(now=self._store.connection.now(), found=found)
-        await self._performer.apply(activity, self.id, event)
+        replays = Replays(self._store, self._performer, self._reader)
+        if self._activity is None:
+            self._activity = await replays.locate(self.id)
+        await replays.again(self._activity, self.id)
 
     async def delete(self) -> None:
-        """Forget a job that has ended: its message first, its large bodies, then its record.
+        """Forget a job that has ended: its message first, then its record and its large bodies.
 
-        InvalidState for a job that has not ended: cancel it first.
+        The dead letter of a faulted job stays, with all that it takes to replay it; those of earlier lives of a job
+        that ended otherwise go. InvalidState for a job that has not ended: cancel it first.
         """
         activity = await self._named()
         loaded = await self._reader.load(activity, self.id)
@@ -120,6 +118,11 @@ class JobHandle(Generic[R]):
         await self._store.registry.delete(record, loaded.revision)
         for body in (record.payload, record.checkpoint, record.result):
             await self._store.payloads.delete(body)
+        if record.state is JobState.faulted:
+            return
+        if record.generation > 1:
+            async for letter in self._store.letters.scan(activity, self.id):
+                await self._store.letters.remove(letter.seq)
 
     async def watch(self) -> AsyncIterator[JobInfo]:
         """The job now, then whenever it has changed (quick changes are coalesced), until it has ended."""

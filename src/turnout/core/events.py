@@ -123,10 +123,14 @@ class CancelRequested:
 
 @attrs.frozen(kw_only=True)
 class RetryRequested:
-    """An operator retries or replays a job that ended without a result: a new generation, with fresh budgets."""
+    """An operator retries or replays a job that ended without a result: a new generation, with fresh budgets.
+
+    `letter` is the record in the job's newest dead letter, for when its own has expired.
+    """
 
     now: float
     found: Delivery | None = None
+    letter: JobRecord | None = None
 
 
 @attrs.frozen(kw_only=True)

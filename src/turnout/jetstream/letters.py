@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
+
+import attrs
 
 from turnout import wire
 from turnout.core.values import JobRecord
 from turnout.jetstream.connection import ApiError, Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.names import Names
 from turnout.jetstream.registry import scan
+
+logger = logging.getLogger("turnout.letters")
+
+
+@attrs.frozen
+class StoredLetter:
+    """A dead letter: its sequence in the stream, the instant it was written (unix seconds), and the record in it."""
+
+    seq: int
+    at: float
+    record: JobRecord
 
 
 class Letters:
@@ -20,18 +34,31 @@ class Letters:
 
     async def write(self, record: JobRecord) -> None:
         """Write the letter unless it is there: the expected sequence dedupes for as long as letters are kept."""
+        if await self._written(record, after=0):
+            return
+        # Letters outlive records: the one that is there may tell of an earlier job of this id, deleted or expired.
         subject = self._names.fault(record.activity, record.id, record.generation)
-        headers = {**wire.user_headers(record.headers), "Nats-Expected-Last-Subject-Sequence": "0"}
+        stored = await self._connection.get_message(self._names.faults, last_by_subj=subject)
+        if stored is not None and not _same_life(stored, record):
+            await self._written(record, after=stored.seq)
+
+    async def _written(self, record: JobRecord, after: int) -> bool:
+        subject = self._names.fault(record.activity, record.id, record.generation)
+        headers = {**wire.user_headers(record.headers), "Nats-Expected-Last-Subject-Sequence": str(after)}
         try:
             await self._connection.store(subject, wire.dump_record(record), headers)
         except WrongLastSequence:
-            return
+            return False
+        return True
 
-    async def scan(self, activity: str = "*", job_id: str = "*") -> AsyncIterator[tuple[int, float, JobRecord]]:
-        """Sequence, instant and content of each letter, the oldest first."""
+    async def scan(self, activity: str = "*", job_id: str = "*") -> AsyncIterator[StoredLetter]:
+        """Each letter, the oldest first. One that can't be read stays where it is."""
         subject = self._names.fault(activity, job_id, "*")
         async for stored in scan(self._connection, self._names.faults, subject):
-            yield stored.seq, stored.time_ns / 1e9, _record(stored)
+            try:
+                yield StoredLetter(stored.seq, stored.time_ns / 1e9, wire.load_record(stored.data))
+            except wire.UnreadableRecord as error:
+                logger.warning("the dead letter %s can't be read: %s", stored.subject, error)
 
     async def remove(self, seq: int) -> None:
         """Delete one letter."""
@@ -42,5 +69,8 @@ class Letters:
                 raise
 
 
-def _record(stored: StoredMessage) -> JobRecord:
-    return wire.load_record(stored.data)
+def _same_life(stored: StoredMessage, record: JobRecord) -> bool:
+    try:
+        return wire.load_record(stored.data).finished_at == record.finished_at
+    except wire.UnreadableRecord:
+        return False

@@ -68,6 +68,10 @@ class Payloads:
             raise TurnoutError(f"object {body.ref} is damaged: its digest does not match")
         return b"".join(parts).decode()
 
+    async def exists(self, body: Body) -> bool:
+        """Whether the text of a body is to be had: it is inline, or its object is there."""
+        return body.ref is None or await self._meta(body.ref) is not None
+
     async def delete(self, body: Body | None) -> None:
         """Remove the object of a body, if it has one."""
         if body is None or body.ref is None:

@@ -26,6 +26,11 @@ MARKER_TTL_S = 3600
 _OPERATION = "KV-Operation"
 
 
+LETTERS_KEPT_S = 30 * 86_400.0
+"""How long dead letters are kept by default. A job that was retried is remembered for as long, however it ended: with
+its record gone, the letter of its earlier life would look as if nobody had dealt with it."""
+
+
 @attrs.frozen(kw_only=True)
 class Retention:
     """How many seconds the record of an ended job is kept; its id may run again afterwards."""
@@ -34,13 +39,13 @@ class Retention:
     faulted: float = 30 * 86_400.0
     cancelled: float = 7 * 86_400.0
 
-    def of(self, state: JobState) -> float:
+    def of(self, state: JobState, generation: int = 1) -> float:
         chosen = {
             JobState.completed: self.completed,
             JobState.faulted: self.faulted,
             JobState.cancelled: self.cancelled,
         }
-        return max(chosen[state], LEAST_RETENTION_S)
+        return max(chosen[state], LEAST_RETENTION_S if generation == 1 else LETTERS_KEPT_S)
 
 
 @attrs.frozen
@@ -94,7 +99,7 @@ class Registry:
         """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         if expires:
-            headers["Nats-TTL"] = f"{int(self._retention.of(record.state))}s"
+            headers["Nats-TTL"] = f"{int(self._retention.of(record.state, record.generation))}s"
         subject = self._names.record(record.activity, record.id)
         try:
             ack = await self._connection.store(subject, wire.dump_record(record), headers)

@@ -39,6 +39,7 @@ class Executor:
         code: CodeRunner,
     ) -> None:
         self.attempts: dict[str, Attempt] = {}
+        self._aborting = False
         self._store = store
         self._node = node
         self._activities = activities
@@ -72,10 +73,17 @@ class Executor:
             lease.release()
             _end_span(span, record, outcome)
 
+    def abort(self) -> None:
+        """Ask everything that runs to stop, and what is just starting as soon as it runs."""
+        self._aborting = True
+        for attempt in list(self.attempts.values()):
+            attempt.stop("node_stopping")
+
     async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, trace.Span]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
         activity = self._activities[delivery.activity]
-        first = delivery.number == 1
+        # A message that was put in anew carries on what earlier attempts began, and their record says what.
+        first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
         job = Loaded() if first else await self._store.registry.load(delivery.activity, delivery.id)
         span = self._span(job, delivery)
         event = Received(
@@ -100,6 +108,8 @@ class Executor:
         if lease.missed_change:
             attempt.changed()
         self.attempts[lease.nonce] = attempt
+        if self._aborting:
+            attempt.stop("node_stopping")
         try:
             with spans.Current(span):
                 outcome = await attempt.run(self._code.run)

@@ -1,0 +1,211 @@
+"""Dead letters: replaying jobs from them, one or many, and dropping them; all on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from turnout import (
+    Client,
+    InvalidState,
+    JobFaulted,
+    JobHandle,
+    JobNotFound,
+    JobState,
+    RetryPolicy,
+    activity,
+    current_job,
+)
+from turnout.core.events import RetryRequested
+from turnout.jetstream.perform import Performer
+from turnout.jetstream.registry import LETTERS_KEPT_S, Retention
+
+LARGE = 100_000
+fixed = asyncio.Event()
+
+
+@activity(retry=RetryPolicy(max_attempts=2, delay=0.05))
+async def broken(text: str = "x", error: str = "ValueError") -> dict[str, Any]:
+    job = current_job()
+    before = job.restored(list[int]) or []
+    await job.checkpoint([*before, job.attempt])
+    if not fixed.is_set():
+        raise {"ValueError": ValueError, "KeyError": KeyError}[error]("not yet")
+    return {"length": len(text), "before": before, "attempt": job.attempt}
+
+
+@activity(retry=RetryPolicy.none())
+async def other() -> None:
+    if not fixed.is_set():
+        raise ValueError("not yet")
+
+
+@pytest.fixture(autouse=True)
+def unfixed() -> None:
+    fixed.clear()
+
+
+async def faulted(client: Client, *submissions: Any) -> list[JobHandle[Any]]:
+    """These jobs, faulted."""
+    handles = [await client.submit(each, *args) for each, args in submissions]
+    for handle in handles:
+        with pytest.raises(JobFaulted):
+            await handle.result(timeout=20)
+    return handles
+
+
+async def forget_record(client: Client, activity_name: str, job_id: str) -> None:
+    """As if the record had expired: its key is gone without a trace."""
+    names = client.store.names
+    await client.store.connection.api(
+        f"STREAM.PURGE.KV_{names.jobs_bucket}", {"filter": names.record(activity_name, job_id)}
+    )
+
+
+@pytest.mark.parametrize("size", [1, LARGE], ids=["small", "claim check"])
+@pytest.mark.parametrize("gone", ["kept", "expired", "deleted"])
+async def test_a_replayed_job_goes_on_with_or_without_its_record(
+    turnout_client: Client, turnout_worker: Any, gone: str, size: int
+) -> None:
+    """A letter is enough to run a job again: its id and payload, its checkpoint, and attempt numbers that go on."""
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken.options(labels={"k": "v"}), ("x" * size,)))
+        if gone == "expired":
+            await forget_record(turnout_client, "broken", handle.id)
+        elif gone == "deleted":
+            await handle.delete()
+        fixed.set()
+        again = await turnout_client.replay(handle.id)
+        assert again.id == handle.id
+        assert await again.result(timeout=20) == {"length": size, "before": [1, 2], "attempt": 3}
+        info = await again.info()
+    assert (info.generation, info.failures, info.labels) == (2, 0, {"k": "v"})
+    assert [(a.number, a.generation, a.outcome) for a in info.attempts] == [
+        (1, 1, "faulted"),
+        (2, 1, "faulted"),
+        (3, 2, "completed"),
+    ]
+    assert [letter.generation async for letter in turnout_client.faults()] == [1]
+
+
+async def test_a_replay_is_in_the_trace_of_the_job(
+    turnout_client: Client, turnout_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All attempts of all generations are in one trace, and the first of a replay links to the last one before."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken, ()))
+        trace_id = (await handle.info()).trace_id
+        await forget_record(turnout_client, "broken", handle.id)
+        fixed.set()
+        await (await turnout_client.replay(handle.id)).result(timeout=20)
+    runs = sorted(
+        (span for span in exporter.get_finished_spans() if span.kind is trace.SpanKind.CONSUMER),
+        key=lambda span: span.start_time or 0,
+    )
+    assert {f"{span.context.trace_id:032x}" for span in runs} == {trace_id}
+    assert [span.attributes["turnout.job.attempt"] for span in runs if span.attributes] == [1, 2, 3]
+    assert [link.context.span_id for link in runs[2].links] == [runs[1].context.span_id]
+
+
+async def test_replay_by_filter_takes_what_matches_and_has_not_gone_on(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """Activity, time and error type choose; each job is replayed once, and one that has gone on is left alone."""
+    async with turnout_worker(broken, other):
+        values = await faulted(turnout_client, (broken, ()), (broken, ()))
+        keys = await faulted(turnout_client, (broken, ("x", "KeyError")))
+        others = await faulted(turnout_client, (other, ()))
+        await forget_record(turnout_client, "broken", values[0].id)
+        assert await turnout_client.replay_faults(since=0.0) == 0
+        assert await turnout_client.replay_faults(activity="other", error_type="KeyError") == 0
+        fixed.set()
+        assert await turnout_client.replay_faults(activity=broken, error_type=ValueError) == 2
+        for handle in values:
+            assert (await handle.result(timeout=20))["attempt"] == 3
+        assert [(await handle.info()).state for handle in (*keys, *others)] == ["faulted", "faulted"]
+        assert await turnout_client.replay_faults(since=3600) == 2
+        for handle in (*keys, *others):
+            await handle.result(timeout=20)
+        assert await turnout_client.replay_faults() == 0
+
+
+async def test_what_cannot_be_replayed_is_told(turnout_client: Client, turnout_worker: Any) -> None:
+    """An unknown job, one that has not faulted and one whose payload is gone are three different answers."""
+    with pytest.raises(JobNotFound, match="nobody"):
+        await turnout_client.replay("nobody")
+    queued = await turnout_client.submit("nobody_works_on_it", {})
+    with pytest.raises(InvalidState, match="queued"):
+        await turnout_client.replay(queued.id)
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken, ("x" * LARGE,)))
+        record = (await turnout_client.store.registry.load("broken", handle.id)).record
+        assert record is not None
+        await forget_record(turnout_client, "broken", handle.id)
+        await turnout_client.store.payloads.delete(record.payload)
+        with pytest.raises(InvalidState, match="is gone"):
+            await turnout_client.replay(handle.id)
+        assert await turnout_client.replay_faults() == 0
+
+
+async def test_an_id_that_was_taken_anew_is_not_replayed(turnout_client: Client, turnout_worker: Any) -> None:
+    """With the record gone the id is free; a letter does not replace the job that has it now."""
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken, ()))
+    await forget_record(turnout_client, "broken", handle.id)
+    await turnout_client.submit(broken.options(id=handle.id), "new")
+    with pytest.raises(InvalidState, match="queued"):
+        await turnout_client.replay(handle.id)
+    store = turnout_client.store
+    (letter,) = [letter async for letter in store.letters.scan()]
+    await Performer(store).apply("broken", handle.id, RetryRequested(now=0.0, letter=letter.record))
+    assert (await handle.info()).payload == {"text": "new"}
+
+
+async def test_replaying_twice_at_once_replays_once(turnout_client: Client, turnout_worker: Any) -> None:
+    """Of two operators who replay a letter at the same time one succeeds, and there is one next generation."""
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken, ()))
+    await forget_record(turnout_client, "broken", handle.id)
+    await asyncio.gather(*(turnout_client.replay(handle.id) for _ in range(8)), return_exceptions=True)
+    info = await handle.info()
+    assert (info.state, info.generation) == ("queued", 2)
+
+
+async def test_a_dropped_letter_is_gone_and_the_record_stays(turnout_client: Client, turnout_worker: Any) -> None:
+    """drop_fault removes the job's letters, and nothing else."""
+    async with turnout_worker(broken):
+        handle, kept = await faulted(turnout_client, (broken, ()), (broken, ()))
+    assert await turnout_client.drop_fault(handle.id) == 1
+    assert [letter.id async for letter in turnout_client.faults()] == [kept.id]
+    assert (await handle.info()).state == "faulted"
+    with pytest.raises(JobNotFound, match="no dead letter"):
+        await turnout_client.drop_fault(handle.id)
+
+
+async def test_deleting_a_replayed_job_leaves_nothing_to_replay(turnout_client: Client, turnout_worker: Any) -> None:
+    """A job that completed in a later life takes the letters of its earlier ones with it when it is deleted."""
+    async with turnout_worker(broken):
+        (handle,) = await faulted(turnout_client, (broken, ("x" * LARGE,)))
+        fixed.set()
+        await (await turnout_client.replay(handle.id)).result(timeout=20)
+        await handle.delete()
+    assert [letter.id async for letter in turnout_client.faults()] == []
+    with pytest.raises(JobNotFound):
+        await turnout_client.replay(handle.id)
+
+
+def test_a_retried_job_is_remembered_for_as_long_as_its_letter() -> None:
+    """However short the retention, the record of a later generation outlives the letter of the earlier one."""
+    retention = Retention(completed=0, faulted=0, cancelled=0)
+    assert retention.of(JobState.completed, 2) >= LETTERS_KEPT_S
+    assert retention.of(JobState.completed) < LETTERS_KEPT_S
