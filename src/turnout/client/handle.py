@@ -13,7 +13,7 @@ from turnout.client.reader import Reader
 from turnout.client.replay import Replays
 from turnout.core.events import CancelRequested
 from turnout.core.retry import seconds
-from turnout.core.values import JobRecord, JobState
+from turnout.core.values import JobRecord, JobState, one_line
 from turnout.definition.codec import decode_as
 from turnout.errors import InvalidState, InvalidValue, JobCancelled, JobFaulted, TurnoutError
 from turnout.jetstream.perform import Performer, Store
@@ -74,20 +74,22 @@ class JobHandle(Generic[R]):
             return self._decode(text) if self._decode is not None else decode_as(text, None, "result")
         info = await self._reader.info(record)
         if record.state is JobState.cancelled:
-            raise JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason given'}", info)
+            raise JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason was given'}", info)
         error = record.error
         what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
         raise JobFaulted(f"job {self.id} faulted ({record.reason}): {what}", info)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
-        asked to stop; for one that has ended nothing happens. The reason is kept."""
+        asked to stop; for one that has ended nothing happens. The reason (its first 1,000 characters) is kept."""
+        if not isinstance(reason, str):
+            raise InvalidValue(f"reason must be text, not {reason!r}")
         activity = await self._named()
         await self._reader.read(activity, self.id)
         found = await self._store.queue.find(activity, self.id)
         now = self._store.connection.now()
-        text = f"cancelled: {reason}" if reason and not reason.startswith("cancelled") else reason or "cancelled"
-        await self._performer.apply(activity, self.id, CancelRequested(reason=text, now=now, found=found))
+        event = CancelRequested(reason=one_line(reason), now=now, found=found)
+        await self._performer.apply(activity, self.id, event)
 
     async def retry(self) -> None:
         """Run a faulted or cancelled job again: same id, fresh budgets, its last checkpoint kept.
@@ -116,13 +118,13 @@ class JobHandle(Generic[R]):
             if message is not None:
                 await self._store.queue.remove(message)
         await self._store.registry.delete(record, loaded.revision)
-        for body in (record.payload, record.checkpoint, record.result):
-            await self._store.payloads.delete(body)
         if record.state is JobState.faulted:
             return
         if record.generation > 1:
             async for letter in self._store.letters.scan(activity, self.id):
                 await self._store.letters.remove(letter.seq)
+        for body in (record.payload, record.checkpoint, record.result):
+            await self._store.payloads.delete(body)
 
     async def watch(self) -> AsyncIterator[JobInfo]:
         """The job now, then whenever it has changed (quick changes are coalesced), until it has ended."""

@@ -121,6 +121,7 @@ def record_of(delivery: Delivery, before: JobRecord | None = None) -> JobRecord:
         return fresh
     return evolve(
         fresh,
+        submitted_at=before.submitted_at,
         attempt=before.attempt,
         attempts=before.attempts,
         checkpoint=before.checkpoint,

@@ -87,7 +87,8 @@ def _utf8(value: str) -> str:
     return value if value.isascii() else value.encode(errors="backslashreplace").decode()
 
 
-def _line(value: str) -> str:
+def one_line(value: str) -> str:
+    """A text that somebody gave, as a record keeps it: bounded, so that the record can be stored."""
     return _utf8(value)[:1_000]
 
 
@@ -108,14 +109,14 @@ def _number(value: float) -> float:
 class Progress:
     done: float = attrs.field(default=0, converter=_number)
     total: float | None = attrs.field(default=None, converter=attrs.converters.optional(_number))
-    message: str = attrs.field(default="", converter=_line)
+    message: str = attrs.field(default="", converter=one_line)
 
 
 @attrs.frozen
 class ErrorInfo:
     """An exception as a record keeps it: class name, message and traceback, bounded so that a record can be stored."""
 
-    type: str = attrs.field(converter=_line)
+    type: str = attrs.field(converter=one_line)
     message: str = attrs.field(converter=_message)
     traceback: str = attrs.field(default="", converter=_traceback)
 

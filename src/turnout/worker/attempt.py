@@ -331,7 +331,7 @@ class Attempt:
 
     def _look(self, record: JobRecord) -> None:
         if record.cancel_request is not None:
-            self.stop(record.cancel_request)
+            self.stop(f"cancelled: {record.cancel_request}" if record.cancel_request else "cancelled")
 
     def _facts(self) -> JobFacts:
         record = self.record

@@ -121,8 +121,7 @@ class Runner:
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         if self._running and grace_s > 0:
             await asyncio.wait(self._running, timeout=grace_s)
-        for attempt in list(self._executor.attempts.values()):
-            attempt.stop("node_stopping")
+        self._executor.abort()
         if self._running:
             _, left = await asyncio.wait(self._running, timeout=CLEANUP_S + 2.0)
             for task in left:
@@ -136,8 +135,7 @@ class Runner:
 
     def abort_now(self) -> None:
         """Ask everything that runs to stop at once."""
-        for attempt in list(self._executor.attempts.values()):
-            attempt.stop("node_stopping")
+        self._executor.abort()
 
     def describe(self) -> NodeInfo:
         """The node as it is now. Called from the lease thread as well."""

@@ -1,0 +1,259 @@
+"""The verbs of `turnout job` against a real server and a real worker, for people and as JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.cli.conftest import TURNOUT, Cli
+from turnout import JobInfo
+
+KEYS = {field.name for field in attrs.fields(JobInfo)}
+
+
+def test_submit_prints_the_id_and_json_the_job(cli: Cli) -> None:
+    """A script gets the id alone; with -o json all that is known of the job, keys as in JobInfo."""
+    assert cli("job", "submit", "add", '{"a": 1}', "--id", "one").stdout == "one\n"
+    info = cli.json("job", "submit", "add", '{"a": 2}', "--label", "customer=42", "--label", "x=y=z")
+    assert set(info) == KEYS
+    assert (info["state"], info["payload"], info["labels"]) == ("queued", {"a": 2}, {"customer": "42", "x": "y=z"})
+    submitted = dt.datetime.fromisoformat(info["submitted_at"])
+    assert info["submitted_at"].endswith("Z")
+    assert abs(dt.datetime.now(dt.UTC) - submitted) < dt.timedelta(minutes=1)
+
+
+def test_submit_tells_when_nobody_works_on_it(cli: Cli, busy: Cli) -> None:
+    """A mistyped activity is remarked on, on stderr, with the names that are known; the job is stored all the same."""
+    assert "no node has ever worked on add" in cli("job", "submit", "add", "{}").stderr
+    told = busy("job", "submit", "ad", "{}").stderr
+    assert "no node has ever worked on ad " in told
+    assert "add, broken" in told
+    assert "ever worked" not in busy("job", "submit", "add", '{"a": 1}').stderr
+
+
+@pytest.mark.parametrize("how", ["argument", "stdin", "file", "none"])
+def test_the_payload_comes_from_anywhere(cli: Cli, tmp_path: Path, how: str) -> None:
+    """A payload is an argument, standard input, or a file; without one it is the empty object."""
+    text = '{"a": 1, "name": "Zoë"}'
+    file = tmp_path / "payload.json"
+    file.write_text(text, encoding="utf-8-sig")
+    given = {"argument": [text], "stdin": ["-"], "file": [f"@{file}"], "none": []}[how]
+    info = cli.json("job", "submit", "add", *given, stdin=text)
+    assert info["payload"] == ({} if how == "none" else {"a": 1, "name": "Zoë"})
+
+
+def test_waiting_prints_the_result_or_the_job(busy: Cli) -> None:
+    """--wait prints the result for people and the JobInfo as JSON, and exits 0 when the job completed."""
+    assert busy("job", "submit", "add", '{"a": 40}', "--wait").stdout == "42\n"
+    info = busy.json("job", "submit", "add", '{"a": 1, "b": 1}', "--wait", "--timeout", "20")
+    assert set(info) == KEYS
+    assert (info["state"], info["result"], info["attempts"][0]["outcome"]) == ("completed", 2, "completed")
+
+
+def test_a_fault_is_1(busy: Cli) -> None:
+    """Whoever waits for a job that faults learns why on stderr, and gets exit code 1; JSON is the JobInfo."""
+    told = busy.error("job", "submit", "broken", '{"what": "disk"}', "--id", "fault1", "--wait", code=1)
+    assert "no such disk" in told
+    assert "turnout job show fault1" in told
+    assert "no such disk" in busy.error("job", "result", "fault1", code=1)
+    assert busy.json("job", "submit", "broken", "--wait", code=1)["error"]["message"] == "no such codec"
+    assert busy.json("job", "follow", "fault1", code=1)["state"] == "faulted"
+    assert "faulted" in busy("job", "follow", "fault1", code=1).stdout
+
+
+def test_a_cancelled_job_is_3(busy: Cli) -> None:
+    """cancel stops a running job and keeps the reason; whoever waits for it gets exit code 3."""
+    job_id = busy("job", "submit", "slow").stdout.strip()
+    busy.until(job_id, lambda info: info.state == "running")
+    assert job_id in busy("job", "cancel", job_id, "--reason", "too slow").stdout
+    assert "too slow" in busy.error("job", "result", job_id, code=3)
+    assert busy.json("job", "follow", job_id, code=3)["reason"] == "too slow"
+
+
+def test_cancelling_several(cli: Cli) -> None:
+    """Several ids give an array; one that does not exist is told, and does not keep the others."""
+    for job_id in ("a", "b"):
+        cli("job", "submit", "add", "{}", "--id", job_id)
+    one = cli.json("job", "cancel", "a")
+    assert (one["id"], one["state"], one["attempt"]) == ("a", "cancelled", 0)
+    several = cli("job", "cancel", "nobody", "b", "-o", "json", code=4)
+    assert '"state": "cancelled"' in several.stdout
+    assert several.stdout.startswith("[")
+    assert "no job nobody" in several.stderr
+
+
+def test_retry_and_delete(busy: Cli) -> None:
+    """retry runs a faulted job again under its id; delete forgets it; neither touches a job in a wrong state."""
+    busy("job", "submit", "broken", "--id", "again", "--wait", code=1)
+    assert "again" in busy("job", "retry", "again").stdout
+    info = busy.json("job", "follow", "again", code=1)
+    assert (info["generation"], info["attempt"], info["state"]) == (2, 2, "faulted")
+    shown = busy("job", "show", "again").stdout
+    assert re.search(r"generation +2", shown)
+    assert busy("job", "delete", "again").stdout == "again  deleted\n"
+    busy.error("job", "show", "again", code=4)
+    busy("job", "submit", "add", '{"a": 1}', "--id", "fine", "--wait")
+    assert "only a faulted or cancelled job can be retried" in busy.error("job", "retry", "fine", code=1)
+    assert busy.json("job", "delete", "fine") == {"id": "fine", "activity": "add", "deleted": True}
+
+
+def test_waiting_has_an_end_5(busy: Cli) -> None:
+    """When the time to wait is over the exit code is 5 and the job goes on; 0 looks once."""
+    job_id = busy("job", "submit", "slow").stdout.strip()
+    assert "it goes on" in busy.error("job", "result", job_id, "--timeout", "0.2", code=5)
+    assert "it goes on" in busy.error("job", "result", job_id, "--timeout", "0", code=5)
+    busy("job", "follow", job_id, "--timeout", "300ms", code=5)
+    busy.error("job", "submit", "later", "--wait", "--timeout", "0.3", "-o", "json", code=5)
+    assert busy.until(job_id, lambda info: info.state == "running").reason is None
+    busy("job", "cancel", job_id)
+
+
+@pytest.mark.parametrize("verb", ["show", "follow", "result", "cancel", "retry", "delete"])
+def test_an_unknown_job_is_4(busy: Cli, cli: Cli, verb: str) -> None:
+    """A job that nobody knows is exit code 4, in a namespace that is there and in one that is not."""
+    assert "no job nobody" in busy.error("job", verb, "nobody", "-o", "json", code=4)
+    assert "there is no namespace" in cli.error("job", verb, "nobody", code=4)
+
+
+def test_show_is_what_an_operator_needs(busy: Cli) -> None:
+    """show tells state, reason, error with the code's own line, attempts, next attempt, progress, labels and trace."""
+    busy("job", "submit", "later", "--id", "waits", "--label", "customer=42")
+    busy.until("waits", lambda info: info.state == "retrying")
+    shown = busy("job", "show", "waits").stdout
+    for word in ("retrying", "ValueError: not yet", 'raise ValueError("not yet")', "customer=42", "(1 failed, 0 lost"):
+        assert word in shown
+    assert re.search(r"next +\d{4}-.*\(in (59m|1h)\)", shown)
+    assert re.search(r"\n1 +faulted +shop-\w+ +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ +\d", shown)
+    assert re.search(r"trace +[0-9a-f]{32}\n", shown)
+    info = busy.json("job", "show", "waits")
+    assert set(info) == KEYS
+    assert (info["failures"], info["error"]["type"]) == (1, "ValueError")
+    busy("job", "cancel", "waits")
+
+
+def test_show_tells_why_a_queued_job_waits(cli: Cli) -> None:
+    """A job that nobody works on says so."""
+    cli("job", "submit", "add", "{}", "--id", "waits")
+    assert "no node works on add: start a worker for it" in cli("job", "show", "waits").stdout
+
+
+def test_show_keeps_the_terminal_safe(cli: Cli) -> None:
+    """What somebody put into a payload or a label can't move the cursor or change colours."""
+    cli("job", "submit", "add", r'{"a": "\u001b[2J\u009b31m"}', "--id", "evil", "--label", "x=\x1b]0;owned\x07")
+    for verb in (["show", "evil"], ["ls"]):
+        shown = cli("job", *verb).stdout
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+
+
+def test_json_carries_anything(cli: Cli) -> None:
+    """Odd characters survive in JSON, whatever the terminal's encoding."""
+    text = r'{"a": "\u001b€😀\u2028"}'
+    cli("job", "submit", "add", "-", "--id", "odd", stdin=text)
+    for encoding in ("utf-8", "latin-1", "ascii"):
+        assert cli.json("job", "show", "odd", env={"PYTHONIOENCODING": encoding})["payload"]["a"] == "\x1b€😀\u2028"
+    assert "odd" in cli("job", "show", "odd", env={"PYTHONIOENCODING": "ascii"}).stdout
+
+
+def test_ls_filters_and_says_when_there_is_more(cli: Cli) -> None:
+    """ls lists newest first, filters, and never cuts off silently."""
+    assert cli.json("job", "ls") == []
+    for number in range(3):
+        cli("job", "submit", "add", "{}", "--id", f"j{number}", "--label", f"n={number}")
+    cli("job", "submit", "other", "{}", "--id", "o", "--delay", "1h")
+    assert [info["id"] for info in cli.json("job", "ls")] == ["o", "j2", "j1", "j0"]
+    assert [info["id"] for info in cli.json("job", "ls", "--activity", "add", "--label", "n=1")] == ["j1"]
+    assert [info["state"] for info in cli.json("job", "ls", "--state", "scheduled")] == ["scheduled"]
+    assert len(cli.json("job", "ls", "--state", "scheduled", "--state", "queued")) == 4
+    assert len(cli.json("job", "ls", "--since", "1h")) == 4
+    assert cli.json("job", "ls", "--since", "2100-01-01T00:00:00Z") == []
+    some = cli("job", "ls", "--limit", "2")
+    assert [line.split()[0] for line in some.stdout.splitlines()] == ["ID", "o", "j2"]
+    assert "--limit 0 shows all" in some.stderr
+    assert "shows all" not in cli("job", "ls", "--limit", "4").stderr
+    for multi in ("1", "4"):
+        told = "shows all" in cli("job", "ls", "--state", "queued", "--state", "scheduled", "--limit", multi).stderr
+        assert told == (multi == "1")
+
+
+def test_ls_shows_progress_and_node(busy: Cli) -> None:
+    """A running job's line has its node and how far it is."""
+    job_id = busy("job", "submit", "slow").stdout.strip()
+    busy.until(job_id, lambda info: info.progress is not None)
+    listed = busy("job", "ls", "--node", "shop").stdout
+    assert re.search(rf"{job_id} +slow +running +1 +shop-\w+ +\d+s +\d+% \d+/600 step \d+", listed)
+    busy("job", "cancel", job_id)
+
+
+def test_reading_creates_nothing(cli: Cli) -> None:
+    """A mistyped namespace is remarked on and leaves no streams behind."""
+    listed = cli("job", "ls", "-o", "json", "--namespace", "typo")
+    assert listed.stdout == "[]\n"
+    assert "there is no namespace typo" in listed.stderr
+    assert "there is no namespace typo" in cli("node", "ls", "-n", "typo").stderr
+
+
+def test_options_of_a_submission(cli: Cli) -> None:
+    """delay, at and expires-in do what the client's options do; an id that exists is an error or joined."""
+    assert cli.json("job", "submit", "add", "{}", "--delay", "1h30m")["state"] == "scheduled"
+    assert cli.json("job", "submit", "add", "{}", "--at", "2100-01-01T00:00:00+02:00")["state"] == "scheduled"
+    assert cli.json("job", "submit", "add", "{}", "--at", "2000-01-01T00:00:00Z", "--id", "past")["id"] == "past"
+    assert cli.json("job", "submit", "add", "{}", "--expires-in", "1d", "--id", "once")["state"] == "queued"
+    assert "exists already" in cli.error("job", "submit", "add", "{}", "--id", "once", code=1)
+    assert cli.json("job", "submit", "add", "{}", "--id", "once", "--if-exists", "join")["id"] == "once"
+
+
+def test_following_prints_a_line_for_each_change(busy: Cli) -> None:
+    """In a pipe follow prints plain lines with the progress, and the result last."""
+    lines = busy("job", "submit", "slow", '{"seconds": 0.5}', "--follow").stdout.splitlines()
+    assert lines[-1] == '"done"'
+    assert "completed" in lines[-2]
+    assert all(re.match(r"\d\d:\d\d:\d\dZ \w+", line) for line in lines[:-1])
+    assert "step" in "".join(lines)
+
+
+def test_following_draws_a_bar_on_a_terminal(busy: Cli) -> None:
+    """On a terminal follow draws a progress bar."""
+    job_id = busy("job", "submit", "slow", '{"seconds": 1}').stdout.strip()
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*TURNOUT, "job", "follow", job_id],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=busy.env | {"TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while data := os.read(ours, 65536):
+                shown += data
+        except OSError:  # the terminal is gone: they have ended
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    assert "━" in shown.decode()
+    assert "slow running" in shown.decode()
+
+
+def test_options_in_front_of_the_verb(cli: Cli, server: object) -> None:
+    """The common options are taken in front of the verb as well; the one nearest to it wins."""
+    nowhere = {"NATS_URL": "nats://127.0.0.1:1"}
+    done = cli("-o", "json", "--server", cli.url, "job", "--namespace", cli.namespace, "submit", "add", env=nowhere)
+    assert '"state": "queued"' in done.stdout
+    both = cli("-o", "json", "-n", "wrong", "job", "ls", "-o", "table", "-n", cli.namespace)
+    assert both.stdout.startswith("ID")
+
+
+def test_a_reader_that_has_enough(cli: Cli) -> None:
+    """A pipe that closes early ends a listing without a traceback."""
+    cli("job", "submit", "add", "-", stdin='{"a": "' + "x" * 300_000 + '"}')
+    line = f"{' '.join(TURNOUT)} job ls -o json | head -c 5"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=cli.env, check=False)
+    assert done.stderr == ""
