@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnout.cli import jobview, output
+from turnout.cli import jobs, jobview, output
 from turnout.cli.exits import NotThere
 from turnout.cli.session import Session
+from turnout.client.handle import AnyHandle
 from turnout.client.info import FaultInfo
 from turnout.core.catalog import ActivityInfo
 from turnout.core.values import valid_name
@@ -139,6 +140,20 @@ async def fault(s: Session, job_id: str, activity: str | None) -> int:
     newest = found[-1]
     s.show(newest, lambda: _letter(newest, s.now))
     return 0
+
+
+async def replay(s: Session, activity: str | None, since: dt.datetime | float | None, error_type: str | None) -> int:
+    """Replay all that the filters find."""
+    count = await s.client.replay_faults(activity=activity, since=since, error_type=error_type)
+    s.show({"replayed": count}, lambda: [f"{count} {'job' if count == 1 else 'jobs'} replayed"])
+    return 0
+
+
+async def drop(s: Session, ids: Sequence[str], activity: str | None) -> int:
+    async def one(handle: AnyHandle) -> dict[str, Any]:
+        return {"id": handle.id, "dropped": await s.client.drop_fault(handle.id, activity)}
+
+    return await jobs.each_job(s, ids, activity, one, lambda done: f"{done['id']}  dropped")
 
 
 def _letter(letter: FaultInfo, now: float) -> list[str]:

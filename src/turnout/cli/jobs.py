@@ -66,7 +66,7 @@ async def cancel(s: Session, ids: Sequence[str], activity: str | None, reason: s
     def line(info: JobInfo) -> str:
         return f"{info.id}  {info.state}" + ("  (asked to stop)" if info.state is JobState.running else "")
 
-    return await _each(s, ids, activity, one, line)
+    return await each_job(s, ids, activity, one, line)
 
 
 async def retry(s: Session, ids: Sequence[str], activity: str | None) -> int:
@@ -74,7 +74,7 @@ async def retry(s: Session, ids: Sequence[str], activity: str | None) -> int:
         await handle.retry()
         return await handle.info()
 
-    return await _each(s, ids, activity, one, lambda info: f"{info.id}  {info.state}")
+    return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}")
 
 
 async def delete(s: Session, ids: Sequence[str], activity: str | None) -> int:
@@ -82,10 +82,10 @@ async def delete(s: Session, ids: Sequence[str], activity: str | None) -> int:
         await handle.delete()
         return {"id": handle.id, "activity": handle.activity, "deleted": True}
 
-    return await _each(s, ids, activity, one, lambda deleted: f"{deleted['id']}  deleted")
+    return await each_job(s, ids, activity, one, lambda deleted: f"{deleted['id']}  deleted")
 
 
-async def _each(
+async def each_job(
     s: Session,
     ids: Sequence[str],
     activity: str | None,

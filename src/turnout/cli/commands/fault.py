@@ -32,3 +32,48 @@ def show(id_: str, activity: str | None) -> int:
     from turnout.cli import catalog, session
 
     return session.run(lambda s: catalog.fault(s, id_, activity))
+
+
+@fault.command()
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--activity", metavar="NAME", help="Of this activity.")
+@click.option("--since", type=Since(), metavar="WHEN", help="Faulted since: 2h, 7d, or an instant.")
+@click.option("--error-type", metavar="NAME", help="Faulted by an error of this class, such as ValueError.")
+@click.option("--all", "every", is_flag=True, help="All of them.")
+def replay(
+    ids: tuple[str, ...],
+    activity: str | None,
+    since: dt.datetime | float | None,
+    error_type: str | None,
+    every: bool,
+) -> int:
+    """Run faulted jobs again, by their ids or by a filter.
+
+    The id stays, the budgets are fresh, and the last checkpoint is kept. A filter takes the jobs whose newest dead
+    letter matches and that have not gone on since. Beside ids, --activity tells two jobs of one id apart.
+
+    \b
+      turnout fault replay --activity convert_video --since 2h --error-type ConnectionError
+    """
+    if ids and (since is not None or error_type is not None or every):
+        raise click.UsageError("either ids or a filter: not both")
+    if not ids and not every and activity is None and since is None and error_type is None:
+        raise click.UsageError("which ones? Name ids, a filter (--activity, --since, --error-type) or --all")
+    from turnout.cli import catalog, jobs, session
+
+    if ids:
+        return session.run(lambda s: jobs.retry(s, ids, activity))
+    return session.run(lambda s: catalog.replay(s, activity, since, error_type))
+
+
+@fault.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--activity", metavar="NAME", help="The jobs' activity, where an id alone says too little.")
+def drop(ids: tuple[str, ...], activity: str | None) -> int:
+    """Remove the dead letters of jobs.
+
+    The jobs themselves stay as they are.
+    """
+    from turnout.cli import catalog, session
+
+    return session.run(lambda s: catalog.drop(s, ids, activity))
