@@ -29,7 +29,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @each_document
 def test_every_test_that_is_named_exists(document: Path) -> None:
-    """A link to a test's file names the test, and the file has it."""
+    """A link to a test's file names the test, and the file has it; the name of a case is somewhere beside it."""
     wrong = []
     for link in links(document):
         named = re.findall(r"\btest_\w+\b(?!\.py)", link.text)
@@ -40,6 +40,10 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
             set(re.findall(r"^\s*(?:async )?def (test_\w+)\(", target.read_text(), re.M)) if target.exists() else set()
         )
         wrong += [f"{name} is not in {link.target}" for name in named if name not in defined]
+        beside = "".join(file.read_text() for file in target.parent.glob("*.py"))
+        wrong += [
+            f"no case {case} for {link.target}" for case in re.findall(r"\[(.+)\]", link.text) if case not in beside
+        ]
         if not named and target.name.startswith("test_"):
             wrong.append(f"the link to {link.target} names no test")
     assert not wrong
