@@ -64,10 +64,13 @@ class JobHandle(Generic[R]):
         job as it is.
         """
         limit_s = None if timeout is None else seconds(timeout, "timeout")
+        limit = asyncio.timeout(limit_s)
         try:
-            async with asyncio.timeout(limit_s):
+            async with limit:
                 record = await self._end()
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
         if record.state is JobState.completed:
             text = await self._reader.text(record.result) or "null"

@@ -67,20 +67,23 @@ class Reader:
         record = (await self.load(activity, job_id)).record
         if record is None:
             raise JobNotFound(f"no job {job_id} of activity {activity} in namespace {self._store.names.ns}")
+        return await self._in_time(record)
+
+    async def _in_time(self, record: JobRecord) -> JobRecord:
+        """The record; or what is read after the one who meets an overdue job has said so (P12)."""
         if record.expires_at is None or record.state.final or record.state is JobState.running:
             return record
-        if self._store.connection.now() < record.expires_at:
+        now = self._store.connection.now()
+        if now < record.expires_at:
             return record
-        # Whoever meets an overdue job says so (P12); what the others make of it is read again.
-        expired = Expired(now=self._store.connection.now(), found=await self._store.queue.find(activity, job_id))
-        await self._performer.apply(activity, job_id, expired)
-        return (await self.load(activity, job_id)).record or record
+        expired = Expired(now=now, found=await self._store.queue.find(record.activity, record.id))
+        await self._performer.apply(record.activity, record.id, expired)
+        return (await self.load(record.activity, record.id)).record or record
 
     async def load(self, activity: str, job_id: str) -> Loaded:
         """The job as it stands; a job without a record is given the one that its message tells."""
-        loaded = Loaded()
-        for _ in range(2):
-            loaded = await self._store.registry.load(activity, job_id)
+        loaded = await self._store.registry.load(activity, job_id)
+        while True:
             record = loaded.record
             if record is not None and record.state not in _RETRYABLE:
                 return loaded
@@ -89,10 +92,11 @@ class Reader:
             found = await find(activity, job_id)
             if found is not None and newer(found, record):
                 return Loaded(record_of(found, record), loaded.revision)
-            if record is not None:
+            # No newer message: there is none, or it has begun its life, and even ended it, between the two reads.
+            again = await self._store.registry.load(activity, job_id)
+            if again.revision == loaded.revision:
                 return loaded
-            # Neither record nor message: it may have been started between the two reads. Once more tells.
-        return loaded
+            loaded = again
 
     async def info(self, record: JobRecord) -> JobInfo:
         """The record as users see it, with what it refers to."""
@@ -134,9 +138,10 @@ class Reader:
             if record is None:
                 continue
             found = queued.pop((record.activity, record.id), None)
-            yield record_of(found, record) if found is not None and newer(found, record) else record
+            current = record_of(found, record) if found is not None and newer(found, record) else record
+            yield await self._in_time(current)
         for delivery in queued.values():
-            yield record_of(delivery)
+            yield await self._in_time(record_of(delivery))
 
     async def faults(self, activity: str | None, since: float | None, job_id: str = "*") -> AsyncIterator[FaultInfo]:
         """The dead letters, the oldest first."""

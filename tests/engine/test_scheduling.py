@@ -1,0 +1,239 @@
+"""Later, and not at all: delay, at, expires_in."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import until
+from turnout import Client, JobExists, JobFaulted, JobHandle, JobInfo, RetryPolicy, activity, current_job
+from turnout.testing.fixtures import WorkerFactory
+
+LATE_S = 0.5
+
+
+@activity
+async def stamp(value: str = "") -> str:
+    return value
+
+
+@activity
+async def hang() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+@activity(retry=RetryPolicy(max_attempts=3, delay=600))
+async def fail() -> None:
+    raise ValueError("not yet")
+
+
+@activity
+async def since_submission() -> float:
+    return (datetime.now(UTC) - current_job().submitted_at).total_seconds()
+
+
+def due(info: JobInfo) -> datetime:
+    assert info.next_attempt_at is not None
+    return info.next_attempt_at
+
+
+def lateness(info: JobInfo, at: datetime) -> float:
+    """Seconds from the instant to the start of the first attempt."""
+    assert info.started_at is not None
+    return (info.started_at - at).total_seconds()
+
+
+async def reached(handle: JobHandle[Any], state: str) -> JobInfo:
+    async def there() -> JobInfo | None:
+        info = await handle.info()
+        return info if info.state == state else None
+
+    return await until(there)
+
+
+async def test_delays_are_never_early_and_hardly_late(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """Delayed jobs start at their instant or within half a second of it, whatever fraction it has."""
+    async with turnout_worker(stamp, concurrency=20):
+        jobs = [
+            (await turnout_client.submit(stamp.options(delay=delay)), delay)
+            for delay in (0.05, 0.2, 0.5, timedelta(seconds=0.333), 1, 1.0009, 1.25)
+        ]
+        for handle, delay in jobs:
+            await handle.result(timeout=15)
+            info = await handle.info()
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+            late = lateness(info, info.submitted_at + timedelta(seconds=seconds))
+            assert 0 <= late <= LATE_S, f"delay {delay}: {late:.3f} s late"
+
+
+async def test_at(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A job for an instant, in any zone, shows as scheduled for it and starts then."""
+    zone = datetime.now().astimezone().tzinfo
+    at = datetime.now(zone) + timedelta(seconds=1)
+    handle = await turnout_client.submit(stamp.options(at=at), "x")
+    info = await handle.info()
+    assert (info.state, info.attempt, due(info), info.payload) == ("scheduled", 0, at, {"value": "x"})
+    async with turnout_worker(stamp):
+        assert await handle.result(timeout=15) == "x"
+    info = await handle.info()
+    assert 0 <= lateness(info, at) <= LATE_S
+    assert info.next_attempt_at is None
+    assert info.submitted_at < at
+
+
+@pytest.mark.parametrize("ago", [timedelta(seconds=1), timedelta(days=20_000)])
+async def test_an_instant_that_has_passed(
+    turnout_client: Client, turnout_worker: WorkerFactory, ago: timedelta
+) -> None:
+    """A past instant means now."""
+    async with turnout_worker(since_submission):
+        handle = await turnout_client.submit(since_submission.options(at=datetime.now(UTC) - ago))
+        assert await handle.result(timeout=10) < LATE_S
+
+
+async def test_a_delay_of_nothing_is_no_delay(turnout_client: Client) -> None:
+    """delay=0 queues the job as if nothing had been said."""
+    assert (await (await turnout_client.submit(stamp.options(delay=0))).info()).state == "queued"
+
+
+async def test_scheduled_many(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """submit_many delays every one of its jobs; they are listed and counted, and each runs once."""
+    handles = await turnout_client.submit_many(stamp.options(delay=0.5), [{"value": str(n)} for n in range(50)])
+    counts = await turnout_client.count()
+    assert counts["scheduled"] + counts["queued"] == 50
+    async with turnout_worker(stamp, concurrency=50):
+        assert [await handle.result(timeout=15) for handle in handles] == [str(n) for n in range(50)]
+    assert {info.attempt async for info in turnout_client.jobs()} == {1}
+
+
+async def test_the_same_id_twice(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A scheduled id is taken, for another schedule and for an immediate submit; joining it gives the scheduled job."""
+    first = await turnout_client.submit(stamp.options(id="once", delay=0.5), "first")
+    for again in (stamp.options(id="once", delay=0.1), stamp.options(id="once"), hang.options(id="once")):
+        with pytest.raises(JobExists) as caught:
+            await turnout_client.submit(again)
+        assert (await caught.value.handle.info()).payload == {"value": "first"}
+    joined = await turnout_client.submit(stamp.options(id="once", if_exists="join"), "second")
+    assert due(await joined.info()) == due(await first.info())
+    async with turnout_worker(stamp):
+        assert await joined.result(timeout=15) == "first"
+    assert sum((await turnout_client.count()).values()) == 1
+
+
+async def test_schedules_of_one_id_at_once(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """Of many schedules of one id at once exactly one is made."""
+    submits = [turnout_client.submit(stamp.options(id="race", delay=0.3), str(n)) for n in range(8)]
+    outcomes = await asyncio.gather(*submits, return_exceptions=True)
+    (winner,) = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, JobExists)]
+    async with turnout_worker(stamp):
+        assert await turnout_client.job("race").result(timeout=15) == str(winner)
+    assert sum((await turnout_client.count()).values()) == 1
+
+
+async def test_a_cancelled_schedule_never_fires(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A schedule that was cancelled in time is gone; a job that was due after it has run when it still hasn't."""
+    async with turnout_worker(stamp):
+        handle = await turnout_client.submit(stamp.options(delay=0.4))
+        later = await turnout_client.submit(stamp.options(delay=0.8))
+        await handle.cancel("not today")
+        await later.result(timeout=15)
+        info = await handle.info()
+    assert (info.state, info.attempt, info.reason) == ("cancelled", 0, "not today")
+
+
+async def test_cancel_while_it_fires(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A cancel in the very moment of the firing leaves one final state: it ran, or it was cancelled."""
+    async with turnout_worker(stamp, concurrency=20):
+        handles = await turnout_client.submit_many(stamp.options(delay=0.3), [{}] * 20)
+        at = max([due(await handle.info()) for handle in handles if (await handle.info()).state == "scheduled"])
+        await asyncio.sleep(max(0.0, (at - datetime.now(UTC)).total_seconds()))  # the moment is the point
+        await asyncio.gather(*(handle.cancel("now") for handle in handles))
+
+        async def all_ended() -> list[JobInfo] | None:
+            infos = [await handle.info() for handle in handles]
+            return infos if all(info.state.final for info in infos) else None
+
+        infos = await until(all_ended)
+        await (await turnout_client.submit(stamp)).result(timeout=10)
+        assert [await handle.info() for handle in handles] == infos
+    assert {info.state for info in infos} <= {"completed", "cancelled"}
+
+
+# --- expires_in ------------------------------------------------------------------------------------------------------
+
+
+async def test_expired_before_anybody_came(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """With no worker at all every reader sees an overdue job faulted as "expired", with attempt 0; it never runs."""
+    handles = [await turnout_client.submit(stamp.options(expires_in=0.3)) for _ in range(3)]
+    assert {(await handle.info()).state for handle in handles} == {"queued"}
+    with pytest.raises(JobFaulted, match="expired") as caught:
+        await handles[0].result(timeout=10)
+    info = caught.value.info
+    assert (info.state, info.reason, info.attempt, info.attempts) == ("faulted", "expired", 0, [])
+    assert (await handles[1].info()).state == "faulted"
+    assert (await turnout_client.count())["faulted"] == 3
+    assert {info.state async for info in turnout_client.jobs()} == {"faulted"}
+    assert len([fault async for fault in turnout_client.faults()]) == 3
+    async with turnout_worker(stamp):
+        await (await turnout_client.submit(stamp)).result(timeout=10)
+    assert {(await handle.info()).attempt for handle in handles} == {0}
+
+
+async def test_expired_when_a_worker_comes(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A worker that comes too late faults the job without starting it."""
+    handle = await turnout_client.submit(stamp.options(expires_in=0.2))
+    other = await turnout_client.submit(stamp.options(delay=0.3))  # when it has run, the deadline has passed
+    await until(lambda: is_past(turnout_client, other))
+    async with turnout_worker(stamp):
+        info = await reached(handle, "faulted")
+        await other.result(timeout=10)
+    assert (info.reason, info.attempt) == ("expired", 0)
+
+
+async def is_past(client: Client, handle: JobHandle[Any]) -> bool:
+    info = await handle.info()
+    return info.state != "scheduled" or datetime.now(UTC) > due(info)
+
+
+async def test_expired_while_it_runs(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """At the deadline a running attempt is timed_out, and the job faulted with reason "expired", not retried."""
+    async with turnout_worker(hang):
+        handle = await turnout_client.submit(hang.options(expires_in=0.5))
+        info = await reached(handle, "faulted")
+    assert (info.reason, info.attempt) == ("expired", 1)
+    assert [attempt.outcome for attempt in info.attempts] == ["timed_out"]
+    assert info.finished_at is not None
+    assert 0.5 <= (info.finished_at - info.submitted_at).total_seconds() < 1.5
+
+
+async def test_expired_while_it_waits(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A retry that would begin after the deadline isn't waited for."""
+    async with turnout_worker(fail):
+        handle = await turnout_client.submit(fail.options(expires_in=60))
+        info = await reached(handle, "faulted")
+    assert (info.reason, info.attempt) == ("expired", 1)
+    assert info.error is not None
+    assert info.error.message == "not yet"
+
+
+async def test_in_time(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A job that ends before its deadline has completed, and stays so after it."""
+    async with turnout_worker(stamp):
+        handle = await turnout_client.submit(stamp.options(expires_in=0.4), "quick")
+        assert await handle.result(timeout=10) == "quick"
+        await (await turnout_client.submit(stamp.options(delay=0.5))).result(timeout=10)
+        assert (await handle.info()).state == "completed"
+
+
+async def test_an_expired_job_can_be_retried(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """Whoever retries an expired job wants it to run: the deadline doesn't hold for the retry."""
+    handle = await turnout_client.submit(stamp.options(expires_in=0.1), "late")
+    await reached(handle, "faulted")
+    await handle.retry()
+    assert (await handle.info()).state == "queued"
+    async with turnout_worker(stamp):
+        assert await handle.result(timeout=10) == "late"
