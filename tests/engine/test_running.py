@@ -393,3 +393,15 @@ async def test_a_cancelled_job_stays_cancelled_when_its_node_stops(turnout_clien
         await handle.cancel("enough")
         with pytest.raises(JobCancelled, match="enough"):
             await handle.result(timeout=5)
+
+
+async def test_a_traceback_begins_in_the_users_code(turnout_client: Client, turnout_worker: Any) -> None:
+    """Whoever reads why a job failed reads no frame of the worker's."""
+    async with turnout_worker(fail):
+        handle = await turnout_client.submit(fail.options(retry=ONCE), times=1)
+        with pytest.raises(JobFaulted):
+            await handle.result(timeout=10)
+    error = (await handle.info()).error
+    assert error is not None
+    assert "test_running.py" in error.traceback
+    assert "turnout/worker" not in error.traceback
