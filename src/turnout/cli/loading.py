@@ -53,9 +53,9 @@ def _import(name: str) -> ModuleType:
 
 
 def _why(error: BaseException) -> str:
-    """The error's own text, under the line of the user's that it comes from."""
+    """The error's own text, and the user's own lines that it comes from."""
     text = "".join(traceback.format_exception_only(error)).strip()
-    ours = (str(Path(importlib.__file__ or "").parent), "<frozen ", str(Path(__file__).parent))
+    ours = (str(Path(importlib.__file__ or "").parent), "<frozen ", str(Path(__file__).parents[1]))
     theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
     if not theirs:
         return text

@@ -14,7 +14,7 @@ import click
 
 _KEY = "turnout.cli.options.given"
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -83,9 +83,9 @@ class Duration(click.ParamType[float]):
         if isinstance(value, int | float):
             return float(value)
         text = str(value).strip()
-        if re.fullmatch(r"\d+(\.\d+)?|\.\d+", text):
+        if re.fullmatch(r"\d+(\.\d+)?|\.\d+", text, re.ASCII):
             return float(text)
-        if re.fullmatch(f"(?:{_PART.pattern})+", text):
+        if re.fullmatch(f"(?:{_PART.pattern})+", text, re.ASCII):
             return float(sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text)))
         return self.fail(f"{value!r} is no duration such as 90, 1.5, 500ms, 2m, 1h30m or 7d", param, ctx)
 

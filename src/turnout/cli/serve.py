@@ -22,7 +22,7 @@ from turnout.telemetry.setup import set_up as set_up_telemetry
 
 logger = logging.getLogger("turnout.cli")
 
-_LAST_PATIENCE_S = 3.0
+_LAST_PATIENCE_S = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +77,7 @@ def work(
 
 async def _work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> None:
     orders = Orders(plan.grace_s)
+    logger.info("starting with %d activities of %s", len(activities), plan.module)
     try:
         async with session.opened(create=True, name="turnout-worker") as s:
             node = Worker(s.client, activities=activities, concurrency=plan.concurrency, name=plan.name)

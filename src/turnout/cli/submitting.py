@@ -17,6 +17,7 @@ from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
 from turnout.definition.activity import activity_ref
+from turnout.definition.codec import encode_json
 from turnout.errors import TurnoutError
 from turnout.telemetry.setup import set_up as set_up_telemetry
 
@@ -36,6 +37,7 @@ def submit(activity: str, payload: str | None, options: Mapping[str, Any], patie
         raise click.UsageError("--timeout is how long to wait: it goes with --wait or --follow")
     ref = activity_ref(activity).options(**dict(options))
     body = read_payload(payload)
+    encode_json(body, "payload")
     end_telemetry = set_up_telemetry("turnout-cli")
 
     async def work(s: Session) -> int:

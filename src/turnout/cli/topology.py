@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import attrs
 
@@ -35,17 +36,24 @@ async def _setup(replicas: int | None, *, dry_run: bool) -> int:
 
 
 async def existing_options(connection: Connection, names: Names) -> TopologyOptions | None:
-    """The options that the namespace was set up with; None when there is none."""
+    """The options that the namespace was set up with, usual ones for what is missing; None when all of it is."""
+    streams = (names.work, names.faults, names.alarms)
+    work, faults, alarms = await asyncio.gather(*(_config(connection, stream) for stream in streams))
+    if not (work or faults or alarms):
+        return None
+    usual = TopologyOptions()
+    return TopologyOptions(
+        replicas=(work or faults or alarms).get("num_replicas", 1),
+        fault_days=faults.get("max_age", 0) / _DAY_NS if faults else usual.fault_days,
+        alarm_days=alarms.get("max_age", 0) / _DAY_NS if alarms else usual.alarm_days,
+    )
+
+
+async def _config(connection: Connection, stream: str) -> dict[str, Any]:
+    """A stream's settings; empty when there is no such stream."""
     try:
-        work, faults, alarms = await asyncio.gather(
-            *(connection.api(f"STREAM.INFO.{stream}") for stream in (names.work, names.faults, names.alarms))
-        )
+        return dict((await connection.api(f"STREAM.INFO.{stream}"))["config"])
     except ApiError as error:
         if error.code != NOT_FOUND:
             raise
-        return None
-    return TopologyOptions(
-        replicas=work["config"].get("num_replicas", 1),
-        fault_days=faults["config"].get("max_age", 0) / _DAY_NS,
-        alarm_days=alarms["config"].get("max_age", 0) / _DAY_NS,
-    )
+        return {}

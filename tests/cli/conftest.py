@@ -1,0 +1,172 @@
+"""The command line as people run it: a process, with a real server for each module of tests."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnout import Client, JobInfo
+from turnout.testing.server import NatsServer
+
+MODULES = Path(__file__).parent / "modules"
+TURNOUT = [sys.executable, "-m", "turnout"]
+
+
+class Cli:
+    """`cli(...)` runs turnout and expects it to exit with `code`; `cli.json(...)` gives the one document on stdout."""
+
+    def __init__(self, url: str, namespace: str, cwd: Path = MODULES) -> None:
+        self.url = url
+        self.namespace = namespace
+        self.cwd = cwd
+        # Nothing of who runs the tests is to decide about them.
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "TURNOUT_", "OTEL_"))}
+        self.env |= {"NATS_URL": url, "TURNOUT_NAMESPACE": namespace, "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+
+    def __call__(
+        self, *arguments: str, code: int = 0, stdin: str = "", env: dict[str, str] | None = None, cold: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """`cold`: in a process that starts from nothing, not in a fork of one that has imported turnout."""
+        environment = self.env | (env or {})
+        if cold:
+            done = subprocess.run(
+                [*TURNOUT, *arguments],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                cwd=self.cwd,
+                env=environment,
+                timeout=60,
+                check=False,
+            )
+        else:
+            done = zygote().run(arguments, stdin, self.cwd, environment)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str, code: int = 0, **options: Any) -> Any:
+        return json.loads(self(*arguments, "-o", "json", code=code, **options).stdout)
+
+    def error(self, *arguments: str, code: int, **options: Any) -> str:
+        """What a command that fails says; it must not print anything on stdout."""
+        done = self(*arguments, code=code, **options)
+        assert done.stdout == ""
+        return done.stderr
+
+    @contextmanager
+    def process(self, *arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+        """A turnout that runs beside the test; it is killed in the end."""
+        process = subprocess.Popen(
+            [*TURNOUT, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.cwd,
+            env=self.env | (env or {}),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def until(self, job_id: str, reached: Callable[[JobInfo], object]) -> JobInfo:
+        """The job as soon as it is so."""
+
+        async def watch() -> JobInfo:
+            async with Client.connect(self.url, namespace=self.namespace) as client, asyncio.timeout(20):
+                async for info in client.job(job_id).watch():
+                    if reached(info):
+                        return info
+            raise AssertionError(f"job {job_id} ended before it was as expected")
+
+        return asyncio.run(watch())
+
+
+class Zygote:
+    """The process that forks; see zygote.py."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, arguments: Sequence[str], stdin: str, cwd: Path, env: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        files = {name: Path(self._folder.name) / name for name in ("stdin", "stdout", "stderr")}
+        for name, file in files.items():
+            file.write_text(stdin if name == "stdin" else "")
+        request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env)}
+        request |= {name: str(file) for name, file in files.items()}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        shown = [files[name].read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(["turnout", *arguments], code, *shown)
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+@functools.cache
+def zygote() -> Zygote:
+    found = Zygote()
+    atexit.register(found.close)
+    return found
+
+
+def first_document(process: subprocess.Popen[str]) -> Any:
+    """The JSON document that a process prints first, as soon as it is complete."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        try:
+            return json.loads(text)
+        except ValueError:
+            continue
+    raise AssertionError(f"it ended without a document:\n{text}\n{process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cli(server: NatsServer) -> Cli:
+    """In a namespace of its own, where nothing is yet."""
+    return Cli(server.url, f"cli_{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture(scope="module")
+def busy(server: NatsServer) -> Iterator[Cli]:
+    """In a namespace with a worker for the activities of modules/shop.py."""
+    cli = Cli(server.url, "busy")
+    with cli.process("worker", "shop", "--name", "shop", "--grace", "0", "-o", "json") as worker:
+        first_document(worker)
+        yield cli

@@ -1,0 +1,143 @@
+"""`node`, `activity`, `fault`, `setup` and `doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from tests.cli.conftest import Cli
+from turnout.jetstream.connection import Connection, ConnectOptions
+from turnout.testing.server import NatsServer
+
+
+async def api(url: str, verb: str, body: dict[str, object] | None = None) -> dict[str, object]:
+    connection = await Connection.open(ConnectOptions(servers=(url,)), name="test")
+    try:
+        return await connection.api(verb, body)
+    finally:
+        await connection.close()
+
+
+def checks(cli: Cli, code: int) -> dict[str, list[dict[str, str]]]:
+    """doctor's checks by name."""
+    report = cli.json("doctor", code=code)
+    assert report["ok"] == (code == 0)
+    found: dict[str, list[dict[str, str]]] = {}
+    for check in report["checks"]:
+        found.setdefault(check["check"], []).append(check)
+    return found
+
+
+def test_node_ls(busy: Cli, cli: Cli) -> None:
+    """node ls shows the living nodes and what they work on; instants are RFC 3339 in JSON."""
+    (node,) = busy.json("node", "ls")
+    assert node["name"] == "shop"
+    assert re.fullmatch(r"\d{4}-.*Z", node["started_at"])
+    assert "add" in node["activities"]
+    assert re.search(r"shop-\w+ .* 0/10 +working", busy("node", "ls").stdout)
+    assert cli.json("node", "ls") == []
+
+
+def test_activity_ls_and_schema(busy: Cli) -> None:
+    """activity ls tells how many nodes work on each; schema shows the contract and how to submit."""
+    found = {each["name"]: each for each in busy.json("activity", "ls")}
+    assert found["add"]["nodes"] == 1
+    assert found["add"]["doc"] == "Add two numbers."
+    assert re.search(r"add +1 +Add two numbers\.", busy("activity", "ls").stdout)
+    schema = busy.json("activity", "schema", "add")
+    assert schema["payload_schema"]["required"] == ["a"]
+    assert schema["result_schema"] == {"type": "integer"}
+    assert """turnout job submit add '{"a": 1}'""" in busy("activity", "schema", "add").stdout
+    told = busy.error("activity", "schema", "ad", code=4)
+    assert "those known are: add, assassin" in told
+
+
+def test_fault_ls_and_show(busy: Cli) -> None:
+    """A dead letter is listed, and shown with its reason, error, attempts and payload."""
+    busy("job", "submit", "broken", '{"what": "disk"}', "--id", "dead", "--wait", code=1)
+    assert [each["id"] for each in busy.json("fault", "ls", "--activity", "broken")] == ["dead"]
+    assert busy.json("fault", "ls", "--activity", "add") == []
+    assert busy.json("fault", "ls", "--since", "2100-01-01T00:00:00Z") == []
+    assert "Fatal: no such disk" in busy("fault", "ls").stdout
+    shown = busy("fault", "show", "dead").stdout
+    for word in ("no such disk", '{"what": "disk"}', "shop-", "faulted"):
+        assert word in shown
+    assert busy.json("fault", "show", "dead")["payload"] == {"what": "disk"}
+    busy.error("fault", "show", "alive", code=4)
+
+
+def test_setup_creates_then_keeps(cli: Cli) -> None:
+    """setup creates what is missing, alarms first; the second time nothing is to do; --dry-run only tells."""
+    planned = cli.json("setup", "--dry-run")
+    assert {each["action"] for each in planned} == {"create"}
+    assert "there is no namespace" in cli("job", "ls").stderr
+    done = cli("setup").stdout
+    assert done.splitlines()[1].split() == [f"{cli.namespace}_alarms", "create"]
+    assert {each["action"] for each in cli.json("setup")} == {"keep"}
+
+
+def test_setup_changes_what_differs_and_keeps_what_was_chosen(cli: Cli) -> None:
+    """A stream that was changed is set right; how long letters are kept is the operator's choice and stays."""
+    cli("setup")
+    stream = f"{cli.namespace}_faults"
+    config = dict(asyncio.run(api(cli.url, f"STREAM.INFO.{stream}"))["config"])  # type: ignore[call-overload]
+    asyncio.run(api(cli.url, f"STREAM.UPDATE.{stream}", config | {"max_age": 3600 * 10**9, "allow_direct": False}))
+    changed = {each["name"]: each for each in cli.json("setup")}
+    assert changed[stream]["action"] == "update"
+    assert changed[stream]["fields"] == ["allow_direct"]
+    config = dict(asyncio.run(api(cli.url, f"STREAM.INFO.{stream}"))["config"])  # type: ignore[call-overload]
+    assert (config["allow_direct"], config["max_age"]) == (True, 3600 * 10**9)
+
+
+def test_replicas_that_cannot_be_are_told(cli: Cli) -> None:
+    """A single server can't keep three replicas: its refusal is passed on."""
+    assert "refused to create stream" in cli.error("setup", "--replicas", "3", code=1)
+
+
+def test_doctor_finds_nothing_wrong(busy: Cli) -> None:
+    """With a worker and all set up doctor exits 0, and mentions what can't be seen."""
+    found = checks(busy, 0)
+    for name in ("server", "version", "jetstream", "streams", "clock", "nodes", "consumers", "queues", "alarms"):
+        assert [each["verdict"] for each in found[name]] == ["ok"], found[name]
+    assert "sync_interval" in found["durability"][0]["remedy"]
+    assert re.search(r"ok +streams +all \d+ are as they should be", busy("doctor").stdout)
+
+
+def test_doctor_sees_what_is_not_set_up(cli: Cli) -> None:
+    """Missing streams are wrong, and the remedy is named; doctor itself creates nothing."""
+    (check,) = checks(cli, 1)["streams"]
+    assert check["remedy"] == "run: turnout setup"
+    checks(cli, 1)
+    cli("setup")
+    found = checks(cli, 0)
+    assert found["nodes"][0]["verdict"] == "note"
+
+
+def test_doctor_sees_jobs_that_nobody_works_on(cli: Cli) -> None:
+    """Jobs of an activity without a node are wrong."""
+    cli("job", "submit", "add", "{}")
+    (check,) = checks(cli, 1)["queues"]
+    assert "1 jobs of add wait, and no node works on it" in check["found"]
+
+
+def test_doctor_sees_changed_streams_and_consumers(server: NatsServer) -> None:
+    """A stream or a consumer whose settings somebody changed is wrong, and named."""
+    cli = Cli(server.url, "changed")
+    with cli.process("worker", "shop:add", "-o", "json") as worker:
+        assert worker.stdout is not None
+        cli("job", "submit", "add", '{"a": 1}', "--wait")
+        base = "changed_work.add"
+        config = dict(asyncio.run(api(cli.url, f"CONSUMER.INFO.{base}"))["config"])  # type: ignore[call-overload]
+        body = {"stream_name": "changed_work", "config": config | {"ack_wait": 77 * 10**9}}
+        asyncio.run(api(cli.url, f"CONSUMER.DURABLE.CREATE.{base}", body))
+        asyncio.run(api(cli.url, "STREAM.DELETE.changed_alarms"))
+        found = checks(cli, 1)
+        assert found["consumers"][0]["found"] == "the consumer of add differs in ack_wait"
+        assert found["streams"][0]["verdict"] == "wrong"
+
+
+def test_doctor_without_a_server_is_1() -> None:
+    """Where nothing answers doctor says so in its report, and what to do."""
+    (check,) = checks(Cli("nats://127.0.0.1:1", "x"), 1)["server"]
+    assert check["verdict"] == "wrong"
+    assert "127.0.0.1:1" in check["found"]

@@ -1,0 +1,70 @@
+"""`turnout dev`: a server and a worker in a folder."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import MODULES, Cli, first_document
+from tests.support.processes import alive, named
+from turnout.testing.server import HOST
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Cli:
+    """In an empty folder but for the module shop, with no server yet."""
+    (tmp_path / "shop.py").write_text((MODULES / "shop.py").read_text())
+    return Cli("nats://127.0.0.1:1", "turnout", cwd=tmp_path)
+
+
+def test_it_serves_and_keeps_what_was_stored(here: Cli) -> None:
+    """dev prints its server, runs jobs, stops in order with its server, and has its jobs back the next time."""
+    with here.process("dev", "shop", "-o", "json") as dev:
+        facts = first_document(dev)
+        assert "add" in facts["activities"]
+        at = ["--server", facts["url"]]
+        assert here("job", "submit", "add", '{"a": 5}', "--id", "kept", "--wait", *at).stdout == "7\n"
+        assert "runs already in" in here.error("dev", code=1)
+        (server,) = named("nats-server", dev.pid)
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(15) == 0
+        assert not alive(server)
+    assert (here.cwd / ".turnout" / ".gitignore").read_text() == "*\n"
+    with here.process("dev", "-o", "json") as dev:
+        at = ["--server", first_document(dev)["url"]]
+        assert here.json("job", "show", "kept", *at)["result"] == 7
+        dev.send_signal(signal.SIGTERM)
+        assert dev.wait(15) == 0
+
+
+def test_it_takes_another_port_and_says_how_to_submit(here: Cli) -> None:
+    """Where port 4222 is taken another is used, and the commands that it shows name it and work."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((HOST, 4222))
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it: just as well
+        with here.process("dev", "shop:add") as dev:
+            assert dev.stdout is not None
+            shown = ""
+            while "Ctrl-C" not in shown:
+                shown += dev.stdout.readline()
+    assert "port 4222 is taken" in shown
+    line = next(line for line in shown.splitlines() if "job submit add" in line)
+    assert "--server nats://127.0.0.1:" in line
+    assert json.loads(line.split("'")[1]) == {"a": 1}
+    assert "nats --server nats://127.0.0.1:" in shown
+    assert "pub turnout.jobs.add" in shown
+
+
+def test_a_module_that_cannot_be_imported_starts_nothing(here: Cli) -> None:
+    """An import error is exit code 2, and no server is started for it."""
+    assert "no module named" in here.error("dev", "nosuchmodule", code=2)
+    assert not (here.cwd / ".turnout").exists()
+    assert "starts a server of its own" in here.error("dev", "--server", "nats://127.0.0.1:4222", code=2)
