@@ -13,6 +13,8 @@ import logging
 import random
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from turnout.core.events import Aborted, Cancelled, Completed, Failed, Reported
@@ -29,6 +31,8 @@ from turnout.worker.process import ChildFailure
 
 logger = logging.getLogger("turnout.worker")
 
+_HERE = Path(__file__).parent
+
 REPORT_INTERVAL_S = 1.0
 CLEANUP_S = 5.0
 """How long code may clean up after it was asked to stop; then the attempt ends without it."""
@@ -44,7 +48,16 @@ def error_info(error: BaseException) -> ErrorInfo:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 (the exception is user code, and so is its text)
         message = f"(its text can't be told: {type(broken).__qualname__})"
-    return ErrorInfo(type(error).__qualname__, message, "".join(traceback.format_exception(error)))
+    lines = traceback.format_exception(type(error), error, _from_the_users_code(error.__traceback__))
+    return ErrorInfo(type(error).__qualname__, message, "".join(lines))
+
+
+def _from_the_users_code(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the worker's own frames, which are above the code that it called."""
+    inner = trace
+    while inner is not None and Path(inner.tb_frame.f_code.co_filename).parent == _HERE:
+        inner = inner.tb_next
+    return inner or trace
 
 
 class ChildError(Exception):
