@@ -95,7 +95,14 @@ def source(path: Path) -> tuple[str, ...]:
     return ("-analyzeduration", "30M", "-probesize", "50M", "-i", local(path))
 
 
-async def run(arguments: Sequence[str], on_report: Callable[[Report], None] = lambda report: None) -> Report:
+OnReport = Callable[[Report], None]
+
+
+def unheard(report: Report) -> None:
+    """Reports that nobody waits for."""
+
+
+async def run(arguments: Sequence[str], on_report: OnReport = unheard) -> Report:
     """Run ffmpeg to its end and return its last report; `on_report` hears of every one that says more than the last.
 
     Cancelled or failing, it leaves no process behind. Raises FFmpegError if ffmpeg fails.
@@ -117,19 +124,22 @@ async def run(arguments: Sequence[str], on_report: Callable[[Report], None] = la
     return report
 
 
-async def probe(path: Path) -> Media:
-    """What `path` holds, in ffmpeg's own words: there is no ffprobe beside the packaged ffmpeg. Raises NotAVideo."""
+async def probe(path: Path, on_report: OnReport = unheard) -> Media:
+    """What `path` holds, in ffmpeg's own words: there is no ffprobe beside the packaged ffmpeg. Raises NotAVideo.
+
+    `on_report` is heard if the whole file has to be read because it does not say how long it is.
+    """
     async with _process(("-hide_banner", "-nostdin", *source(path)), keep=1 << 20) as (process, _, stderr):
         await process.wait()
         said = await stderr
     media = parse_probe(said, path.name)
-    return media if media.duration else attrs.evolve(media, duration=await _measure(path, media.video))
+    return media if media.duration else attrs.evolve(media, duration=await _measure(path, media.video, on_report))
 
 
-async def _measure(path: Path, stream: int) -> float:
+async def _measure(path: Path, stream: int, on_report: OnReport) -> float:
     """The length of a stream whose file does not say (a recording that was cut off): reads it, without decoding."""
     try:
-        report = await run((*source(path), "-map", f"0:{stream}", "-c", "copy", "-f", "null", "-"))
+        report = await run((*source(path), "-map", f"0:{stream}", "-c", "copy", "-f", "null", "-"), on_report)
     except FFmpegError as error:
         raise NotAVideo(f"{path.name} cannot be read to its end: {error}") from error
     if not report.seconds:

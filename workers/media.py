@@ -152,7 +152,8 @@ async def convert_video(
     job = current_job()
     source = Path(path)
     target = Path(output) if output else beside(source, format)
-    plan = await make_plan(Options(source, target, format, segment_seconds, height, max_speed), job.id)
+    options = Options(source, target, format, segment_seconds, height, max_speed)
+    plan = await make_plan(options, job.id, job.heartbeat)
     ledger = await asyncio.to_thread(still_true, job.restored(Ledger), plan)
     restored = sum(segment.name in ledger.pieces for segment in plan.segments)
     total = plan.media.duration
@@ -184,7 +185,7 @@ def beside(source: Path, format: Format) -> Path:
     return output if output != source else source.with_name(f"{source.stem}.converted.{format}")
 
 
-async def make_plan(options: Options, job_id: str) -> Plan:
+async def make_plan(options: Options, job_id: str, beat: Callable[[], None]) -> Plan:
     """Look at the input and cut its timeline. Raises Fatal if input or output are hopeless."""
     source, output = options.source, options.output
     if not source.is_file():
@@ -194,7 +195,7 @@ async def make_plan(options: Options, job_id: str) -> Plan:
     if output.exists() and output.samefile(source):
         raise Fatal(f"{output} is the input: the output needs a name of its own")
     try:
-        media = await ffmpeg.probe(source)
+        media = await ffmpeg.probe(source, lambda report: beat())
     except ffmpeg.NotAVideo as error:
         raise Fatal(str(error)) from error
     return Plan(
@@ -262,8 +263,7 @@ async def convert(plan: Plan, ledger: Ledger, save: Save, show: Show) -> Joined:
             ledger.pieces[segment.name] = await convert_segment(plan, segment, on_time)
             await save(ledger)
             done += segment.length
-    show(done, "joining")
-    ledger.joined = await join(plan, ledger)
+    ledger.joined = await join(plan, ledger, step(done, "joining"))
     # Saved before the result takes its name: an attempt that was replaced unawares fails here, and changes nothing.
     await save(ledger)
     return ledger.joined
@@ -312,7 +312,7 @@ async def convert_piece(plan: Plan, name: str, arguments: Sequence[str], on_time
     return Piece(size=size, frames=report.frames)
 
 
-async def join(plan: Plan, ledger: Ledger) -> Joined:
+async def join(plan: Plan, ledger: Ledger, on_time: Callable[[float], None]) -> Joined:
     """Join the pieces without converting them again, and check the result. Raises Fatal if it falls short."""
     source = plan.options.source.name
     pictures = [segment for segment in plan.segments if ledger.pieces[segment.name].frames]
@@ -328,7 +328,8 @@ async def join(plan: Plan, ledger: Ledger) -> Joined:
     if plan.options.format == "mp4":
         arguments += ["-movflags", "+faststart"]
     with files.whole(plan.joined) as part:
-        await ffmpeg.run([*arguments, "-f", plan.options.format, ffmpeg.local(part)])
+        arguments += ["-f", plan.options.format, ffmpeg.local(part)]
+        await ffmpeg.run(arguments, lambda report: on_time(report.seconds))
         await asyncio.to_thread(files.sync, part)
         result, expected = await ffmpeg.probe(part), plan.media.duration
         if not math.isclose(result.duration, expected, rel_tol=0, abs_tol=DURATION_TOLERANCE_S):

@@ -35,9 +35,11 @@ async def test_probe_measures_what_does_not_say_how_long_it_is(clip: Path, tmp_p
     with live.open("wb") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         file.write(process.stdout.read())
-    media = await ffmpeg.probe(live)
+    heard: list[ffmpeg.Report] = []
+    media = await ffmpeg.probe(live, heard.append)
     assert media.duration == pytest.approx(12, abs=0.1)
     assert media.audio is None
+    assert heard, "whoever waits hears that it goes on"
 
 
 @pytest.mark.parametrize(
