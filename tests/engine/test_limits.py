@@ -63,7 +63,7 @@ async def test_an_id_under_two_activities_is_asked_about_with_its_activity(
 
 
 async def test_the_server_does_not_take_schedules_together_with_discard_new(turnout_client: Client) -> None:
-    """Why the work stream has no limits of its own; when a later server allows both, the decision can be taken again."""
+    """Why the work stream has no limits of its own; a later server that allows both reopens the decision."""
     config = {
         "name": f"{turnout_client.namespace}_probe",
         "subjects": [f"{turnout_client.namespace}.probe.>"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import until
 from turnout import (
     Client,
     Fatal,
@@ -24,8 +25,6 @@ from turnout import (
     current_job,
 )
 from turnout.testing import NatsServer
-
-from tests.support.waiting import until
 
 ONCE = RetryPolicy.none()
 
