@@ -15,6 +15,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
 from turnout.errors import JobNotFound, TurnoutError
 from turnout.jetstream.connection import Received
+from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
 
@@ -147,7 +148,7 @@ class Reader:
         """The dead letters, the oldest first."""
         async for letter in self._store.letters.scan(activity or "*", job_id):
             if since is None or letter.at >= since:
-                yield fault_info(letter.seq, letter.at, letter.record, await self.text(letter.record.payload))
+                yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
 
     async def changes(self, activity: str, job_id: str) -> AsyncGenerator[JobRecord, None]:
         """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
@@ -195,7 +196,14 @@ class Reader:
         payload, checkpoint, result = record.payload, record.checkpoint, record.result
         if inline(payload) and inline(checkpoint) and inline(result):
             return Bodies(payload.text, _inline_text(checkpoint), _inline_text(result))
-        return Bodies(await self.text(payload), await self.text(checkpoint), await self.text(result))
+        return Bodies(await self._shown(payload), await self._shown(checkpoint), await self._shown(result))
+
+    async def _shown(self, body: Body | None) -> str | None:
+        """The text of a body, None if it is gone: a listing is about more than this one job."""
+        try:
+            return await self.text(body)
+        except ObjectGone:
+            return None
 
 
 def _inline_text(body: Body | None) -> str | None:

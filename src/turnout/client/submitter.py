@@ -19,7 +19,7 @@ from turnout.definition.codec import encode_json
 from turnout.definition.options import Submission
 from turnout.errors import InvalidArguments, InvalidValue, JobExists, TurnoutError
 from turnout.jetstream.connection import Disconnected, NoResponders, PubAck, RequestTimeout, WrongLastSequence
-from turnout.jetstream.payloads import THRESHOLD_BYTES
+from turnout.jetstream.payloads import THRESHOLD_BYTES, check_size
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.queue import Taken
 from turnout.jetstream.registry import Loaded
@@ -58,6 +58,7 @@ class Submitter:
             try:
                 return await self._store_draft(draft, self._at(ref.submission), ref)
             except Taken:
+                await self._store.payloads.delete(draft.payload)
                 return self._taken(ref, job_id, ref.name)
 
     async def submit_many(self, ref: ActivityRef, texts: Sequence[str], ids: Sequence[str] | None) -> list[str]:
@@ -65,6 +66,8 @@ class Submitter:
         plain = ref.submission.expires_in is None and self._at(ref.submission) is None and ids is None
         if ref.submission.id is not None:
             raise InvalidValue("options(id=...) names one job; give submit_many a list of ids")
+        for text in texts:
+            check_size(text, "payload")
         if not plain:
             if ids is not None and ref.submission.if_exists == "raise":
                 _no_id_twice(ids)

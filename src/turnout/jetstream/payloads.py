@@ -28,6 +28,18 @@ _CHUNK_BYTES = 128 * 1024
 _CHUNKS_IN_FLIGHT = 32
 
 
+class ObjectGone(TurnoutError):
+    """The object that a body refers to is not there any more, or not whole."""
+
+
+def check_size(text: str, what: str) -> int:
+    """The size of a body in bytes. PayloadTooLarge over the limit."""
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > LIMIT_BYTES:
+        raise PayloadTooLarge(f"the {what} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
+    return size
+
+
 class Payloads:
     """Puts bodies where they fit, and brings them back."""
 
@@ -43,29 +55,27 @@ class Payloads:
 
         Errors: PayloadTooLarge over the limit, and those of the connection.
         """
-        size = len(text) if text.isascii() else len(text.encode())
+        size = check_size(text, what)
         if size <= THRESHOLD_BYTES:
             return Body(text=text, size=size)
-        if size > LIMIT_BYTES:
-            raise PayloadTooLarge(f"the {what} of job {owner} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
         name = f"{owner}-{what}-{key or secrets.token_hex(6)}"
         if key is None or await self._meta(name) is None:
             await self._write(name, text.encode())
         return Body(ref=name, size=size)
 
     async def get(self, body: Body) -> str:
-        """The text of a body, wherever it is. TurnoutError when its object is gone or damaged."""
+        """The text of a body, wherever it is. ObjectGone when its object is gone or damaged."""
         if body.ref is None:
             return body.text or ""
         meta = await self._meta(body.ref)
         if meta is None:
-            raise TurnoutError(f"object {body.ref} is gone from the object store")
+            raise ObjectGone(f"object {body.ref} is gone from the object store")
         digest, parts = hashlib.sha256(), []
         async for stored in scan(self._connection, self._stream, self._chunks(meta["nuid"])):
             digest.update(stored.data)
             parts.append(stored.data)
         if meta.get("digest") != _digest(digest.digest()):
-            raise TurnoutError(f"object {body.ref} is damaged: its digest does not match")
+            raise ObjectGone(f"object {body.ref} is damaged: its digest does not match")
         return b"".join(parts).decode()
 
     async def exists(self, body: Body) -> bool:
@@ -113,7 +123,7 @@ class Payloads:
         if stored is None or not stored.data:
             return None
         meta: dict[str, str] = fastjson.loads(stored.data)
-        return meta
+        return None if meta.get("deleted") else meta
 
     def _chunks(self, nuid: str) -> str:
         return f"$O.{self._bucket}.C.{nuid}"
