@@ -151,6 +151,7 @@ class LeaseKeeper:
         with self._lock:
             lease.settled = True
             self._leases.pop(lease.nonce, None)
+        lease.on_change = lease.on_lost = None  # it waits for its turn in the heap: the attempt need not
 
     def refresh_liveness(self) -> None:
         """Write the node's key now: something in it has changed."""
