@@ -71,7 +71,9 @@ class Sweep:
         self._store = store
         self._performer = performer
         self._confident = confident
+        # Two memories, for the two walks: neither may take what the other remembers for a change.
         self._seen: dict[tuple[str, str], Seen] = {}
+        self._without_message: dict[tuple[str, str], Seen] = {}
         self._nudges: dict[tuple[str, str], Nudge] = {}
 
     async def owners(self, *, vanished: bool = False) -> None:
@@ -111,12 +113,12 @@ class Sweep:
             event = self._judge(consumer, found, record, seen)
             if event is not None:
                 events.append((found, event))
-        kept = {key: value for key, value in self._seen.items() if value.message is None}
-        self._seen = {**kept, **seen}
+        self._seen = seen
         await self._each(self._apply(found.activity, found.id, event) for found, event in events)
 
     async def registry(self) -> None:
         """Look at every record: deadlines of jobs that no worker takes (P12), and records whose message is gone."""
+        before, self._without_message = self._without_message, {}
         async for stored in scan(self._store.connection, kv_stream(self._store.names.jobs_bucket), self._records()):
             if not stored.data or (_ended(stored.data) and "Nats-TTL" in stored.headers):
                 continue
@@ -125,7 +127,7 @@ class Sweep:
             except wire.UnreadableRecord as error:
                 logger.warning("a record that can't be read stays as it is: %s", error)
                 continue
-            await self._check_record(record, stored.seq)
+            await self._check_record(record, stored.seq, before.get((record.activity, record.id)))
 
     async def alarm(self, activity: str, seq: int) -> bool:
         """A message's deliveries ran out: put the job in anew, or tell its owner (P7). False: ask again later."""
@@ -179,7 +181,7 @@ class Sweep:
             return Stuck(now=now, found=found, max_lost=record.rules.max_lost if record is not None else 3)
         return None
 
-    async def _check_record(self, record: JobRecord, revision: int) -> None:
+    async def _check_record(self, record: JobRecord, revision: int, before: Seen | None) -> None:
         now = self._now()
         key = (record.activity, record.id)
         overdue = record.expires_at is not None and now >= record.expires_at
@@ -189,13 +191,12 @@ class Sweep:
             found = await self._store.queue.find(record.activity, record.id)
             await self._apply(record.activity, record.id, Expired(now=now, found=found))
             return
-        before = self._seen.get(key)
-        if before is None or before.message is not None or before.revision != revision:
-            self._seen[key] = Seen(None, revision, suspended_too())
+        if before is None or before.revision != revision:
+            self._without_message[key] = Seen(None, revision, suspended_too())
             return
         if suspended_too() - before.since < max(LEASES_UNTIL_STUCK * record.rules.lease, SETTLING_S):
+            self._without_message[key] = before
             return
-        del self._seen[key]
         found = await self._store.queue.find(record.activity, record.id)
         if found is None:
             await self._apply(record.activity, record.id, Stuck(now=now, found=None))
