@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from turnout.definition.activity import ActivityRef as ActivityRef
     from turnout.definition.activity import activity as activity
     from turnout.definition.activity import activity_ref as activity_ref
+    from turnout.definition.hooks import Hooks as Hooks
     from turnout.errors import AmbiguousJob as AmbiguousJob
     from turnout.errors import DefinitionError as DefinitionError
     from turnout.errors import Fatal as Fatal
@@ -59,6 +60,7 @@ _HOMES = {
     "turnout.core.retry": ("RetryPolicy",),
     "turnout.core.values": ("ErrorInfo", "JobState", "Outcome", "Progress"),
     "turnout.definition.activity": ("Activity", "ActivityRef", "activity", "activity_ref"),
+    "turnout.definition.hooks": ("Hooks",),
     "turnout.errors": (
         "AmbiguousJob",
         "DefinitionError",

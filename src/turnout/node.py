@@ -13,12 +13,17 @@ from typing import Any
 import attrs
 
 from turnout.client.client import Client
+from turnout.client.reader import Reader
+from turnout.core.moments import Moment
 from turnout.core.retry import seconds
 from turnout.core.values import valid_name
 from turnout.definition.activity import Activity
+from turnout.definition.hooks import Hooks
 from turnout.errors import DefinitionError, InvalidValue
+from turnout.jetstream.perform import Performer
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.supervisor.thread import SupervisorThread
+from turnout.worker.hooks import HookCaller
 from turnout.worker.process import locate
 from turnout.worker.runner import Runner, new_node
 
@@ -29,7 +34,8 @@ class Worker:
     """Runs jobs of these activities, up to `concurrency` at a time.
 
     `name` defaults to the host's; the node's id adds a random part. `liveness_ttl` is the seconds after which others
-    take this node for dead when it falls silent. It installs no signal handlers.
+    take this node for dead when it falls silent. `hooks` are told of the jobs of all its activities. It installs no
+    signal handlers.
 
         async with Client.connect() as client, Worker(client, activities=[convert_video]):
             ...
@@ -45,11 +51,16 @@ class Worker:
         concurrency: int = 10,
         name: str | None = None,
         liveness_ttl: float = 10.0,
+        hooks: Hooks | None = None,
     ) -> None:
         slots: object = concurrency
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 100_000:
             raise InvalidValue(f"concurrency must be an integer from 1 to 100000, not {concurrency!r}")
+        if not isinstance(hooks, Hooks | None):
+            raise DefinitionError(f"hooks must be a turnout.Hooks, not {hooks!r}")
         self._client = client
+        self._hooks = hooks
+        self._caller: HookCaller | None = None
         self._activities = _by_name(activities)
         host = socket.gethostname()
         node_name = (
@@ -79,7 +90,8 @@ class Worker:
         if self._runner is not None:
             raise DefinitionError("this worker has been started before; make a new one")
         node = attrs.evolve(self._node, started_at=self._client.store.connection.now())
-        self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node)
+        self._caller = self._make_caller()
+        self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node, self._caller)
         try:
             await self._runner.start()
         except BaseException:
@@ -135,6 +147,13 @@ class Worker:
             await self._supervisor.stop()
             self._ended.set()
 
+    def _make_caller(self) -> HookCaller | None:
+        everybodys = [self._hooks or Hooks(), *(each.settings for each in self._activities.values())]
+        if not any(hooks.of(moment) for hooks in everybodys for moment in Moment):
+            return None
+        store = self._client.store
+        return HookCaller(self._activities, everybodys[0], Reader(store, Performer(store)).info)
+
     def _make_supervisor(self) -> Supervisor:
         client = self._client
         return Supervisor(
@@ -143,6 +162,7 @@ class Worker:
             name=self.id,
             retention=client.retention,
             options=SupervisorOptions(liveness_ttl=self._node.ttl),
+            saved=self._caller.saved if self._caller is not None else None,
         )
 
     async def __aenter__(self) -> Worker:

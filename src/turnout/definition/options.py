@@ -15,6 +15,7 @@ import attrs
 
 from turnout.core.retry import RetryPolicy, seconds
 from turnout.core.values import BARE_ID, Rules, SubmitOptions, valid_name
+from turnout.definition.hooks import HOOK_NAMES, Hook, Hooks
 from turnout.errors import DefinitionError, InvalidValue
 
 LEASE_S = (1.0, 1800.0)
@@ -46,6 +47,11 @@ class ActivityKeywords(TypedDict, total=False):
     concurrency: int | None
     global_concurrency: int | None
     run_in: RunIn | None
+    on_start: Hook | None
+    on_success: Hook | None
+    on_failure: Hook | None
+    on_fault: Hook | None
+    on_lost: Hook | None
 
 
 class SubmissionKeywords(TypedDict, total=False):
@@ -115,13 +121,13 @@ def _name(_instance: Any, _attribute: Any, value: Any) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class ActivityOptions:
+class ActivityOptions(Hooks):
     """How every job of an activity is run, unless a submission says otherwise. Durations are seconds.
 
     `timeout`: one attempt, at most. `heartbeat_timeout`: the code itself must report at least this often.
     `lease`: how long the server waits for a silent node. `max_lost`: how many vanished nodes are forgiven.
     `concurrency`: attempts at once per node, `global_concurrency`: over all nodes; None is no limit of its own.
-    `run_in`: where a sync function runs; None for an async one.
+    `run_in`: where a sync function runs; None for an async one. `on_start` and so on: see `Hooks`.
 
     >>> ActivityOptions(name="convert", timeout=timedelta(minutes=15)).timeout
     900.0
@@ -136,6 +142,13 @@ class ActivityOptions:
     concurrency: int | None = attrs.field(default=None, validator=_count("concurrency", 1))
     global_concurrency: int | None = attrs.field(default=None, validator=_count("global_concurrency", 1))
     run_in: RunIn | None = attrs.field(default=None, validator=_run_in)
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What others may know of them: all that is set, but for the name, the policy and the hooks."""
+        hidden = HOOK_NAMES | {"name", "retry"}
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        return {name: value for name, value in values.items() if name not in hidden and value is not None}
 
     @property
     def rules(self) -> Rules:
@@ -233,7 +246,7 @@ class Submission:
 
 
 _SUBMISSION = tuple(field.name for field in attrs.fields(Submission))
-_ACTIVITY = tuple(field.name for field in attrs.fields(ActivityOptions))
+_ACTIVITY = tuple(sorted((f.name for f in attrs.fields(ActivityOptions)), key=HOOK_NAMES.__contains__))
 
 
 def activity_options(default_name: str, given: Mapping[str, Any]) -> ActivityOptions:

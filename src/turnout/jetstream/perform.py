@@ -50,6 +50,9 @@ T = TypeVar("T")
 Settle = Callable[[MessageRef, bytes], None]
 """Sends the bytes of a settlement to the ack subject of a message."""
 
+Saved = Callable[[JobRecord | None, JobRecord], None]
+"""Is told of a write: the record before, None when there was none, and the record now."""
+
 _PATIENCE_S = (0.05, 5.0)
 _DOUBT_S = 2.0
 """How soon to ask again after a node that is silent, by one that can't be sure of itself."""
@@ -117,7 +120,8 @@ class Performer:
 
     `settle` sends settlements; the default sends them at once over the connection. `confident` tells whether the caller
     may take a node whose liveness has lapsed for dead (P5). With `patient` it outwaits servers that are away or refuse
-    to store: what a worker holds in its hands must not be lost.
+    to store: what a worker holds in its hands must not be lost. `saved` is told of each write of a record: what was
+    there before, and what is there now.
     """
 
     def __init__(
@@ -127,8 +131,10 @@ class Performer:
         settle: Settle | None = None,
         confident: Callable[[], bool] | None = None,
         patient: bool = False,
+        saved: Saved | None = None,
     ) -> None:
         self._store = store
+        self._saved = saved
         self._confident = confident or (lambda: True)
         self._settle = settle or self._send
         self._patient = patient
@@ -179,7 +185,10 @@ class Performer:
         store = self._store
         match effect:
             case Save(record, expires):
-                return await store.registry.save(record, job.revision, expires=expires)
+                after = await store.registry.save(record, job.revision, expires=expires)
+                if self._saved is not None:
+                    self._saved(job.record, record)
+                return after
             case Letter(record):
                 await store.letters.write(record)
             case Ack(message):

@@ -17,7 +17,7 @@ from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Connection, ConnectOptions, Received
 from turnout.jetstream.names import Names
-from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.perform import Performer, Saved, Store
 from turnout.jetstream.registry import Retention, scan
 from turnout.jetstream.suspension import suspended_too
 from turnout.supervisor.election import Election
@@ -38,7 +38,7 @@ class SupervisorOptions:
 
 
 class Supervisor:
-    """Runs until cancelled. `name` is what its key in the registry says.
+    """Runs until cancelled. `name` is what its key in the registry says, `saved` is told of the records that it writes.
 
     await Supervisor(ConnectOptions(), Names("turnout"), name="alone").run()
     """
@@ -51,7 +51,9 @@ class Supervisor:
         name: str,
         retention: Retention | None = None,
         options: SupervisorOptions | None = None,
+        saved: Saved | None = None,
     ) -> None:
+        self._saved = saved
         self._connect_options = connect_options
         self._names = names
         self._name = name
@@ -79,7 +81,7 @@ class Supervisor:
     async def _supervise(self, connection: Connection) -> None:
         store = Store.over(connection, self._names, self._retention)
         election = Election(connection, self._names, self._name, self._options.liveness_ttl)
-        sweep = Sweep(store, Performer(store, confident=self.confident), self.confident)
+        sweep = Sweep(store, Performer(store, confident=self.confident, saved=self._saved), self.confident)
         duty = _Duty(self._options)
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
         await connection.subscribe(subject, self._hear)

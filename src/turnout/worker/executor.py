@@ -17,7 +17,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Delivery, JobRecord
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
-from turnout.jetstream.perform import Performer, Store
+from turnout.jetstream.perform import Performer, Saved, Store
 from turnout.jetstream.registry import Loaded
 from turnout.telemetry import spans
 from turnout.worker.attempt import Attempt, Outcome
@@ -37,6 +37,7 @@ class Executor:
         activities: Mapping[str, Activity[..., Any]],
         keeper: LeaseKeeper,
         code: CodeRunner,
+        saved: Saved | None = None,
     ) -> None:
         self.attempts: dict[str, Attempt] = {}
         self._aborting = False
@@ -45,6 +46,7 @@ class Executor:
         self._activities = activities
         self._keeper = keeper
         self._code = code
+        self._saved = saved
 
     async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
@@ -54,7 +56,9 @@ class Executor:
         # From before the start record is written: whoever asks meanwhile is told yes (P5).
         lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
         reach("execute.registered")
-        performer = Performer(self._store, settle=lease.settle, confident=self._keeper.confident, patient=True)
+        performer = Performer(
+            self._store, settle=lease.settle, confident=self._keeper.confident, patient=True, saved=self._saved
+        )
         span: trace.Span = trace.INVALID_SPAN
         record, outcome = None, None
         try:

@@ -27,6 +27,7 @@ from turnout.jetstream.topology import ConsumerOptions, Topology
 from turnout.worker.attempt import CLEANUP_S
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
+from turnout.worker.hooks import HookCaller
 from turnout.worker.lease import LeaseKeeper
 from turnout.worker.pull import HOLD_S, Puller
 from turnout.worker.slots import Slots
@@ -50,8 +51,10 @@ class Runner:
         options: ConnectOptions,
         activities: Mapping[str, Activity[..., Any]],
         node: NodeInfo,
+        hooks: HookCaller | None = None,
     ) -> None:
         self._store = store
+        self._hooks = hooks
         self._activities = activities
         self._node = node
         self._loop = asyncio.get_running_loop()
@@ -66,7 +69,8 @@ class Runner:
             on_drain=self.drain,
             alive_every_s=node.ttl * 0.3,
         )
-        self._executor = Executor(store, node.id, activities, self._keeper, self._code)
+        saved = hooks.saved if hooks is not None else None
+        self._executor = Executor(store, node.id, activities, self._keeper, self._code, saved)
         self._pullers = {name: self._puller(name) for name in activities}
         self._held: dict[str, deque[tuple[Delivery, float, asyncio.TimerHandle]]] = {n: deque() for n in activities}
         self._running: set[asyncio.Task[None]] = set()
@@ -131,6 +135,8 @@ class Runner:
         self._draining = True
         self._loop_watched = False
         await self._keeper.stop()
+        if self._hooks is not None:
+            await self._hooks.close()
         self._code.close()
 
     def abort_now(self) -> None:
@@ -277,15 +283,10 @@ def new_node(name: str, activities: Mapping[str, Activity[..., Any]], slots: int
 
 def _declared(activity: Activity[..., Any]) -> ActivityInfo:
     settings = activity.settings
-    options = {
-        field.name: getattr(settings, field.name)
-        for field in attrs.fields(type(settings))
-        if field.name not in ("name", "retry") and getattr(settings, field.name) is not None
-    }
     return ActivityInfo(
         name=activity.name,
         doc=activity.doc,
         payload_schema=activity.codec.payload_schema(),
         result_schema=activity.codec.result_schema(),
-        options={**options, "retry": wire.dump_retry(settings.retry)},
+        options={**settings.declared, "retry": wire.dump_retry(settings.retry)},
     )
