@@ -1,5 +1,5 @@
-"""Who acts: worker nodes, clients, supervisors. They send events through the interpreter and keep nothing of their own but
-what their product counterparts keep in memory.
+"""Who acts: worker nodes, clients, supervisors. They send events through the interpreter and keep nothing of their own
+but what their product counterparts keep in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import attrs
 from tests.sim.jetstream import Delivered, Message
 from tests.sim.perform import BARE, Interpreter, Taken, delivery_of
 from tests.sim.world import LEASE_S, Host, Signal, SimError, Steps, Unanswered, sleep
-from turnout.core.effects import Replace
+from turnout.core.effects import Abandon, Replace
 from turnout.core.events import (
     Aborted,
     Cancelled,
@@ -48,6 +48,7 @@ class Running:
     """An attempt whose code runs; `signal` tells it to end: cancel, lost or stop."""
 
     record: JobRecord
+    revision: int
     delivered_at: float
     exhausted: bool = False
     over: bool = False
@@ -100,16 +101,18 @@ class Node:
         event = Received(delivery=delivery, node=self.host.name, nonce=nonce, now=sim.world.now, rules=sim.rules)
         # A first delivery goes straight to the create, which refuses when there is anything; later ones look first.
         loaded = (None, 0) if got.count == 1 else None
-        (record, _), _ = yield from self._interpreter.apply(delivery.id, event, loaded)
+        (record, revision), _ = yield from self._interpreter.apply(delivery.id, event, loaded)
         if record is not None and record.state is JobState.running and record.token.nonce == nonce:
-            running = self.live[nonce] = Running(record, got.at, delivery.exhausted)
+            running = self.live[nonce] = Running(record, revision, got.at, delivery.exhausted)
             sim.invariants.started(running.token, record)
             self.host.spawn(self._keep(running))
             ended = yield from self._code(running, sim.letter(record))
             running.over = True
             if ended is not None:
                 sim.invariants.zombies_stop(self.host, running.token, record.id)
-                yield from self._interpreter.apply(record.id, attrs.evolve(ended, exhausted=running.exhausted))
+                ended = attrs.evolve(ended, exhausted=running.exhausted)
+                # It decides on what it wrote last; a conflict tells that somebody else has written since (P1).
+                yield from self._interpreter.apply(record.id, ended, (running.record, running.revision))
         self.live.pop(nonce, None)
         self.holds.discard(nonce)
 
@@ -134,13 +137,18 @@ class Node:
                 record, _ = yield self.host.link.call(self.sim.registry.get, running.record.id)
             except Unanswered:
                 continue
-            if record is not None and record.owned_by(running.token) and record.cancel_request is not None:
-                running.signal.fire("cancel")
             if running.over:
+                return
+            if record is not None and record.owned_by(running.token):
+                if record.cancel_request is not None:
+                    running.signal.fire("cancel")
+            elif not self.sim.without("doubt"):
+                # The verdict may have been on its way while this node came back.
+                running.signal.fire("lost")
                 return
 
     def _code(self, running: Running, letter: str) -> Steps:
-        """The user's code, as the script's letter says. Returns the event that ends the attempt, None if it lost its lease."""
+        """The user's code, as the script's letter says. Returns the event that ends the attempt, or None."""
         sim, token = self.sim, running.token
         reason = yield running.signal.wait(0.3)
         if letter == "K":
@@ -155,14 +163,16 @@ class Node:
         elif letter == "D":
             self.host.set_cut(True)
             sim.world.after(2 * TTL_S, self.host.set_cut, False)
-            reason = reason or (yield running.signal.wait(3 * TTL_S))
+            reason = reason or (yield running.signal.wait(4 * TTL_S))
         elif letter in "WI":
             reason = reason or (yield running.signal.wait(3 * LEASE_S))
         elif letter == "P":
             reported = Reported(token=token, progress=Progress(1, 2), checkpoint=Body(text=f"at {token.attempt}"))
-            _, effects = yield from self._interpreter.apply(running.record.id, reported)
-            if any(type(effect).__name__ == "Abandon" for effect in effects):
+            known = (running.record, running.revision)
+            known, effects = yield from self._interpreter.apply(running.record.id, reported, known)
+            if Abandon() in effects:
                 return None
+            running.record, running.revision = known
             reason = reason or (yield running.signal.wait(0.2))
         now = sim.world.now
         if reason == "lost":
@@ -229,7 +239,9 @@ class Client:
             return
         options = attrs.evolve(sim.options, expires_in=25.0) if kind == "expiring" else sim.options
         token = Token("", 1, 0, sim.nonce())
-        draft = JobRecord(job_id, "act", JobState.queued, submitted_at=now, payload=Body(text=text), options=options, token=token)
+        draft = JobRecord(
+            job_id, "act", JobState.queued, submitted_at=now, payload=Body(text=text), options=options, token=token
+        )
         loaded = (None, 0) if blind else (yield from self._interpreter.read(sim.registry.get, job_id))
         if loaded[0] is not None:
             self.refused.append(job_id)
@@ -251,7 +263,7 @@ class Client:
                 self.sim.invariants.promised(job_id, effect.record.generation)
 
     def delete(self, job_id: str) -> Steps:
-        """A finished job: a message of it goes first, as a left-over one does, then a marker takes the record's place (P9)."""
+        """A finished job: its message goes first, like a left-over one, then a marker takes the record's place (P9)."""
         interpreter, sim = self._interpreter, self.sim
         found = yield from interpreter.find(job_id)
         record, revision = yield from interpreter.read(sim.registry.get, job_id)
@@ -332,7 +344,12 @@ class Supervisor:
             yield from self._interpreter.remove(message)
             return
         old = record is not None and found is not None and found.generation <= record.generation
-        if record is not None and found is not None and old and (record.state.final or found.generation < record.generation):
+        if (
+            record is not None
+            and found is not None
+            and old
+            and (record.state.final or found.generation < record.generation)
+        ):
             yield from self._apply(job_id, Leftover(found=found, now=now))
             return
         if record is not None and record.state is JobState.running and (found is None or old):

@@ -1,4 +1,4 @@
-"""What must hold at every step of every history, by name. The simulation calls these at each change that the server makes.
+"""What must hold at every step of every history, by name: called at each change that the simulated server makes.
 
 A `Violation` carries the name; tests of mutations assert which one caught them.
 """
@@ -38,6 +38,8 @@ class Invariants:
         self.ended: dict[tuple[str, int], JobRecord] = {}
         """How each generation ended: (payload, generation) -> its final record. A payload names a life of an id."""
         self.runs: dict[tuple[str, int, int], int] = {}
+        self.final: dict[str, int] = {}
+        """The newest generation of each id that ended."""
         self.deleted: set[str] = set()
         """Ids whose record somebody deleted, and that were not submitted again."""
         self.discarded: set[str] = set()
@@ -57,6 +59,7 @@ class Invariants:
         if expires and not after.state.final:
             raise Violation("U7 next actor", f"{after.id} is {after.state} and its record would expire")
         if after.state.final:
+            self.final[after.id] = after.generation
             self.ended[after.payload.text or "", after.generation] = after
         self.accepted[after.id] = max(self.accepted.get(after.id, 0), after.generation)
 
@@ -65,10 +68,14 @@ class Invariants:
         if before is None:
             ended = self.ended.get((after.payload.text or "", after.generation))
             if ended is not None:
-                raise Violation("U2 one terminal state", f"{after.id} was {ended.state}, and begins again as {after.state}")
+                raise Violation(
+                    "U2 one terminal state", f"{after.id} was {ended.state}, and begins again as {after.state}"
+                )
             return
         if after.generation < before.generation:
-            raise Violation("U2 one terminal state", f"{after.id}: generation {before.generation} -> {after.generation}")
+            raise Violation(
+                "U2 one terminal state", f"{after.id}: generation {before.generation} -> {after.generation}"
+            )
         if after.generation > before.generation and not before.state.final:
             raise Violation("U2 one terminal state", f"{after.id}: generation {before.generation} had not ended")
         if before.state.final and after.generation == before.generation and after != before:
@@ -79,7 +86,9 @@ class Invariants:
         but for a request to cancel it and for a verdict that its owner is lost.
         """
         if isinstance(event, OWNERS) and (before is None or not before.owned_by(event.token)):
-            raise Violation("U3 stale attempts change nothing", f"{type(event).__name__} of {event.token} changed {before}")
+            raise Violation(
+                "U3 stale attempts change nothing", f"{type(event).__name__} of {event.token} changed {before}"
+            )
         if before is None or before.state is not JobState.running or isinstance(event, OWNERS):
             return
         if isinstance(event, CancelRequested):
@@ -94,18 +103,23 @@ class Invariants:
         if after.failures > policy.max_attempts or after.losses > after.rules.max_lost + 1:
             raise Violation("U4 budgets", f"{after.id}: {after.failures} failures, {after.losses} losses")
         number = before.attempt if before is not None else 0
-        if not number <= after.attempt <= number + 1 or (after.attempt > number and after.state is not JobState.running):
+        if not number <= after.attempt <= number + 1 or (
+            after.attempt > number and after.state is not JobState.running
+        ):
             raise Violation("U4 budgets", f"{after.id}: attempt {number} -> {after.attempt} as {after.state}")
         of_this = [a for a in after.attempts if a.generation == after.generation]
         open_ones = sum(a.outcome is Outcome.running for a in of_this)
         counted = after.failures + after.losses + after.aborts
         ended = sum(a.outcome in (Outcome.faulted, Outcome.timed_out, Outcome.lost, Outcome.aborted) for a in of_this)
-        if open_ones != (after.state is JobState.running) or (counted != ended and after.state is not JobState.cancelled):
+        if open_ones != (after.state is JobState.running) or (
+            counted != ended and after.state is not JobState.cancelled
+        ):
             raise Violation("U4 budgets", f"{after.id}: {counted} counted, {ended} ended, {open_ones} open")
 
     def a_healthy_owner_keeps_its_job(self, before: JobRecord | None, after: JobRecord, event: Event) -> None:
-        """U9: no attempt is declared lost whose owner has run it, neither frozen nor cut off, ever since the verdict was
-        sought. That the server was away is no excuse: it was away for everybody.
+        """U9: no attempt is declared lost whose owner has run it, neither frozen nor cut off, since before the verdict.
+
+        That the server was away is no excuse: it was away for everybody.
         """
         if before is None or before.state is not JobState.running or before.token is None:
             return
@@ -115,9 +129,11 @@ class Invariants:
         for node in self.sim.workers:
             well = node.host.alive and not node.host.cut and node.host.well_since <= asked_at
             if before.token.nonce in node.holds and well:
-                raise Violation("U9 a healthy owner keeps its job", f"{before.token} was declared lost by {type(event).__name__}")
+                raise Violation(
+                    "U9 a healthy owner keeps its job", f"{before.token} was declared lost by {type(event).__name__}"
+                )
 
-    # -- the message -----------------------------------------------------------------------------------------------------
+    # -- the message ---------------------------------------------------------------------------------------------------
 
     def stored(self, message: Message) -> None:
         self.sim.note(f"     stored: {message.subject} {message.seq} {message.headers}")
@@ -158,7 +174,9 @@ class Invariants:
         """U6: a faulted job has a dead letter, exactly one per generation, before its message goes."""
         count = len(self.sim.letters.under(f"faults.act.{record.id}.{record.generation}"))
         if count != 1:
-            raise Violation("U6 faulted means a letter", f"{record.id}, generation {record.generation}: {count} letters")
+            raise Violation(
+                "U6 faulted means a letter", f"{record.id}, generation {record.generation}: {count} letters"
+            )
 
     def carried(self, job_id: str) -> int:
         """The newest generation of a job that a message or a schedule carries, 0 for none."""
@@ -172,20 +190,22 @@ class Invariants:
         return newest
 
     def no_job_is_lost(self, job_id: str) -> None:
-        """U1 and U7: the newest generation of an accepted job is carried by a message or a schedule, or the record tells
-        of it: how it ended, or all that the sweep needs to put it in anew. So it has a next actor.
+        """U1 and U7: the newest generation of an accepted job is in a message or a schedule, or the record tells of it.
+
+        How it ended, or all that the sweep needs to put it in anew: so it has a next actor.
         """
         record, _ = self.sim.registry.get(job_id)
-        known = max(record.generation if record is not None else 0, self.carried(job_id))
+        told = record.generation if record is not None else self.final.get(job_id, 0)  # its retention may be over
+        known = max(told, self.carried(job_id))
         if known < self.accepted.get(job_id, 0) and job_id not in self.deleted:
             raise Violation("U1 no job is lost", f"nothing tells of {job_id}, generation {self.accepted[job_id]}")
 
-    # -- the code --------------------------------------------------------------------------------------------------------
+    # -- the code ------------------------------------------------------------------------------------------------------
 
     def started(self, token: Token, record: JobRecord) -> None:
         """U10 and U11: code runs only for an attempt that was recorded, once, and never anew for a life that has ended.
 
-        (A node that was frozen right after its start was recorded may run its code when all is over: a zombie like any.)
+        (A node that froze right after its start was recorded may run its code when all is over: a zombie like any.)
         """
         life = (record.payload.text or "", record.generation)
         ended = self.ended.get(life)
@@ -197,7 +217,7 @@ class Invariants:
             raise Violation("U11 an attempt runs once", f"attempt {record.attempt} of {record.id} runs a second time")
 
     def zombies_stop(self, host: Host, token: Token, job_id: str) -> None:
-        """U14: code whose lease was lost, and whose node has been in contact for three leases since, was told to stop."""
+        """U14: code whose lease was lost three leases ago, and whose node was in contact since, was told to stop."""
         record, _ = self.sim.registry.get(job_id)
         since = self.sim.world.now - 3 * LEASE_S
         if record is None or host.contact_since is None or host.contact_since > since:
@@ -220,15 +240,17 @@ class Invariants:
         """U12: no attempt starts before it is due."""
         if before is not None and before.due_at is not None and after.state is JobState.running:
             if before.state is not JobState.running and self.sim.world.now < before.due_at - EARLY_SLACK_S:
-                raise Violation("U12 never early", f"{after.id} starts {before.due_at - self.sim.world.now:.2f} s early")
+                raise Violation(
+                    "U12 never early", f"{after.id} starts {before.due_at - self.sim.world.now:.2f} s early"
+                )
 
-    # -- at rest -----------------------------------------------------------------------------------------------------------
+    # -- at rest -------------------------------------------------------------------------------------------------------
 
     def unfinished(self) -> str:
         """U13: what keeps the world from rest, "" when everything has ended and been cleared away."""
         for job_id in self.accepted:
             record, _ = self.sim.registry.get(job_id)
-            if job_id in self.deleted:
+            if job_id in self.deleted or (record is None and self.final.get(job_id, 0) >= self.accepted[job_id]):
                 continue
             if record is None or record.state not in FINAL or record.generation < self.accepted[job_id]:
                 return f"{job_id} is {record.state if record is not None else 'queued'}"

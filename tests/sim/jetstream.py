@@ -1,8 +1,8 @@
-"""A simulated JetStream: what NATS-server does with a work-queue stream and its consumer, a key-value bucket, and a stream
-of letters, as far as turnout rests on it. tests/behaviour holds it against a real server.
+"""A simulated JetStream: what nats-server does with a work-queue stream and its consumer, a key-value bucket, and a
+stream of letters, as far as turnout rests on it. tests/behaviour holds it against a real server.
 
-It is as unkind as the real one may be: acks are not fenced, delivery counts go back and acks come back with a crash, alarms
-get lost, nak delays are forgotten, ids are remembered over the whole stream and forgotten at a restart.
+It is as unkind as the real one may be: acks are not fenced, delivery counts go back and acks come back with a crash,
+alarms get lost, nak delays are forgotten, ids are remembered over the whole stream and forgotten at a restart.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class WorkStream(Stream):
             message.state = "ready"
             self.changed()
 
-    # -- settling: on the sequence alone, whoever sends it ---------------------------------------------------------------
+    # -- settling: on the sequence alone, whoever sends it 
 
     def ack(self, seq: int) -> None:
         message = self.messages.get(seq)
@@ -245,7 +245,7 @@ class WorkStream(Stream):
         self.changed()
 
     def forget(self, crashed: bool) -> None:
-        """The server was restarted: delays, ids of removed messages, and after a crash delivery counts and acks are gone."""
+        """The server was restarted: delays and the ids of removed messages are gone; after a crash, counts and acks."""
         dice = self.world.random
         for message in self.messages.values():
             if message.state == "pending" and dice.random() < 0.5:
@@ -279,7 +279,7 @@ class _Entry(Generic[V]):
 
 
 class Bucket(Generic[V]):
-    """A key-value bucket of history 1: compare-and-set, a TTL per write, a marker where a value expired or was deleted."""
+    """A key-value bucket of history 1: compare-and-set, a TTL per write, markers where a value was."""
 
     def __init__(self, world: World, *, marker_ttl_s: float = 60.0) -> None:
         self.world = world
@@ -302,7 +302,7 @@ class Bucket(Generic[V]):
         return entry.value, entry.revision
 
     def put(self, key: str, value: V | None, expected: int | None, ttl_s: float | None = None, note: int = 0) -> int:
-        """Write if the revision is still `expected` (0: only where nothing is, not even a marker; None: whatever is)."""
+        """Write if the revision is still `expected`; 0: only where nothing is, not even a marker; None: in any case."""
         _, revision = self.get(key)
         if expected is not None and revision != expected:
             raise WrongLastSequence(key)

@@ -1,10 +1,11 @@
-"""The interpreter of the simulation: performs the effects of `decide()` over a link that may lose or delay every one of them.
+"""The interpreter of the simulation: performs the effects of `decide()` over a link that may lose or delay them.
 
 The same effects as src/turnout/jetstream/perform.py, in the same order, with a place to crash before each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,18 @@ from turnout.core.effects import (
     Schedule,
     Unschedule,
 )
-from turnout.core.events import CancelRequested, Ended, Event, Expired, Received, RetryRequested, Stuck, Verdict
+from turnout.core.events import (
+    CancelRequested,
+    Ended,
+    Event,
+    Expired,
+    Lost,
+    Received,
+    RetryRequested,
+    Stuck,
+    Submitted,
+    Verdict,
+)
 from turnout.core.values import Body, Delivery, JobRecord, MessageRef, SubmitOptions, Token
 
 if TYPE_CHECKING:
@@ -36,6 +48,8 @@ BARE = "jobs.act"
 FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 RETENTION_S = 7 * 86_400.0
 ASK_TIMEOUT_S = 0.5
+VERDICT_S = 3.0
+"""How long a verdict on an owner may be acted upon."""
 Loaded = tuple[JobRecord | None, int]
 
 
@@ -91,6 +105,7 @@ class Interpreter:
 
     def apply(self, job_id: str, event: Event, loaded: Loaded | None = None) -> Steps:
         """Returns (record, revision) and the effects performed last, () when the message turned out to be gone."""
+        judged_at = self.sim.world.now
         while True:
             try:
                 if loaded is None:
@@ -99,10 +114,16 @@ class Interpreter:
                         event = attrs.evolve(event, found=(yield from self.find(job_id)))
                     if loaded[0] is None and not (yield from self.may_begin(event)):
                         return loaded, ()
+                if self.sim.world.now - judged_at > VERDICT_S:
+                    # A verdict is not carried over an outage: the owner may be back (P5).
+                    if isinstance(event, Lost):
+                        return loaded, ()
+                    if isinstance(event, Received):
+                        event = attrs.evolve(event, asked=None, verdict=None)
                 asked, loaded, effects = yield from self._perform(event, loaded)
                 if asked is None:
                     return loaded, effects
-                event = asked
+                event, judged_at = asked, self.sim.world.now
             except (WrongLastSequence, _MovedOn):
                 loaded = None
             except Unanswered:
@@ -115,6 +136,9 @@ class Interpreter:
         """
         sim = self.sim
         delivery = event.delivery if isinstance(event, Received) else getattr(event, "found", None)
+        if isinstance(event, Submitted):
+            marker = yield from self.read(sim.registry.marker, event.draft.id)
+            return marker is None or marker[0] < event.draft.submitted_at  # else it has lived and was deleted
         if delivery is None:
             return True
         marker = yield from self.read(sim.registry.marker, delivery.id)
@@ -155,10 +179,8 @@ class Interpreter:
                 return record, (yield self.host.link.call(sim.save, record, revision, ttl_s, event))
             case Letter(record):
                 subject = f"faults.act.{record.id}.{record.generation}"
-                try:
+                with contextlib.suppress(WrongLastSequence):
                     yield self.host.link.call(lambda: sim.letters.publish(subject, record, expected=0))
-                except WrongLastSequence:
-                    pass
             case Ack(message) if message.ack:
                 self.host.lease_link.cast(sim.work.ack, message.seq)
             case Nak(message, delay_s) if message.ack:

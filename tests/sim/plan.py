@@ -12,8 +12,9 @@ import random
 import attrs
 
 LETTERS = "CWPFXLTNKZDSI"
-"""What an attempt's code does: Complete, Work for three leases, Progress and checkpoint, Fail, be fatal (X), retry Later, Time
-out, fail with what is Not retried, take its node with it (K), be fro(Z)en, be cut off (D), Stop its node, Ignore a cancel."""
+"""What an attempt's code does: Complete, Work for three leases, Progress and checkpoint, Fail, be fatal (X), retry
+Later, Time out, fail with what is Not retried, take its node with it (K), be fro(Z)en, be cut off (D), Stop its node,
+Ignore a cancel."""
 
 KINDS = ("plain", "delayed", "expiring", "bare")
 FAULTS = ("freeze", "cut", "crash", "stop", "server", "kill", "early", "lossy", "sup")
@@ -92,7 +93,8 @@ class Plan:
             for _ in range(dice.randrange(4))
         )
         acts = tuple(
-            Act(dice.choice(ACTS), round(dice.random() * 30, 2), dice.randrange(len(jobs))) for _ in range(dice.randrange(3))
+            Act(dice.choice(ACTS), round(dice.random() * 30, 2), dice.randrange(len(jobs)))
+            for _ in range(dice.randrange(3))
         )
         crash = tuple(sorted(dice.sample(range(1, 30), dice.randrange(3))))
         deliver, supervisors = dice.choice((3, 5, 25)), dice.choice((1, 2))

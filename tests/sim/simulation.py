@@ -1,6 +1,6 @@
 """One simulated history: the server, the actors, the faults of a plan, and the invariants that watch.
 
-    run(Plan(seed=7, jobs=(("plain", "FKC"),), crash=(3,)))      # raises Violation, with the way to replay it
+run(Plan(seed=7, jobs=(("plain", "FKC"),), crash=(3,)))      # raises Violation, with the way to replay it
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ class Simulation:
             "end CAS" in self.missing and isinstance(event, Completed | Failed)
         )
 
-    # -- what the server does for the interpreter ------------------------------------------------------------------------
+    # -- what the server does for the interpreter ----------------------------------------------------------------------
 
     def save(self, record: JobRecord, revision: int | None, ttl_s: float | None, event: Event) -> int:
         before, _ = self.registry.get(record.id)
         written = self.registry.put(record.id, record, revision, ttl_s)
-        self.note(f"     saved {record.id} {record.state} g{record.generation} a{record.attempt} by {type(event).__name__}")
+        self.note(
+            f"     saved {record.id} {record.state} g{record.generation} a{record.attempt} by {type(event).__name__}"
+        )
         self.invariants.saved(before, record, ttl_s is not None, event)
         self.invariants.not_early(before, record)
         return written
@@ -110,7 +112,7 @@ class Simulation:
         if self.trace is not None:
             self.trace.append(f"{self.world.now - 1_700_000_000.0:8.3f} {self.effects:3d} {text}")
 
-    # -- chance and scripts ----------------------------------------------------------------------------------------------
+    # -- chance and scripts --------------------------------------------------------------------------------------------
 
     def nonce(self) -> str:
         self._nonces += 1
@@ -127,7 +129,7 @@ class Simulation:
     def _bare_script(self) -> str:
         return next((script for kind, script in self.plan.jobs if kind == "bare"), "")
 
-    # -- accidents -------------------------------------------------------------------------------------------------------
+    # -- accidents -----------------------------------------------------------------------------------------------------
 
     def before_effect(self, host: Host, effect: Effect | None) -> None:
         self.effects += 1
@@ -226,7 +228,7 @@ class Simulation:
             return f"job{number}"
         return next((job_id for job_id in self.invariants.accepted if job_id[0].isdigit()), None)
 
-    # -- the history -------------------------------------------------------------------------------------------------------
+    # -- the history ---------------------------------------------------------------------------------------------------
 
     def run(self) -> Simulation:
         world, start = self.world, self.world.now

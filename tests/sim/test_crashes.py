@@ -59,9 +59,9 @@ def tenths(most: float) -> st.SearchStrategy[float]:
 plans = st.builds(
     Plan,
     seed=st.integers(0, 2**32),
-    jobs=st.lists(st.tuples(st.sampled_from(KINDS), st.text(LETTERS, min_size=1, max_size=4)), min_size=1, max_size=2).map(
-        tuple
-    ),
+    jobs=st.lists(
+        st.tuples(st.sampled_from(KINDS), st.text(LETTERS, min_size=1, max_size=4)), min_size=1, max_size=2
+    ).map(tuple),
     faults=st.lists(
         st.builds(Fault, st.sampled_from(FAULTS), tenths(25), tenths(12), st.integers(0, 1)), max_size=3
     ).map(tuple),
@@ -81,7 +81,7 @@ plans = st.builds(
 )
 @given(plans)
 def test_any_plan_with_a_crash_before_each_of_its_effects(plan: Plan) -> None:
-    """Whatever the scripts, faults and client calls: with a crash before any of its effects too, all invariants hold."""
+    """Whatever the scripts, faults and client calls, and with a crash before any effect: all invariants hold."""
     DRIVEN.append(crash_everywhere(plan))
 
 

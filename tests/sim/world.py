@@ -1,7 +1,7 @@
 """Virtual time: a heap of events, processes that are stepped by hand, and hosts whose links to the server can fail.
 
-Nothing here knows of jobs. A process is a generator; it yields a command (`sleep`, `Link.call`, `Signal.wait`) and is resumed
-with the answer. Everything random comes from one seeded source, so a seed is a whole history.
+Nothing here knows of jobs. A process is a generator; it yields a command (`sleep`, `Link.call`, `Signal.wait`) and is
+resumed with the answer. Everything random comes from one seeded source, so a seed is a whole history.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class World:
         self._order = itertools.count()
 
     def at(self, when: float, act: Callable[..., None], *args: Any) -> None:
-        heapq.heappush(self._heap, (when if when > self.now else self.now, next(self._order), act, args))
+        heapq.heappush(self._heap, (max(when, self.now), next(self._order), act, args))
 
     def after(self, delay_s: float, act: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._heap, (self.now + delay_s, next(self._order), act, args))
@@ -83,7 +83,7 @@ class World:
 
 
 class Process:
-    """A generator on a host. Each resumption has a cookie, so that of an answer and its timeout only the first counts."""
+    """A generator on a host. A resumption has a cookie, so that of an answer and its timeout only the first counts."""
 
     __slots__ = ("cookie", "done", "host", "running", "steps")
 
@@ -141,7 +141,9 @@ class Signal:
         """Answers the signal's value, None when the time ran out first."""
 
         def arm(process: Process) -> None:
-            process.host.world.after(0.0 if self.value is not None else timeout_s, process.resume, process.cookie, self.value)
+            process.host.world.after(
+                0.0 if self.value is not None else timeout_s, process.resume, process.cookie, self.value
+            )
             self._waiting.append((process, process.cookie))
 
         return arm
@@ -160,7 +162,7 @@ class Link:
         self._held: list[tuple[Any, ...]] = []
 
     def call(self, act: Callable[..., Any], *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Command:
-        """Have the server do `act(*args)` and answer its value; raises Unanswered, or the SimError that `act` raised."""
+        """Have the server do `act(*args)` and answer its value; raises Unanswered, or the SimError of `act`."""
 
         def arm(process: Process) -> None:
             process.host.world.after(timeout_s, process.resume, process.cookie, None, Unanswered())
@@ -225,7 +227,7 @@ class Link:
 
 
 class Host:
-    """A machine with a process table, two links and a liveness key that is rewritten for as long as it is in contact."""
+    """A machine with processes, two links and a liveness key that is rewritten for as long as it is in contact."""
 
     def __init__(self, world: World, name: str, *, beat_s: float, ttl_s: float) -> None:
         self.world = world
