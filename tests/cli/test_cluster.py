@@ -7,6 +7,8 @@ import re
 
 from tests.cli.conftest import Cli
 from turnout.jetstream.connection import Connection, ConnectOptions
+from turnout.jetstream.names import Names
+from turnout.jetstream.topology import ConsumerOptions, consumer_config
 from turnout.testing.server import NatsServer
 
 
@@ -117,7 +119,7 @@ def test_doctor_sees_jobs_that_nobody_works_on(cli: Cli) -> None:
     """Jobs of an activity without a node are wrong."""
     cli("job", "submit", "add", "{}")
     (check,) = checks(cli, 1)["queues"]
-    assert "1 jobs of add wait, and no node works on it" in check["found"]
+    assert "1 job of add in the queue, and no node works on it" in check["found"]
 
 
 def test_doctor_sees_changed_streams_and_consumers(server: NatsServer) -> None:
@@ -134,6 +136,34 @@ def test_doctor_sees_changed_streams_and_consumers(server: NatsServer) -> None:
         found = checks(cli, 1)
         assert found["consumers"][0]["found"] == "the consumer of add differs in ack_wait"
         assert found["streams"][0]["verdict"] == "wrong"
+
+
+async def swallow(url: str, namespace: str, activity: str) -> None:
+    """Have a consumer hand a message over for the last time it may, to nobody."""
+    connection = await Connection.open(ConnectOptions(servers=(url,)), name="test")
+    names = Names(namespace)
+    usual = consumer_config(names, activity, ConsumerOptions(lease=1, max_attempts=1, max_lost=0))
+    body = {"stream_name": names.work, "config": usual | {"max_deliver": 1}}
+    base = f"{names.work}.{activity}"
+    try:
+        await connection.api(f"CONSUMER.DURABLE.CREATE.{base}", body)
+        heard = asyncio.Event()
+        await connection.subscribe("_INBOX.swallow", lambda _: heard.set())
+        connection.send(f"$JS.API.CONSUMER.MSG.NEXT.{base}", b'{"batch": 1}', reply="_INBOX.swallow")
+        await heard.wait()
+        async with asyncio.timeout(15):
+            while (await connection.api(f"CONSUMER.INFO.{base}"))["num_ack_pending"]:  # noqa: ASYNC110 - it's the server's
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+
+
+def test_doctor_sees_stuck_jobs(cli: Cli) -> None:
+    """A message whose deliveries are used up waits for nobody: doctor counts it, though no consumer does."""
+    cli("job", "submit", "add", '{"a": 1}')
+    asyncio.run(swallow(cli.url, cli.namespace, "add"))
+    found = [check["found"] for check in checks(cli, 1)["queues"]]
+    assert any(text.startswith("1 job of add stuck") for text in found)
 
 
 def test_doctor_without_a_server_is_1() -> None:

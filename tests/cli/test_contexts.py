@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import Cli
 from turnout.cli.contexts import connect_options, namespace
-from turnout.cli.exits import BadInput, NotThere
+from turnout.cli.exits import BadInput
 from turnout.testing.server import NatsServer
 
 
@@ -65,7 +65,7 @@ def test_what_is_nearer_wins(home: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"context": "none"}, NotThere, "it has broken, nsc, other, prod"),
+        ({"context": "none"}, BadInput, "it has broken, nsc, other, prod"),
         ({"context": "nsc"}, BadInput, "nsc, which turnout does not support"),
         ({"context": "broken"}, BadInput, "cannot read"),
         ({"context": "../prod"}, BadInput, "no name of a context"),
@@ -89,4 +89,4 @@ def test_a_context_connects(tmp_path: Path, home: dict[str, str]) -> None:
         assert cli.json("job", "ls", "--context", "real", env=home) == []
         assert cli.json("--context", "real", "job", "ls", env=home) == []
         cli.error("job", "ls", env=home, code=1)
-        assert "there is no context nope" in cli.error("job", "ls", "--context", "nope", env=home, code=4)
+        assert "there is no context nope" in cli.error("job", "ls", "--context", "nope", env=home, code=2)

@@ -8,7 +8,7 @@ import json
 import attrs
 import click
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnout import JobState
@@ -80,6 +80,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(ANY_JSON)
 def test_any_json_is_printed_as_it_is(value: object) -> None:
     """What dumps prints reads back as the same value."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from turnout.cli.exits import BadInput, NotThere
+from turnout.cli.exits import BadInput
 from turnout.jetstream.connection import ConnectOptions
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
@@ -54,7 +54,7 @@ def namespace(options: Layer, environment: Mapping[str, str] = os.environ) -> st
 
 
 def connect_options(options: Layer, environment: Mapping[str, str] = os.environ) -> ConnectOptions:
-    """How to connect. BadInput for a context that can't be used, NotThere for one that does not exist."""
+    """How to connect. BadInput for a context that can't be used or does not exist."""
     layers = _layers(options, environment)
     where = next((layer["server"] for layer in layers if layer.get("server")), DEFAULT_SERVER)
     login = _first(layers, _LOGIN)
@@ -106,7 +106,7 @@ def _context(name: str, environment: Mapping[str, str]) -> Layer:
         values: Any = json.loads(file.read_text())
     except FileNotFoundError:
         known = sorted(path.stem for path in file.parent.glob("*.json"))
-        raise NotThere(f"there is no context {name} in {file.parent}: it has {', '.join(known) or 'none'}") from None
+        raise BadInput(f"there is no context {name} in {file.parent}: it has {', '.join(known) or 'none'}") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"context {name}: cannot read {file} ({error})") from error
     if not isinstance(values, dict):
@@ -123,7 +123,7 @@ def _selected(file: Path) -> str:
     except OSError:
         name = ""
     if not name:
-        raise NotThere("no context is selected: name one, or run `nats context select`")
+        raise BadInput("no context is selected: name one, or run `nats context select`")
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -19,7 +19,7 @@ from turnout.jetstream.connection import Connection
 from turnout.jetstream.link import shown
 from turnout.jetstream.names import Names
 from turnout.jetstream.nodes import Nodes
-from turnout.jetstream.topology import ConsumerOptions, Topology, TopologyOptions, consumer_config
+from turnout.jetstream.topology import Change, ConsumerOptions, Topology, TopologyOptions, consumer_config
 from turnout.version import version
 
 Verdict = Literal["ok", "note", "wrong"]
@@ -64,14 +64,21 @@ def _lines(checks: list[Check]) -> list[str]:
 
 async def _examine() -> list[Check]:
     where = ", ".join(shown(server) for server in contexts.connect_options(options.given()).servers)
+    checks: list[Check] = []
     try:
         async with session.connected("turnout-doctor") as (connection, names):
-            checks = [Check("server", "ok", f"answers at {where}")]
-            checks += [check async for check in _all(connection, names)]
+            checks.append(Check("server", "ok", f"answers at {where}"))
+            async for check in _all(connection, names):
+                checks.append(check)  # noqa: PERF401 - what was found before an error counts
             checks += [Check("permissions", "wrong", str(each), "allow it") for each in connection.violations]
-            return checks
     except TurnoutError as error:
-        return [Check("server", "wrong", str(error), "see `turnout --help`: which server, and who are you?")]
+        remedy = (
+            "what could not be looked at is left out"
+            if checks
+            else "see `turnout --help`: which server, and who are you?"
+        )
+        checks.append(Check("server", "wrong", str(error), remedy))
+    return checks
 
 
 async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
@@ -81,7 +88,8 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
     if existing is None:
         yield Check("streams", "wrong", f"namespace {names.ns} is not set up", "run: turnout setup")
         return
-    async for check in _streams(connection, names, existing):
+    changes = await Topology(connection, names).setup(existing, dry_run=True)
+    for check in _streams(changes):
         yield check
     yield _durability(existing)
     yield _clock(connection)
@@ -93,7 +101,8 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
         yield check
     async for check in _queues(connection, names, nodes, activities):
         yield check
-    yield _alarms(await connection.api(f"STREAM.INFO.{names.alarms}"))
+    if not any(change.name == names.alarms and change.action == "create" for change in changes):
+        yield _alarms(await connection.api(f"STREAM.INFO.{names.alarms}"))
 
 
 def _server_version(connection: Connection) -> Check:
@@ -116,8 +125,7 @@ def _api_level(info: Mapping[str, Any]) -> Check:
     return Check("jetstream", "ok", f"on, API level {level}")
 
 
-async def _streams(connection: Connection, names: Names, existing: TopologyOptions) -> AsyncIterator[Check]:
-    changes = await Topology(connection, names).setup(existing, dry_run=True)
+def _streams(changes: list[Change]) -> Iterator[Check]:
     wrong = [change for change in changes if change.action != "keep"]
     for change in wrong:
         found = "is missing" if change.action == "create" else f"differs in {', '.join(change.fields)}"
@@ -232,17 +240,21 @@ async def _queues(
         queue = queues.get(name, _Queue(0, 0))
         if name not in worked_on and queue.total:
             never = "" if name in declared else " (and none ever did: is the name right?)"
-            found = f"{queue.total} jobs of {name} wait, and no node works on it{never}"
+            found = f"{_jobs(queue.total)} of {name} in the queue, and no node works on it{never}"
             yield Check("queues", "wrong", found, "start a worker for it: turnout worker MODULE")
             fine = False
         elif name not in worked_on:
             yield Check("queues", "note", f"no node works on {name}; no job of it waits")
-        elif queue.stuck:
-            found = f"{queue.stuck} jobs of {name} are stuck: their deliveries are used up, or they were swallowed"
-            yield Check("queues", "wrong", found, "cancel and retry them: turnout job ls --activity " + name)
+        if queue.stuck:
+            found = f"{_jobs(queue.stuck)} of {name} stuck: their deliveries are used up, or they were swallowed"
+            yield Check("queues", "wrong", found, "a living node puts them in anew after two leases: is there one?")
             fine = False
     if fine:
-        yield Check("queues", "ok", f"{sum(queue.total for queue in queues.values())} jobs on their way, none stuck")
+        yield Check("queues", "ok", f"{_jobs(sum(queue.total for queue in queues.values()))} on their way, none stuck")
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
 
 
 def _less_stuck(first: _Queue, second: _Queue | None) -> _Queue:
