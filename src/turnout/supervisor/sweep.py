@@ -200,6 +200,9 @@ class Sweep:
         found = await self._store.queue.find(record.activity, record.id)
         if found is None:
             await self._apply(record.activity, record.id, Stuck(now=now, found=None))
+        elif record.state.final:
+            # Whoever ended it before any worker took it died on the way: the other walk sees what was delivered only.
+            await self._apply(record.activity, record.id, Leftover(found=found, now=now))
 
     async def _owner(self, record: JobRecord, token: Token) -> None:
         answer = await self._store.nodes.ask(token)
