@@ -13,7 +13,7 @@ from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, 
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
-from turnout.errors import JobNotFound, TurnoutError
+from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError
 from turnout.jetstream.connection import Received
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
@@ -55,9 +55,15 @@ class Reader:
     async def locate(self, job_id: str) -> str:
         """The activity of the job with this id. JobNotFound, AmbiguousJob."""
         for _ in range(2):
-            loaded = await self._store.registry.find(job_id)
-            if loaded.record is not None:
-                return loaded.record.activity
+            loaded, waiting = await asyncio.gather(
+                self._store.registry.find(job_id), self._store.queue.activities_of(job_id)
+            )
+            known = {*waiting, *([loaded.record.activity] if loaded.record is not None else [])}
+            if len(known) > 1:
+                names = ", ".join(sorted(known))
+                raise AmbiguousJob(f"id {job_id} is known under several activities: {names}; name one of them")
+            if known:
+                return known.pop()
             found = await self._store.queue.find("*", job_id)
             if found is not None:
                 return found.activity

@@ -27,6 +27,10 @@ from turnout.telemetry import spans
 
 _IN_FLIGHT = 4096
 
+_BARE_SEARCHED = 256
+"""How many waiting bare jobs a submit looks through for its id. Beyond them an id may be taken unnoticed; its job
+still runs once."""
+
 
 class Submitter:
     """Submits for a client. A chosen id is looked for in the whole namespace first; one made up here isn't."""
@@ -148,14 +152,17 @@ class Submitter:
 
     async def _existing(self, job_id: str) -> str | None:
         """The activity that has a job of this id."""
-        loaded, found = await asyncio.gather(
+        loaded, found, bare = await asyncio.gather(
             self._store.registry.find(job_id),
             self._store.connection.get_message(
                 self._store.names.work, last_by_subj=self._store.names.jobs("*", job_id)
             ),
+            self._store.queue.find_bare("*", job_id, most=_BARE_SEARCHED),
         )
         if loaded.record is not None:
             return loaded.record.activity
+        if bare is not None:
+            return bare.activity
         named = self._store.names.job_of(found.subject) if found is not None else None
         return named[0] if named is not None else None
 

@@ -123,10 +123,25 @@ class Queue:
                 return None
             found = self._delivery(stored)
             return found if found is not None and activity in ("*", found.activity) else None
+        return await self.find_bare(activity, job_id)
+
+    async def find_bare(self, activity: str, job_id: str, *, most: int | None = None) -> Delivery | None:
+        """The bare job of this message id among the `most` oldest bare jobs; they have to be read to be told apart."""
+        seen = 0
         async for found in self.scan_subject(self._names.bare(activity)):
             if found.id == job_id:
                 return found
+            seen += 1
+            if seen == most:
+                return None
         return None
+
+    async def activities_of(self, job_id: str) -> list[str]:
+        """Whose subjects carry a message of this id; bare ones are not looked for."""
+        body = {"subjects_filter": self._names.jobs("*", job_id)}
+        info = await self._connection.api(f"STREAM.INFO.{self._names.work}", body)
+        named = (self._names.job_of(subject) for subject in info["state"].get("subjects") or {})
+        return sorted(found[0] for found in named if found is not None)
 
     async def scan(self, activity: str = "*") -> AsyncIterator[Delivery]:
         """Every job's message, bare ones first. May be a moment old."""
