@@ -103,6 +103,11 @@ class Attempt:
         self._timeout_message = ""
         self.context: JobContext = JobContext(self._facts(), self, self._loop)
 
+    @property
+    def code(self) -> asyncio.Future[str] | None:
+        """The code that runs, None before it has begun."""
+        return self._code
+
     # --- the life of the attempt --------------------------------------------------------------------------------------
 
     async def run(self, run_code: RunCode) -> Outcome | None:
@@ -119,6 +124,8 @@ class Attempt:
                 timer.cancel()
             if self._reporter is not None:
                 self._reporter.cancel()
+            if self._code is None or self._code.done():
+                self.context.end()
 
     async def _prepare(self) -> str:
         """Fetch what the record refers to; the payload's text."""

@@ -36,6 +36,22 @@ class Host(Protocol):
     async def checkpoint(self, text: str) -> None: ...
 
 
+class _Nobody:
+    """The host of code that has ended, for the tasks and threads that it left behind."""
+
+    def report(self, progress: Progress) -> None:
+        pass
+
+    def beat(self) -> None:
+        pass
+
+    async def checkpoint(self, text: str) -> None:
+        raise asyncio.CancelledError
+
+
+_NOBODY = _Nobody()
+
+
 @attrs.frozen(kw_only=True)
 class JobFacts:
     """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text."""
@@ -191,6 +207,10 @@ class JobContext:
         """Called by the host: what an earlier attempt left behind, as JSON text."""
         self._facts = attrs.evolve(self._facts, restored=checkpoint)
         self._restored = checkpoint
+
+    def end(self) -> None:
+        """Called by the host when the code has ended: nobody listens any more, and nothing keeps the host in memory."""
+        self._host = _NOBODY
 
 
 _asking = threading.Lock()
