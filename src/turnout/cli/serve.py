@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,8 @@ def work(
     """
     end_telemetry = set_up_telemetry("turnout-worker")
     runner = asyncio.Runner(loop_factory=_loop_factory())
+    gc.collect()
+    gc.freeze()  # what the imports made stays to the end: a busy worker's collector need not look at it again and again
     code = exits.FAILED
     try:
         runner.run(_work(plan, activities, ready))
