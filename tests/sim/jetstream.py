@@ -206,7 +206,7 @@ class WorkStream(Stream):
             message.state = "ready"
             self.changed()
 
-    # -- settling: on the sequence alone, whoever sends it 
+    # -- settling: on the sequence alone, whoever sends it
 
     def ack(self, seq: int) -> None:
         message = self.messages.get(seq)

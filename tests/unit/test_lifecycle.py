@@ -1,0 +1,492 @@
+"""The rules P1 to P12 of decide(), each as what it must answer; docs/lifecycle.md tells what goes wrong without them.
+
+What decide() answers is half of a rule; tests/sim shows the other half: that no history goes wrong with these answers,
+and that one does with any other (tests/sim/test_teeth.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import pytest
+
+from turnout.core.effects import (
+    Abandon,
+    Ack,
+    Ask,
+    Drop,
+    Effect,
+    Letter,
+    Nak,
+    Notify,
+    Publish,
+    Remove,
+    Replace,
+    Save,
+    Schedule,
+    Unschedule,
+)
+from turnout.core.events import (
+    Aborted,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Leftover,
+    Lost,
+    Received,
+    Reported,
+    RetryRequested,
+    Stuck,
+    Submitted,
+    Verdict,
+)
+from turnout.core.lifecycle import decide
+from turnout.core.retry import RetryPolicy
+from turnout.core.values import (
+    FINAL,
+    Body,
+    Delivery,
+    ErrorInfo,
+    JobRecord,
+    JobState,
+    MessageRef,
+    Outcome,
+    Progress,
+    Rules,
+    SubmitOptions,
+    Token,
+)
+
+NOW = 1000.0
+RULES = Rules(retry=RetryPolicy(max_attempts=3, delay=1.0, jitter=0.0), max_lost=2, lease=3.0)
+ERROR = ErrorInfo("ValueError", "no")
+MRO = ("builtins.ValueError", "builtins.Exception")
+MESSAGE = MessageRef(5, 990_000_000_000, "ack.5")
+OTHER = Token("other", 1, 1, "other's")
+
+
+def delivery(**changes: object) -> Delivery:
+    return attrs.evolve(Delivery("j", "act", MESSAGE, payload=Body("{}")), **changes)
+
+
+def received(**changes: object) -> Received:
+    return attrs.evolve(Received(delivery=delivery(), node="n1", nonce="mine", now=NOW, rules=RULES), **changes)
+
+
+def running(**changes: object) -> JobRecord:
+    """A record as the first attempt of node n1 has written it."""
+    (save,) = decide(None, received())
+    assert isinstance(save, Save)
+    return attrs.evolve(save.record, **changes)
+
+
+def token_of(record: JobRecord) -> Token:
+    assert record.token is not None
+    return record.token
+
+
+def failed(record: JobRecord, **changes: object) -> Failed:
+    return attrs.evolve(Failed(token=token_of(record), now=NOW, error=ERROR, error_mro=MRO), **changes)
+
+
+def completed(record: JobRecord) -> Completed:
+    return Completed(token=token_of(record), now=NOW, result=Body("1"))
+
+
+def saved(effects: tuple[Effect, ...]) -> JobRecord:
+    """The record of the first Save."""
+    return next(effect.record for effect in effects if isinstance(effect, Save))
+
+
+def kinds(effects: tuple[Effect, ...]) -> list[type]:
+    return [type(effect) for effect in effects]
+
+
+def faulted() -> JobRecord:
+    record = running()
+    return saved(decide(record, failed(record, fatal="fatal")))
+
+
+def lost(record: JobRecord) -> JobRecord:
+    return saved(decide(record, Lost(token=token_of(record), now=NOW)))
+
+
+class TestOrder:
+    """Save the record, then the letter, then settle or remove: every prefix followed by a crash is safe."""
+
+    def ends(self) -> list[tuple[JobRecord | None, Event]]:
+        record = running()
+        ended = faulted()
+        found = delivery()
+        return [
+            (record, completed(record)),
+            (record, failed(record)),
+            (record, failed(record, fatal="x")),
+            (record, Aborted(token=token_of(record), now=NOW)),
+            (record, Cancelled(token=token_of(record), now=NOW)),
+            (record, Lost(token=token_of(record), now=NOW)),
+            (running(losses=2), Lost(token=token_of(record), now=NOW)),
+            (None, CancelRequested(reason="r", now=NOW, found=found)),
+            (None, received(delivery=delivery(problem=ERROR))),
+            (ended, received()),
+            (ended, Leftover(found=found, now=NOW)),
+            (None, Stuck(now=NOW, found=delivery(replaced=3), max_lost=3)),
+        ]
+
+    def test_the_record_is_saved_before_the_message_is_settled(self) -> None:
+        """No settlement or removal comes before the record that says how it ended."""
+        for record, event in self.ends():
+            effects = decide(record, event)
+            settles = [n for n, e in enumerate(effects) if isinstance(e, Ack | Nak | Remove)]
+            saves = [n for n, e in enumerate(effects) if isinstance(e, Save)]
+            if not (record is not None and record.state.final):
+                assert saves, event
+                assert saves[0] < settles[0], event
+
+    def test_p4_the_letter_comes_between(self) -> None:
+        """A faulted job's letter is written after its record and before its message goes."""
+        for record, event in self.ends():
+            effects = decide(record, event)
+            state = next((e.record.state for e in effects if isinstance(e, Save)), record.state if record else None)
+            if state is not JobState.faulted:
+                continue
+            assert Letter in kinds(effects), event
+            letter = kinds(effects).index(Letter)
+            assert all(n > letter for n, e in enumerate(effects) if isinstance(e, Ack | Remove | Nak)), event
+
+
+class TestP1Ownership:
+    def test_a_cancel_request_leaves_the_owner_its_job(self) -> None:
+        """A client's cancel only asks; the owner's next write goes through, and keeps the request."""
+        record = running()
+        effects = decide(record, CancelRequested(reason="enough", now=NOW))
+        asked = saved(effects)
+        assert asked == attrs.evolve(record, cancel_request="enough")
+        assert effects[-1] == Notify(token_of(record), "enough")
+        report = Reported(token=token_of(record), progress=Progress(1))
+        assert saved(decide(asked, report)).cancel_request == "enough"
+        assert saved(decide(asked, completed(record))).state is JobState.completed
+
+    def test_the_first_reason_to_cancel_is_kept(self) -> None:
+        """A second request changes nothing but tells the node again."""
+        record = running(cancel_request="first")
+        assert decide(record, CancelRequested(reason="second", now=NOW)) == (Notify(token_of(record), "first"),)
+
+    @pytest.mark.parametrize("end", [completed, failed, lambda r: Aborted(token=token_of(r), now=NOW)])
+    def test_whoever_lost_its_lease_settles_nothing(self, end: Callable[[JobRecord], Event]) -> None:
+        """The end of an attempt whose token the record doesn't bear, or that was declared lost, is dropped."""
+        mine = running()
+        event = end(mine)
+        assert decide(running(token=OTHER), event) == (Abandon(),)
+        assert decide(lost(mine), event) == (Abandon(),)
+        assert decide(None, event) == (Abandon(),)
+        cancelled = saved(decide(lost(mine), CancelRequested(reason="r", now=NOW)))
+        assert decide(cancelled, event) == (Abandon(),)
+
+    def test_a_report_of_a_lost_attempt_abandons(self) -> None:
+        """Progress and checkpoints of an attempt that was declared lost are not written."""
+        report = Reported(token=token_of(running()), checkpoint=Body("1"))
+        assert decide(lost(running()), report) == (Abandon(),)
+
+    def test_ones_own_end_that_was_stored_after_all_is_settled(self) -> None:
+        """When the answer to the last write was lost, the owner finds its end in the record and settles."""
+        record = running()
+        done = saved(decide(record, completed(record)))
+        assert decide(done, completed(record)) == (Ack(MESSAGE),)
+        ended = faulted()
+        assert decide(ended, failed(record, fatal="fatal")) == (Letter(ended), Ack(MESSAGE))
+        waiting = saved(decide(record, failed(record)))
+        assert decide(waiting, failed(record)) == (Nak(MESSAGE, 1.0),)
+
+    def test_ones_own_start_that_was_stored_after_all_is_ones_own(self) -> None:
+        """When the answer to the create was lost, the record bears one's own nonce: it runs."""
+        assert decide(running(), received()) == ()
+
+    def test_a_report_that_changes_nothing_writes_nothing(self) -> None:
+        """The same progress again is not another write."""
+        record = running(progress=Progress(1))
+        assert decide(record, Reported(token=token_of(record), progress=Progress(1))) == ()
+
+
+class TestP2Generations:
+    def test_retry_is_one_publish_of_the_next_generation(self) -> None:
+        """No record is saved: one atomic replace of what was seen on the id's subject, the letter first."""
+        record = faulted()
+        effects = decide(record, RetryRequested(now=NOW, found=delivery()))
+        assert kinds(effects) == [Letter, Replace]
+        replace = effects[-1]
+        assert isinstance(replace, Replace)
+        assert (replace.record.generation, replace.expected_seq) == (2, 5)
+        none_there = decide(record, RetryRequested(now=NOW))[-1]
+        assert isinstance(none_there, Replace)
+        assert none_there.expected_seq == 0
+
+    def test_a_retry_of_what_is_not_ended_or_already_retried_does_nothing(self) -> None:
+        """Only a faulted or cancelled job whose next generation nobody has published is retried."""
+        assert decide(running(), RetryRequested(now=NOW)) == ()
+        assert decide(None, RetryRequested(now=NOW)) == ()
+        assert decide(faulted(), RetryRequested(now=NOW, found=delivery(generation=2))) == ()
+
+    def test_an_older_delivery_is_acked_and_a_newer_one_starts_afresh(self) -> None:
+        """The first life's message is a duplicate; the second's starts with fresh budgets, attempt numbers go on."""
+        record = attrs.evolve(faulted(), checkpoint=Body("half"))
+        assert decide(attrs.evolve(record, generation=2), received()) == (Ack(MESSAGE),)
+        again = saved(decide(record, received(delivery=delivery(generation=2))))
+        assert (again.state, again.generation, again.attempt) == (JobState.running, 2, 2)
+        assert (again.failures, again.losses, again.aborts) == (0, 0, 0)
+        assert again.checkpoint == Body("half")
+
+    def test_a_message_newer_than_the_record_is_not_a_leftover(self) -> None:
+        """Nobody removes the second life's message because the first has ended."""
+        assert decide(faulted(), Leftover(found=delivery(generation=2), now=NOW)) == ()
+        effects = decide(faulted(), CancelRequested(reason="r", now=NOW, found=delivery(generation=2)))
+        assert (saved(effects).state, saved(effects).generation) == (JobState.cancelled, 2)
+
+    @pytest.mark.parametrize("state", sorted(FINAL))
+    def test_a_late_duplicate_of_an_ended_job_is_a_no_op(self, state: JobState) -> None:
+        """A delivery of a generation that has ended is acked, and its record left alone."""
+        effects = decide(attrs.evolve(faulted(), state=state), received())
+        assert effects[-1] == Ack(MESSAGE)
+        assert Save not in kinds(effects)
+
+
+class TestP5Suspicion:
+    def test_the_owner_is_asked_always(self) -> None:
+        """A redelivery of a running job is no verdict: the owner is asked, by its token."""
+        record = running(token=OTHER)
+        assert decide(record, received()) == (Ask(OTHER),)
+
+    def test_yes_drops_the_delivery(self) -> None:
+        """The owner says that it runs: the delivery is left to its lease."""
+        event = received(asked=OTHER, verdict=Verdict.alive)
+        assert decide(running(token=OTHER), event) == (Drop(),)
+
+    def test_silence_is_no_verdict(self) -> None:
+        """Silent but not lapsed: given back for the rest of the liveness TTL, never started."""
+        event = received(asked=OTHER, verdict=Verdict.silent, wait_s=4.0)
+        assert decide(running(token=OTHER), event) == (Nak(MESSAGE, 4.0),)
+
+    def test_an_answer_about_another_attempt_counts_for_nothing(self) -> None:
+        """The verdict is about a token: when the record bears a newer one, that one is asked."""
+        newer = attrs.evolve(OTHER, attempt=2, nonce="newer")
+        event = received(asked=OTHER, verdict=Verdict.gone)
+        assert decide(running(token=newer), event) == (Ask(newer),)
+
+    def test_a_takeover_counts_the_loss_and_starts_the_next_attempt_in_one_write(self) -> None:
+        """Gone: the loss is counted, the attempt closed as lost, the next one started by the same compare-and-set."""
+        event = received(asked=OTHER, verdict=Verdict.gone)
+        record = saved(decide(running(token=OTHER), event))
+        assert (record.losses, record.attempt, record.state) == (1, 2, JobState.running)
+        assert [a.outcome for a in record.attempts] == [Outcome.lost, Outcome.running]
+
+
+class TestP6Lost:
+    def test_the_supervisor_saves_the_outcome_and_gives_the_message_back(self) -> None:
+        """Lost: queued with the loss counted, then a NAK by the ack subject in the record."""
+        record = running()
+        effects = decide(record, Lost(token=token_of(record), now=NOW))
+        assert (saved(effects).state, saved(effects).losses) == (JobState.queued, 1)
+        assert effects[-1] == Nak(MESSAGE)
+
+    def test_poison_ends_without_a_worker(self) -> None:
+        """One loss too many: faulted, with letter, message removed, and only then the retention begins."""
+        record = running(losses=2)
+        effects = decide(record, Lost(token=token_of(record), now=NOW))
+        assert kinds(effects) == [Save, Letter, Remove, Save]
+        assert saved(effects).state is JobState.faulted
+        assert [e.expires for e in effects if isinstance(e, Save)] == [False, True]
+
+    def test_a_cancel_asked_of_a_dead_owner_is_fulfilled(self) -> None:
+        """Whoever counts the loss of an owner that was asked to cancel ends the job as cancelled."""
+        record = running(cancel_request="enough")
+        after = saved(decide(record, Lost(token=token_of(record), now=NOW)))
+        assert (after.state, after.reason) == (JobState.cancelled, "enough")
+
+    def test_one_loss_is_counted_once(self) -> None:
+        """Of two who saw the node die, the second finds that the attempt is closed."""
+        record = running()
+        assert decide(lost(record), Lost(token=token_of(record), now=NOW)) == ()
+        assert decide(running(token=OTHER), Lost(token=token_of(record), now=NOW)) == ()
+
+
+class TestP7Exhausted:
+    def test_an_owner_replaces_what_a_nak_cannot_revive(self) -> None:
+        """An exhausted message is put in anew by one atomic replace of the same generation."""
+        record = running()
+        effects = decide(record, failed(record, exhausted=True))
+        replace = effects[-1]
+        assert isinstance(replace, Replace)
+        assert (replace.expected_seq, replace.record.generation) == (5, 1)
+
+    def test_what_is_given_back_early_is_replaced_when_it_was_the_last_delivery(self) -> None:
+        """A delivery that comes before its time and is the last one allowed is not NAKed."""
+        waiting = running(state=JobState.retrying, due_at=NOW + 9)
+        assert decide(waiting, received()) == (Nak(MESSAGE, 9.0),)
+        assert kinds(decide(waiting, received(delivery=delivery(exhausted=True)))) == [Replace]
+
+    def test_the_sweep_replaces_what_never_got_a_record_and_counts_the_rounds(self) -> None:
+        """Without a record the message counts how often it was put in anew; one round too many faults the job."""
+        effects = decide(None, Stuck(now=NOW, found=delivery(replaced=1), max_lost=3))
+        assert [e.replaced for e in effects if isinstance(e, Replace)] == [2]
+        effects = decide(None, Stuck(now=NOW, found=delivery(replaced=3), max_lost=3))
+        assert kinds(effects) == [Save, Letter, Unschedule, Remove, Save]
+        assert (saved(effects).state, saved(effects).reason) == (JobState.faulted, "lost")
+
+    def test_the_sweep_leaves_running_jobs_to_their_owners(self) -> None:
+        """A running job's message is its owner's business, or that of whoever declares the owner lost."""
+        assert decide(running(), Stuck(now=NOW, found=delivery())) == ()
+
+    def test_a_job_whose_message_is_gone_is_put_in_anew_from_its_record(self) -> None:
+        """A record that is not final and has no message anywhere is published again, expecting none."""
+        effects = decide(lost(running()), Stuck(now=NOW))
+        assert [(e.expected_seq, e.replaced) for e in effects if isinstance(e, Replace)] == [(0, 1)]
+
+
+class TestP8Bare:
+    def test_a_bare_job_moves_to_its_own_subject(self) -> None:
+        """Never a replace on the shared subject: a copy under the id, expecting none, then the old one is removed."""
+        message = attrs.evolve(MESSAGE, bare=True)
+        effects = decide(None, Stuck(now=NOW, found=delivery(message=message)))
+        assert [e.expected_seq for e in effects if isinstance(e, Replace)] == [0]
+        assert effects[-1] == Remove(message)
+
+    def test_a_retry_beside_a_bare_message_expects_none_on_the_ids_subject(self) -> None:
+        """The sequence of a message on the shared subject is no expectation for the id's."""
+        effects = decide(faulted(), RetryRequested(now=NOW, found=delivery(message=attrs.evolve(MESSAGE, bare=True))))
+        assert [e.expected_seq for e in effects if isinstance(e, Replace)] == [0]
+
+
+class TestP9Retention:
+    def test_who_acks_next_may_begin_the_retention_and_who_removes_begins_it_afterwards(self) -> None:
+        """A record loses its life only with its message: by the ack that follows, or after a confirmed removal."""
+        record = running()
+        assert [e.expires for e in decide(record, completed(record)) if isinstance(e, Save)] == [True]
+        effects = decide(None, CancelRequested(reason="r", now=NOW, found=delivery()))
+        assert kinds(effects) == [Save, Unschedule, Remove, Save]
+        assert [e.expires for e in effects if isinstance(e, Save)] == [False, True]
+
+    def test_what_is_not_final_never_expires(self) -> None:
+        """The record of a job that goes on has no retention."""
+        record = running()
+        for event in (failed(record), Aborted(token=token_of(record), now=NOW), Lost(token=token_of(record), now=NOW)):
+            assert [e.expires for e in decide(record, event) if isinstance(e, Save)] == [False]
+
+    def test_the_sweep_begins_a_retention_that_its_ender_did_not_live_to_begin(self) -> None:
+        """A crash between record and removal leaves a record that would be kept for ever, and perhaps no letter."""
+        record = faulted()
+        assert decide(record, Leftover(found=delivery(), now=NOW)) == (
+            Letter(record),
+            Remove(MESSAGE),
+            Save(record, expires=True),
+        )
+        assert decide(record, Stuck(now=NOW)) == (Letter(record), Save(record, expires=True))
+
+
+class TestP11Schedules:
+    draft = JobRecord("j", "act", JobState.queued, token=Token("", 1, 0, "call"), submitted_at=NOW)
+
+    def scheduled(self) -> JobRecord:
+        return saved(decide(None, Submitted(draft=self.draft, at=NOW + 60)))
+
+    def test_the_record_comes_before_the_schedule(self) -> None:
+        """A delayed submit creates its record first, so that a second submit and a cancel find it."""
+        effects = decide(None, Submitted(draft=self.draft, at=NOW + 60))
+        assert kinds(effects) == [Save, Schedule]
+        assert (saved(effects).state, saved(effects).due_at) == (JobState.scheduled, NOW + 60)
+
+    def test_a_resend_goes_on_and_a_second_submit_does_not(self) -> None:
+        """A record of this very call is its own write that was stored after all; any other has the id."""
+        record = self.scheduled()
+        assert kinds(decide(record, Submitted(draft=self.draft, at=NOW + 60))) == [Schedule]
+        other = attrs.evolve(self.draft, token=OTHER)
+        assert decide(record, Submitted(draft=other, at=NOW + 60)) == ()
+
+    def test_a_message_that_no_timer_sent_is_a_duplicate(self) -> None:
+        """An immediate submit that slipped in beside the schedule is acked and never runs."""
+        assert decide(self.scheduled(), received()) == (Ack(MESSAGE),)
+
+    def test_the_timers_message_starts_it_when_it_is_due(self) -> None:
+        """The fired message starts the job; one that comes early (an older life's) is given back for the rest."""
+        fired = received(delivery=delivery(scheduled=True))
+        assert decide(self.scheduled(), fired) == (Nak(MESSAGE, 60.0),)
+        assert saved(decide(self.scheduled(), attrs.evolve(fired, now=NOW + 60))).state is JobState.running
+
+    def test_a_fired_message_that_the_sweep_put_in_anew_still_starts_it(self) -> None:
+        """A replaced message lacks the timer's mark and is no duplicate for that."""
+        again = received(delivery=delivery(replaced=1), now=NOW + 61)
+        assert saved(decide(self.scheduled(), again)).state is JobState.running
+
+    def test_the_sweep_submits_a_job_whose_timer_is_missing_when_it_is_due(self) -> None:
+        """A submitter that died before its schedule leaves a record; the sweep publishes it, never early."""
+        assert decide(self.scheduled(), Stuck(now=NOW)) == ()
+        assert [e.replaced for e in decide(self.scheduled(), Stuck(now=NOW + 70)) if isinstance(e, Replace)] == [1]
+
+    def test_cancel_takes_the_timer_away(self) -> None:
+        """Cancelling a scheduled job records it, purges the schedule, and then lets the record expire."""
+        assert kinds(decide(self.scheduled(), CancelRequested(reason="r", now=NOW))) == [Save, Unschedule, Save]
+
+
+class TestP12Expiry:
+    draft = attrs.evolve(TestP11Schedules.draft, options=SubmitOptions(expires_in=30.0))
+
+    def test_the_queued_record_follows_the_publish(self) -> None:
+        """A job with a deadline has a record while it is queued, so that a sweep finds it."""
+        assert decide(None, Submitted(draft=self.draft)) == (Publish(self.draft), Save(self.draft))
+
+    def test_it_never_overwrites_what_a_quick_worker_wrote(self) -> None:
+        """Losing the race for that record is fine: nothing is published or written again."""
+        assert decide(running(), Submitted(draft=self.draft)) == ()
+
+    def test_an_expired_job_never_starts(self) -> None:
+        """A worker faults it with attempt 0, and so does a sweep that comes first; neither before its time."""
+        options = SubmitOptions(expires_in=5.0)
+        effects = decide(None, received(delivery=delivery(options=options)))
+        assert kinds(effects) == [Save, Letter, Ack]
+        assert (saved(effects).reason, saved(effects).attempt) == ("expired", 0)
+        queued = attrs.evolve(self.draft, submitted_at=NOW - 30)
+        assert saved(decide(queued, Expired(now=NOW))).reason == "expired"
+        assert decide(queued, Expired(now=NOW - 1)) == ()
+        assert decide(running(options=options), Expired(now=NOW)) == ()
+
+    def test_a_retry_that_would_come_too_late_is_not_waited_for(self) -> None:
+        """When the next attempt would be due after the deadline, the job is faulted now."""
+        record = running(options=SubmitOptions(expires_in=10.5), submitted_at=990.0)
+        assert saved(decide(record, failed(record))).reason == "expired"
+
+
+class TestBudgets:
+    def test_failures_end_at_max_attempts_even_when_the_code_asks_for_more(self) -> None:
+        """The policy's number of failures faults the job, RetryLater or not."""
+        record = running(failures=2)
+        assert saved(decide(record, failed(record))).state is JobState.faulted
+        assert saved(decide(record, failed(record, retry_after=5.0))).state is JobState.faulted
+
+    def test_retry_later_waits_as_long_as_the_code_asked(self) -> None:
+        """Its delay replaces the policy's."""
+        record = running()
+        effects = decide(record, failed(record, retry_after=7.0))
+        assert saved(effects).due_at == NOW + 7
+        assert effects[-1] == Nak(MESSAGE, 7.0)
+
+    def test_losses_and_aborts_are_no_failures(self) -> None:
+        """Each budget has a counter of its own; an abort costs nothing and goes on at once."""
+        record = running(failures=2)
+        aborted = decide(record, Aborted(token=token_of(record), now=NOW))
+        assert (saved(aborted).failures, saved(aborted).aborts, saved(aborted).state) == (2, 1, JobState.queued)
+        assert aborted[-1] == Nak(MESSAGE, 0.0)
+        assert (lost(record).failures, lost(record).losses) == (2, 1)
+
+    def test_a_result_counts_even_when_a_cancel_was_asked_for(self) -> None:
+        """Code that returns normally after a cancel request has completed; code that raises was cancelled."""
+        record = running(cancel_request="enough")
+        assert saved(decide(record, completed(record))).state is JobState.completed
+        assert saved(decide(record, failed(record))).state is JobState.cancelled
+        assert saved(decide(record, Aborted(token=token_of(record), now=NOW))).state is JobState.cancelled
+
+    def test_an_ended_job_cannot_be_cancelled(self) -> None:
+        """Exactly one terminal state: a cancel that comes late does nothing."""
+        assert decide(faulted(), CancelRequested(reason="r", now=NOW)) == ()
