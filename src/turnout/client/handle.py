@@ -64,14 +64,17 @@ class JobHandle(Generic[R]):
         job as it is.
         """
         limit_s = None if timeout is None else seconds(timeout, "timeout")
-        limit = asyncio.timeout(limit_s)
+        limit = asyncio.timeout(limit_s or None)
         try:
             async with limit:
-                record = await self._end()
+                # The limit is on waiting: without any the job is asked for once.
+                record = await self._end() if limit_s != 0 else await self._reader.read(await self._named(), self.id)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
+        if not record.state.final:
+            raise TimeoutError(f"job {self.id} has not ended; it is {record.state}")
         if record.state is JobState.completed:
             text = await self._reader.text(record.result) or "null"
             return self._decode(text) if self._decode is not None else decode_as(text, None, "result")
@@ -142,7 +145,7 @@ class JobHandle(Generic[R]):
                 before = info
 
     async def _end(self) -> JobRecord:
-        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
+        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id, ends=True)) as changes:
             async for record in changes:
                 if record.state.final:
                     return record

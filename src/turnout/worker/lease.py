@@ -181,6 +181,7 @@ class LeaseKeeper:
         try:
             await connection.sync_clock(kv_stream(self._names.nodes_bucket))
             await connection.subscribe(self._names.control(node), self._control)
+            connection.on_up(self._all_due)
             await nodes.alive(self._describe())
             self._work_loop.call_soon_threadsafe(_resolve, self._ready, None)
             async with asyncio.TaskGroup() as group:
@@ -221,6 +222,13 @@ class LeaseKeeper:
         with self._lock:
             for lease in leases:
                 self._push(lease, suspended_too() + delay_s)
+
+    def _all_due(self) -> None:
+        """The server was away: every lease is extended, and a cancel may have been asked for that nobody told us of."""
+        now = suspended_too()
+        with self._lock:
+            self._due = [(now, order, lease) for _, order, lease in self._due]
+            heapq.heapify(self._due)
 
     def _push(self, lease: Lease, at: float) -> None:
         heapq.heappush(self._due, (at, next(self._order), lease))
