@@ -23,9 +23,11 @@ from turnout.errors import DefinitionError, InvalidValue
 from turnout.jetstream.perform import Performer
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.supervisor.thread import SupervisorThread
+from turnout.worker.health import HealthServer, Report
 from turnout.worker.hooks import HookCaller
 from turnout.worker.process import locate
-from turnout.worker.runner import Runner, new_node
+from turnout.worker.runner import Runner, WorkerDied, new_node
+from turnout.worker.stacks import running as running_stacks
 
 logger = logging.getLogger("turnout.worker")
 
@@ -34,7 +36,8 @@ class Worker:
     """Runs jobs of these activities, up to `concurrency` at a time.
 
     `name` defaults to the host's; the node's id adds a random part. `liveness_ttl` is the seconds after which others
-    take this node for dead when it falls silent. `hooks` are told of the jobs of all its activities. It installs no
+    take this node for dead when it falls silent. `hooks` are told of the jobs of all its activities. `health` is the
+    address and port on which /livez, /readyz and /status are served over HTTP; port 0 takes a free one. It installs no
     signal handlers.
 
         async with Client.connect() as client, Worker(client, activities=[convert_video]):
@@ -52,6 +55,7 @@ class Worker:
         name: str | None = None,
         liveness_ttl: float = 10.0,
         hooks: Hooks | None = None,
+        health: tuple[str, int] | None = None,
     ) -> None:
         slots: object = concurrency
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 100_000:
@@ -72,6 +76,7 @@ class Worker:
         self._node = attrs.evolve(node, ttl=seconds(liveness_ttl, "liveness_ttl", least=1.0))
         self._runner: Runner | None = None
         self._supervisor = SupervisorThread(self._make_supervisor)
+        self._health = HealthServer(*_address(health), self._report) if health is not None else None
         self._stopping: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
@@ -85,6 +90,15 @@ class Worker:
         """Whether the worker pulls jobs of all its activities right now."""
         return self._runner is not None and self._runner.pulling
 
+    @property
+    def health_port(self) -> int | None:
+        """The port on which the worker's health is served, once it has started."""
+        return self._health.port if self._health is not None else None
+
+    def stacks(self) -> str:
+        """What runs right now, with the stacks of tasks and threads: for a log. May be called from any thread."""
+        return running_stacks(self._runner.attempts if self._runner is not None else [])
+
     async def start(self) -> None:
         """Returns when the node is registered and pulling."""
         if self._runner is not None:
@@ -93,35 +107,40 @@ class Worker:
         self._caller = self._make_caller()
         self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node, self._caller)
         try:
+            if self._health is not None:
+                await self._health.start()
             await self._runner.start()
         except BaseException:
             await self._runner.stop(0)
+            if self._health is not None:
+                await self._health.stop()
             raise
         self._supervisor.start()
 
-    async def run(self) -> None:
-        """Work until `stop()` is called, or the node is drained from afar. WorkerDied when a loop of it has ended."""
+    async def run(self, *, grace: float | timedelta = 30.0) -> None:
+        """Work until `stop()` is called. A node that is drained from afar stops with this `grace`.
+
+        WorkerDied when one of the loops that a worker lives by has ended.
+        """
+        seconds(grace, "grace")
         if self._runner is None:
             await self.start()
-        runner = self._runner
-        assert runner is not None
+        runner, supervised = self._runner, self._supervisor.failed
+        assert runner is not None and supervised is not None
         died = asyncio.create_task(runner.failed())
-        waits: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._ended.wait()),
-            asyncio.create_task(runner.drained.wait()),
-            died,
-        ]
+        told = [asyncio.create_task(self._ended.wait()), asyncio.create_task(runner.told_to_drain.wait())]
+        waits: list[asyncio.Future[Any]] = [*told, died, supervised]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping is not None:
                 await self._ended.wait()
-            elif died.done():
+            elif died.done() or supervised.done():
                 await self.stop(grace=0)
-                raise died.result()
+                raise died.result() if died.done() else WorkerDied(f"the supervisor has ended: {supervised.result()!r}")
             else:
-                await self.stop()
+                await self.stop(grace)
         finally:
-            for task in waits:
+            for task in (*told, died):
                 task.cancel()
 
     async def stop(self, grace: float | timedelta = 30.0) -> None:
@@ -145,7 +164,18 @@ class Worker:
             await self._runner.stop(grace_s)
         finally:
             await self._supervisor.stop()
+            if self._health is not None:
+                await self._health.stop()
             self._ended.set()
+
+    def _report(self) -> Report:
+        """Called from the thread that serves the worker's health."""
+        runner, supervisor = self._runner, self._supervisor
+        if runner is None:
+            return Report(dead=[], unready=["the worker is starting"], status={})
+        dead = [*runner.dead, *(["the supervisor has ended"] if supervisor.dead else [])]
+        status = {**runner.status(), "supervisor": {"alive": supervisor.alive, "acting": supervisor.acting}}
+        return Report(dead=dead, unready=runner.unready, status=status)
 
     def _make_caller(self) -> HookCaller | None:
         everybodys = [self._hooks or Hooks(), *(each.settings for each in self._activities.values())]
@@ -171,6 +201,14 @@ class Worker:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _address(health: tuple[str, int]) -> tuple[str, int]:
+    match health:
+        case (str(host), int(port)) if 0 <= port <= 65_535:
+            return host, port
+        case _:
+            raise InvalidValue(f"health must be an address and a port from 0 to 65535, not {health!r}")
 
 
 def _by_name(activities: Iterable[Activity[..., Any]]) -> dict[str, Activity[..., Any]]:

@@ -1,4 +1,4 @@
-"""What the verbs of `turnout node`, `activity` and `fault` do."""
+"""What the verbs of `turnout activity` and `fault` do."""
 
 from __future__ import annotations
 
@@ -15,27 +15,6 @@ from turnout.client.handle import AnyHandle
 from turnout.client.info import FaultInfo
 from turnout.core.catalog import ActivityInfo
 from turnout.core.values import valid_name
-
-
-async def nodes(s: Session) -> int:
-    found = await s.client.nodes()
-    rows = [
-        (
-            node.id,
-            node.host,
-            str(node.pid),
-            node.version,
-            f"{node.running}/{node.slots}",
-            "draining" if node.draining else "working",
-            output.ago(node.started_at, s.now).removesuffix(" ago"),
-            output.ago(node.seen_at, s.now),
-            ", ".join(node.activities),
-        )
-        for node in found
-    ]
-    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities"]
-    s.show(found, lambda: output.table(headers, rows))
-    return 0
 
 
 async def activities(s: Session) -> int:

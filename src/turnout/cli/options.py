@@ -120,6 +120,20 @@ class Since(click.ParamType["dt.datetime | float"]):
         return Duration().convert(value, param, ctx)
 
 
+class Address(click.ParamType[tuple[str, int]]):
+    """PORT or HOST:PORT; an IPv6 address in brackets."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        host, _, port = str(value).rpartition(":")
+        if not port.isdecimal() or int(port) > 65_535 or (host.count(":") and not re.fullmatch(r"\[.+\]", host)):
+            self.fail(f"{value!r} is no port such as 8080, and no address such as 127.0.0.1:8080", param, ctx)
+        return host.strip("[]") or "0.0.0.0", int(port)
+
+
 class Label(click.ParamType[tuple[str, str]]):
     """key=value"""
 

@@ -20,6 +20,7 @@ from turnout.client.client import Client
 from turnout.definition.activity import Activity
 from turnout.node import Worker
 from turnout.telemetry.setup import set_up as set_up_telemetry
+from turnout.worker.runner import WorkerDied
 
 logger = logging.getLogger("turnout.cli")
 
@@ -34,6 +35,7 @@ class Plan:
     concurrency: int
     grace_s: float
     name: str | None = None
+    health: tuple[str, int] | None = None
 
 
 def worker(plan: Plan) -> int:
@@ -44,8 +46,12 @@ def worker(plan: Plan) -> int:
     def ready(node: Worker, client: Client) -> None:
         names = [each.name for each in activities]
         logger.info("node %s works on %s", node.id, ", ".join(sorted(names)))
+        if node.health_port is not None:
+            logger.info("its health is told on port %d: /livez, /readyz, /status", node.health_port)
         if session.as_json():
             facts = {"id": node.id, "namespace": client.namespace, "activities": names, "slots": plan.concurrency}
+            if node.health_port is not None:
+                facts["health_port"] = node.health_port
             session.show(facts, list, as_json=True)
             sys.stdout.flush()
 
@@ -83,15 +89,20 @@ async def _work(plan: Plan, activities: list[Activity[..., Any]], ready: Callabl
     logger.info("starting with %d activities of %s", len(activities), plan.module)
     try:
         async with session.opened(create=True, name="turnout-worker") as s:
-            node = Worker(s.client, activities=activities, concurrency=plan.concurrency, name=plan.name)
+            node = Worker(
+                s.client, activities=activities, concurrency=plan.concurrency, name=plan.name, health=plan.health
+            )
+            signal.signal(signal.SIGUSR1, lambda *_: _log_stacks(node))
             await node.start()
             orders.concern(node)
             ready(node, s.client)
-            await node.run()
+            await node.run(grace=plan.grace_s)
             await orders.carried_out()
     except asyncio.CancelledError:
         if not orders.given:
-            raise
+            raise WorkerDied(
+                "a loop of the worker has ended: somebody cancelled all of it, and no signal did"
+            ) from None
         logger.info("stopped before it had started")
 
 
@@ -132,6 +143,15 @@ class Orders:
             logger.info("%s: stopping; jobs that run may go on for %g s", number.name, self._grace_s)
         stop = asyncio.create_task(self._worker.stop(grace=0 if at_once else self._grace_s))
         self._stops.add(stop)
+
+
+def _log_stacks(node: Worker) -> None:
+    """What runs, into the log. A signal handler may interrupt whatever holds a lock, so a thread does it."""
+
+    def tell() -> None:
+        logger.warning("SIGUSR1: node %s runs this:\n%s", node.id, node.stacks())
+
+    threading.Thread(target=tell, name="turnout-stacks", daemon=True).start()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -197,6 +197,14 @@ class Client:
         """The living nodes."""
         return await self.store.nodes.living()
 
+    async def drain_node(self, node_id: str) -> bool:
+        """Ask a node to take no more jobs and to stop; False when no node of this id answers.
+
+        Its `Worker.run()` ends after the grace period at the latest, and `turnout worker` exits 0. Other nodes go on
+        with what it had to abort.
+        """
+        return await self.store.nodes.drain(valid_name(node_id, "node_id"))
+
     async def activities(self) -> list[ActivityInfo]:
         """The activities that workers have declared; `.nodes` of 0 tells that nobody works on one now."""
         return await self.store.nodes.activities()

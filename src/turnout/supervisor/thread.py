@@ -23,15 +23,31 @@ class SupervisorThread:
         self._make = make
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._supervisor: Supervisor | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="turnout-supervisor", daemon=True)
+        self._starter: asyncio.AbstractEventLoop | None = None
+        self.failed: asyncio.Future[BaseException | None] | None = None
+        """Done when the thread has ended though nobody had stopped it, with what ended it. None before the start."""
 
     def start(self) -> None:
+        self._starter = asyncio.get_running_loop()
+        self.failed = self._starter.create_future()
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def dead(self) -> bool:
+        """It has ended, and nobody had stopped it."""
+        return self.failed is not None and not self.alive and not self._ended.is_set()
+
+    @property
+    def acting(self) -> bool:
+        """Whether it is the one that acts now."""
+        return self.alive and self._supervisor is not None and self._supervisor.acting
 
     async def stop(self) -> None:
         """Hand over to another supervisor at once."""
@@ -43,15 +59,28 @@ class SupervisorThread:
             await asyncio.to_thread(self._thread.join, 5.0)
 
     def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        error: BaseException | None = None
+        try:
             asyncio.run(self._main())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as caught:  # noqa: BLE001 (whatever ends this thread is told to the worker, who stops)
+            error = caught
+        if not self._ended.is_set() and self._starter is not None:
+            with contextlib.suppress(RuntimeError):
+                self._starter.call_soon_threadsafe(self._tell, error)
+
+    def _tell(self, error: BaseException | None) -> None:
+        if self.failed is not None and not self.failed.done():
+            self.failed.set_result(error)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         while not self._ended.is_set():
+            self._supervisor = self._make()
             try:
-                await self._make().run()
+                await self._supervisor.run()
             except TurnoutError as error:
                 logger.warning("the supervisor could not begin, it tries again: %s", error)
                 await asyncio.sleep(_AGAIN_S)

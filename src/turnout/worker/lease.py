@@ -97,6 +97,8 @@ class LeaseKeeper:
         self._ready: asyncio.Future[None] = self._work_loop.create_future()
         self._gone: asyncio.Future[BaseException | None] = self._work_loop.create_future()
         self._late_at = suspended_too()
+        self.alive_at: float | None = None
+        """When the node's key was last written, by the clock of `suspended_too`."""
 
     # --- for the worker's thread --------------------------------------------------------------------------------------
 
@@ -121,6 +123,16 @@ class LeaseKeeper:
     def failed(self) -> asyncio.Future[BaseException | None]:
         """Done when the thread has ended, with what ended it."""
         return self._gone
+
+    @property
+    def up(self) -> bool:
+        """Whether the thread's own connection is there."""
+        return self._connection is not None and self._connection.up
+
+    @property
+    def held(self) -> int:
+        """How many leases are kept."""
+        return len(self._leases)
 
     def confident(self) -> bool:
         """Whether this node may call another one dead: its own liveness was written in time for a whole TTL (P5)."""
@@ -183,6 +195,7 @@ class LeaseKeeper:
             await connection.subscribe(self._names.control(node), self._control)
             connection.on_up(self._all_due)
             await nodes.alive(self._describe())
+            self.alive_at = suspended_too()
             self._work_loop.call_soon_threadsafe(_resolve, self._ready, None)
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(nodes))]
@@ -300,6 +313,7 @@ class LeaseKeeper:
                     await self._hurry.wait()
             try:
                 await nodes.alive(self._describe())
+                self.alive_at = suspended_too()
             except TurnoutError as error:
                 logger.warning("the node's liveness could not be written: %s", error)
                 self._late_at = suspended_too()

@@ -73,6 +73,15 @@ class Puller:
         """Whether the server has been asked and answers."""
         return self._subscription is not None and not self._renew.is_set() and self._connection.up
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is pulled, None while all is well."""
+        if self.pulling:
+            return None
+        return (
+            f"{self.activity} is not pulled: {self._trouble or ('begins anew' if self._connection.up else 'offline')}"
+        )
+
     async def start(self) -> None:
         """Returns when the first request is out. Errors are those of the connection."""
         await self._begin()

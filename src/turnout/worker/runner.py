@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 import secrets
 import sys
@@ -24,7 +25,7 @@ from turnout.jetstream.connection import ConnectOptions
 from turnout.jetstream.perform import Store
 from turnout.jetstream.suspension import suspended_too
 from turnout.jetstream.topology import ConsumerOptions, Topology
-from turnout.worker.attempt import CLEANUP_S
+from turnout.worker.attempt import CLEANUP_S, Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
 from turnout.worker.hooks import HookCaller
@@ -66,7 +67,7 @@ class Runner:
             store.names,
             self.describe,
             send=store.connection.send,
-            on_drain=self.drain,
+            on_drain=self._drain_as_told,
             alive_every_s=node.ttl * 0.3,
         )
         saved = hooks.saved if hooks is not None else None
@@ -75,11 +76,11 @@ class Runner:
         self._held: dict[str, deque[tuple[Delivery, float, asyncio.TimerHandle]]] = {n: deque() for n in activities}
         self._running: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
-        self._idle = asyncio.Event()
         self._awake = (suspended_too(), suspended_too())
         self._draining = False
-        self.drained = asyncio.Event()
-        """Set when somebody has asked this node to drain and the last job has ended."""
+        self._stopped = False
+        self.told_to_drain = asyncio.Event()
+        """Set when somebody has asked this node to drain, from afar."""
 
     # --- starting and stopping ----------------------------------------------------------------------------------------
 
@@ -102,9 +103,56 @@ class Runner:
         """Waits until one of the loops has ended by itself, and tells why."""
         loops: list[asyncio.Future[Any]] = [*self._loops, self._keeper.failed]
         done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        if self._draining and self._keeper.failed not in done:
+            done, _ = await asyncio.wait({self._keeper.failed})  # the others were told to end
         ended = done.pop()
+        if ended.cancelled():
+            return WorkerDied("a loop of the worker has ended: somebody cancelled it, who was not the worker")
         reason = ended.exception() or (ended.result() if ended is self._keeper.failed else None)
         return WorkerDied(f"a loop of the worker has ended: {reason or 'nobody knows why'}")
+
+    @property
+    def dead(self) -> list[str]:
+        """What has ended though it was not told to. For any thread, like `unready`."""
+        found = ["the lease thread has ended"] if self._keeper.failed.done() and not self._stopped else []
+        if not self._draining:
+            pairs = zip(self._pullers, self._loops, strict=False)
+            found += [f"the loop that pulls {name} has ended" for name, loop in pairs if loop.done()]
+        return found
+
+    @property
+    def unready(self) -> list[str]:
+        """Why no job can be taken, if so."""
+        if self._draining:
+            return ["the node is draining"]
+        if not self._loops:
+            return ["the worker is starting"]
+        found = [trouble for puller in self._pullers.values() if (trouble := puller.trouble) is not None]
+        if not self._keeper.up:
+            found.append("the lease thread is not connected")
+        blocked_s = suspended_too() - self._awake[1]
+        return [*found, f"the event loop is blocked for {blocked_s:.1f} s"] if blocked_s > BLOCKED_AFTER_S else found
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """What runs. For any thread."""
+        return list(self._executor.attempts.values())
+
+    def status(self) -> dict[str, Any]:
+        """The node and what it does, for people and machines to look at. For any thread."""
+        node, now = self.describe(), self._store.connection.now()
+        alive_at = self._keeper.alive_at
+        return {
+            "node": {"id": node.id, "name": node.name, "host": node.host, "pid": node.pid, "version": node.version},
+            "uptime_s": round(now - node.started_at, 3),
+            "draining": node.draining,
+            "slots": {"all": node.slots, "running": node.running},
+            "activities": {name: puller.trouble is None for name, puller in self._pullers.items()},
+            "jobs": [_running(attempt, now) for attempt in self.attempts],
+            "leases": self._keeper.held,
+            "connected": {"work": self._store.connection.up, "leases": self._keeper.up},
+            "liveness_age_s": None if alive_at is None else round(suspended_too() - alive_at, 3),
+        }
 
     def drain(self) -> None:
         """Take no more jobs; those that run go on."""
@@ -117,7 +165,10 @@ class Runner:
         for loop in self._loops:
             loop.cancel()
         self._keeper.refresh_liveness()
-        self._check_idle()
+
+    def _drain_as_told(self) -> None:
+        self.drain()
+        self.told_to_drain.set()
 
     async def stop(self, grace_s: float) -> None:
         """Drain, let jobs end for `grace_s`, abort the rest, leave."""
@@ -134,6 +185,7 @@ class Runner:
             await asyncio.wait(self._loops)
         self._draining = True
         self._loop_watched = False
+        self._stopped = True
         await self._keeper.stop()
         if self._hooks is not None:
             await self._hooks.close()
@@ -203,7 +255,6 @@ class Runner:
                 "job %s could not be executed; its lease brings it back", delivery.id, exc_info=task.exception()
             )
         self._fill()
-        self._check_idle()
 
     def _fill(self) -> None:
         """Slots are free: those that wait for one come first, then the server is asked for more."""
@@ -227,10 +278,6 @@ class Runner:
     def _nak(self, delivery: Delivery) -> None:
         with contextlib.suppress(TurnoutError):
             self._store.connection.send(delivery.message.ack, b"-NAK")
-
-    def _check_idle(self) -> None:
-        if self._draining and not self._running:
-            self.drained.set()
 
     # --- the loop itself ----------------------------------------------------------------------------------------------
 
@@ -279,6 +326,19 @@ def new_node(name: str, activities: Mapping[str, Activity[..., Any]], slots: int
         activities=tuple(sorted(activities)),
         slots=slots,
     )
+
+
+def _running(attempt: Attempt, now: float) -> dict[str, Any]:
+    record = attempt.record
+    started_at = record.attempts[-1].started_at
+    return {
+        "id": record.id,
+        "activity": record.activity,
+        "attempt": record.attempt,
+        "since": dt.datetime.fromtimestamp(started_at, dt.UTC).isoformat(timespec="milliseconds"),
+        "running_s": round(now - started_at, 3),
+        "cancel_reason": attempt.context.cancel_reason,
+    }
 
 
 def _declared(activity: Activity[..., Any]) -> ActivityInfo:

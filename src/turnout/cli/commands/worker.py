@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from turnout.cli.options import Duration, Verb
+from turnout.cli.options import Address, Duration, Verb
 
 _CONCURRENCY = click.IntRange(1, 100_000)
 
@@ -14,21 +14,28 @@ _CONCURRENCY = click.IntRange(1, 100_000)
 @click.option("-c", "--concurrency", type=_CONCURRENCY, default=10, show_default=True, help="Jobs at a time.")
 @click.option("--grace", type=Duration(), default=30.0, show_default=True, help="How long jobs may go on at a stop.")
 @click.option("--name", help="The node's name; by default the host's.")
-def worker(module: str, concurrency: int, grace: float, name: str | None) -> int:
+@click.option(
+    "--health-port",
+    type=Address(),
+    metavar="[HOST:]PORT",
+    help="Serve /livez, /readyz and /status over HTTP there; without a host on every address. 0 takes a free port.",
+)
+def worker(module: str, concurrency: int, grace: float, name: str | None, health_port: tuple[str, int] | None) -> int:
     """Run the jobs of a module's activities.
 
     These are all activities that are attributes of MODULE, or the one (or the list) named ATTR. The current directory
     is importable.
 
     SIGTERM or Ctrl-C: take no more jobs, let those that run end for the grace period, then abort the rest; another node
-    goes on with them at once. A second signal, or SIGQUIT: abort now.
+    goes on with them at once. A second signal, or SIGQUIT: abort now. SIGUSR1: log what runs, with its stacks.
 
     \b
       turnout worker workers.media -c 4
     """
     from turnout.cli import serve
 
-    return serve.worker(serve.Plan(module=module, concurrency=concurrency, grace_s=grace, name=name))
+    plan = serve.Plan(module=module, concurrency=concurrency, grace_s=grace, name=name, health=health_port)
+    return serve.worker(plan)
 
 
 @click.command(cls=Verb)

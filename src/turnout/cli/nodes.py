@@ -1,0 +1,102 @@
+"""What the verbs of `turnout node` do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+
+from turnout.cli import output
+from turnout.cli.exits import NotThere, WaitedTooLong
+from turnout.cli.session import Session
+from turnout.core.catalog import NodeInfo
+from turnout.core.values import JobState
+from turnout.errors import InvalidValue
+
+_LOOK_S = 0.2
+
+
+@attrs.frozen
+class Wait:
+    """Wait for the end, for so many seconds; None: for as long as it takes."""
+
+    timeout_s: float | None
+
+
+async def ls(s: Session) -> int:
+    found = await s.client.nodes()
+    rows = [
+        (
+            node.id,
+            node.host,
+            str(node.pid),
+            node.version,
+            f"{node.running}/{node.slots}",
+            "draining" if node.draining else "working",
+            output.ago(node.started_at, s.now).removesuffix(" ago"),
+            output.ago(node.seen_at, s.now),
+            ", ".join(node.activities),
+        )
+        for node in found
+    ]
+    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities"]
+    s.show(found, lambda: output.table(headers, rows))
+    return 0
+
+
+async def show(s: Session, name: str) -> int:
+    """Show a node and what it runs."""
+    node = await _find(s, name)
+    jobs = [job async for job in s.client.jobs(state=JobState.running, node=node.id)]
+    value = {**output.plain(node), "jobs": [output.plain(job) for job in jobs]}
+    rows = [
+        (
+            job.id,
+            job.activity,
+            str(job.attempt),
+            output.ago(job.attempts[-1].started_at if job.attempts else None, s.now),
+        )
+        for job in jobs
+    ]
+    facts = [
+        ("node", node.id),
+        ("host", f"{node.host}, process {node.pid}"),
+        ("version", node.version),
+        ("state", "draining" if node.draining else "working"),
+        ("up", output.ago(node.started_at, s.now).removesuffix(" ago")),
+        ("seen", output.ago(node.seen_at, s.now)),
+        ("jobs", f"{node.running} of {node.slots}"),
+        ("activities", ", ".join(node.activities)),
+    ]
+    table = ["", *output.table(["job", "activity", "attempt", "since"], rows)] if rows else []
+    s.show(value, lambda: [*output.fields(facts), *table])
+    return 0
+
+
+async def drain(s: Session, name: str, wait: Wait | None) -> int:
+    """Ask a node to drain. NotThere when it does not answer, WaitedTooLong when it has not left in time."""
+    node = await _find(s, name)
+    if not await s.client.drain_node(node.id):
+        raise NotThere(f"node {node.id} does not answer: is it just dying, or cut off?")
+    if wait is not None:
+        try:
+            async with asyncio.timeout(wait.timeout_s):
+                while await s.client.store.nodes.get(node.id) is not None:  # noqa: ASYNC110 (a bucket has no event)
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise WaitedTooLong(f"node {node.id} still drains after {wait.timeout_s:g} s; it goes on") from None
+    state = "gone" if wait is not None else "draining"
+    s.show({"id": node.id, "state": state}, lambda: [f"{node.id}  {state}"])
+    return 0
+
+
+async def _find(s: Session, name: str) -> NodeInfo:
+    """The living node of this id, or the only one of this name. NotThere, or InvalidValue for several."""
+    every = await s.client.nodes()
+    found = [node for node in every if node.id == name] or [node for node in every if node.name == name]
+    if not found:
+        known = ", ".join(node.id for node in every) or "none"
+        raise NotThere(f"no node {name} lives; those that do are: {known}")
+    if len(found) > 1:
+        raise InvalidValue(f"several nodes are called {name}: name one of {', '.join(node.id for node in found)}")
+    return found[0]

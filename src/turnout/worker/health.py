@@ -1,0 +1,166 @@
+"""A worker's health over HTTP, for whoever watches the process: a small server in a thread of its own.
+
+In a thread, so that it answers while user code blocks the worker's loop, and when the loops it reports on have died.
+It answers GET and HEAD of three paths and closes each connection after its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from turnout import fastjson
+from turnout.errors import TurnoutError
+
+logger = logging.getLogger("turnout.worker.health")
+
+CONNECTIONS = 64
+PATIENCE_S = 5.0
+_LINE_BYTES = 4096
+
+
+class CannotListen(TurnoutError):
+    """The port for the worker's health can't be listened on: it is taken, or not allowed."""
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """`dead`: what has ended that should not have. `unready`: why no job can be taken. `status`: the rest, as JSON."""
+
+    dead: list[str]
+    unready: list[str]
+    status: dict[str, Any]
+
+
+class HealthServer:
+    """Serves what `report` says, which is called in this server's thread, once for each request.
+
+    /livez is 200 unless something is dead; /readyz is 200 while the worker can take jobs; both say why they are 503.
+    /status is always 200.
+    """
+
+    def __init__(self, host: str, port: int, report: Callable[[], Report]) -> None:
+        self.host = host
+        self.port = port
+        self._report = report
+        self._connections = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="turnout-health", daemon=True)
+        self._listening = threading.Event()
+        self._error: OSError | None = None
+
+    async def start(self) -> None:
+        """Returns when it answers; `port` is the real one then. CannotListen says why it does not."""
+        self._thread.start()
+        await asyncio.to_thread(self._listening.wait)
+        if self._error is not None:
+            reason = self._error.strerror or self._error
+            raise CannotListen(f"can't serve the worker's health on {self.host}:{self.port}: {reason}")
+
+    async def stop(self) -> None:
+        """No more answers."""
+        if self._loop is not None and self._ending is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ending.set)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, PATIENCE_S)
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except OSError as error:
+            self._error = error
+        finally:
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ending = asyncio.Event()
+        server = await asyncio.start_server(self._connected, self.host, self.port, limit=_LINE_BYTES)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        try:
+            await self._ending.wait()
+        finally:
+            server.close()  # not waited for: what is open ends with this loop
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= CONNECTIONS:
+                async with asyncio.timeout(PATIENCE_S):
+                    writer.write(self._answer(await _request(reader)))
+                    await writer.drain()
+        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever asks so oddly, or goes away, gets no answer
+        finally:
+            self._connections -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _answer(self, request: tuple[str, str]) -> bytes:
+        method, path = request
+        if method not in ("GET", "HEAD"):
+            return _response(405, "GET or HEAD\n", allow=True)
+        try:
+            code, body, kind = self._page(path)
+        except Exception:  # this server must survive whatever is wrong with what it reports on
+            logger.exception("the worker's health can't be told")
+            code, body, kind = 500, "the worker's health can't be told: see its log\n", "text/plain"
+        return _response(code, body, kind=kind, head=method == "HEAD")
+
+    def _page(self, path: str) -> tuple[int, str, str]:
+        match path:
+            case "/livez":
+                return (*_verdict(self._report().dead), "text/plain")
+            case "/readyz":
+                report = self._report()
+                return (*_verdict(report.dead + report.unready), "text/plain")
+            case "/status":
+                report = self._report()
+                body = {**report.status, "live": not report.dead, "ready": not report.dead + report.unready,
+                        "trouble": report.dead + report.unready}  # fmt: skip
+                return 200, fastjson.dumps(body).decode() + "\n", "application/json"
+            case _:
+                return 404, "there is /livez, /readyz and /status\n", "text/plain"
+
+
+def _verdict(problems: list[str]) -> tuple[int, str]:
+    return (503, "".join(f"{problem}\n" for problem in problems)) if problems else (200, "ok\n")
+
+
+async def _request(reader: asyncio.StreamReader) -> tuple[str, str]:
+    """Method and path of a request; its headers are read, and of no interest."""
+    line = (await reader.readuntil(b"\n")).decode("latin-1")
+    method, target, _version = line.split()
+    for _ in range(100):
+        if (await reader.readuntil(b"\n")) in (b"\r\n", b"\n"):
+            return method, target.partition("?")[0]
+    raise ValueError("too many headers")
+
+
+_REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error",
+            503: "Service Unavailable"}  # fmt: skip
+
+
+def _response(code: int, body: str, *, kind: str = "text/plain", head: bool = False, allow: bool = False) -> bytes:
+    data = body.encode()
+    lines = [
+        f"HTTP/1.1 {code} {_REASONS[code]}",
+        f"Content-Type: {kind}; charset=utf-8",
+        f"Content-Length: {len(data)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+        *(["Allow: GET, HEAD"] if allow else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if head else data)
