@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from turnout import RetryPolicy, activity, current_job
+from turnout import Fatal, RetryPolicy, activity, current_job
 
 ONCE = RetryPolicy.none()
 
@@ -42,6 +42,42 @@ async def wait_for(path: str, notes: str) -> str:
     return job.node
 
 
+async def act(end: str, gate: str, cleanup: float) -> int:
+    """Waits for the gate file (if there is to be one), then ends as told; failures are of the first attempt only."""
+    job = current_job()
+    try:
+        while gate and not Path(gate).exists():  # noqa: ASYNC110 (a file has no event)
+            await asyncio.sleep(0.05)
+    except asyncio.CancelledError:
+        await asyncio.sleep(cleanup)
+        raise
+    if end == "report":
+        await job.checkpoint(job.attempt)
+    if end == "fail" and job.attempt == 1:
+        raise ValueError("the first time")
+    if end == "fatal" and job.attempt == 1:
+        raise Fatal("the first time")
+    return job.attempt
+
+
+@activity(lease=2, retry=RetryPolicy(max_attempts=2, delay=3, jitter=0))
+async def play(end: str = "return", gate: str = "", cleanup: float = 0) -> int:
+    """A part in a scene; returns the attempt that ended it."""
+    return await act(end, gate, cleanup)
+
+
+@activity(lease=30, retry=RetryPolicy(max_attempts=2, delay=1, jitter=0))
+async def play_long(end: str = "return", gate: str = "", cleanup: float = 0) -> int:
+    """The same with a lease so long that the node does not look after its job by itself."""
+    return await act(end, gate, cleanup)
+
+
+@activity(lease=2, retry=ONCE, max_lost=0)
+async def play_once(end: str = "return", gate: str = "", cleanup: float = 0) -> int:
+    """The same, and no loss is forgiven."""
+    return await act(end, gate, cleanup)
+
+
 @activity(lease=2, retry=ONCE, max_lost=2)
 async def poison() -> None:
     """Kills the process that runs it."""
@@ -55,3 +91,25 @@ async def flaky(n: int, pause: float = 0.0) -> int:
     if n % 5 == 0 and current_job().attempt == 1:
         raise ValueError("the first time")
     return n
+
+
+@activity(lease=5, retry=RetryPolicy(max_attempts=3, delay=0.1), max_lost=100)
+async def stroll(count: int, pause: float = 0.1) -> int:
+    """Takes its time, with a checkpoint at every step; returns how many steps were done in all attempts together."""
+    job = current_job()
+    done = job.restored(int) or 0
+    while done < count:
+        await asyncio.sleep(pause)
+        done += 1
+        await job.checkpoint(done)
+    return done
+
+
+@activity(lease=5, retry=ONCE, max_lost=100)
+async def doomed(pause: float = 0.0) -> None:
+    """Fails, whatever happens."""
+    await asyncio.sleep(pause)
+    raise RuntimeError("doomed")
+
+
+EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed)

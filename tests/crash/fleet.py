@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from turnout.crashpoints import VARIABLE
+
 TTL_S = 4.0
 """The liveness TTL of the fleet: shorter than the default, so that the suite is."""
 
@@ -61,21 +63,43 @@ class Fleet:
         self._logs = logs
         self.processes: list[Process] = []
 
-    async def start(self, name: str = "w", *, ttl_s: float = TTL_S, concurrency: int = 10) -> Process:
-        """A worker process that is registered and pulls; one that died of its first job may have said nothing."""
-        arguments = ["-m", "tests.crash.worker", self._url, self._namespace, name, str(ttl_s), str(concurrency)]
-        return await self._spawn(name, arguments)
+    async def start(
+        self,
+        name: str = "w",
+        *,
+        ttl_s: float = TTL_S,
+        concurrency: int = 10,
+        crash_at: str = "-",
+        brisk: bool = False,
+        mutant: str = "",
+        url: str = "",
+    ) -> Process:
+        """A worker process that is registered and pulls; one that died of its first job may have said nothing.
 
-    async def supervisor(self, name: str = "alone", *, ttl_s: float = TTL_S) -> Process:
+        `crash_at`: the point at which it kills itself. `brisk`: its supervisor sweeps often. `mutant`: what is broken
+        in it. `url`: where it connects, if not where the others do.
+        """
+        module = ["tests.crash.mutant", mutant] if mutant else ["tests.crash.worker"]
+        arguments = [*module, url or self._url, self._namespace, name, str(ttl_s), str(concurrency)]
+        return await self._spawn(name, ["-m", *arguments, *(["brisk"] if brisk else [])], crash_at)
+
+    async def supervisor(self, name: str = "alone", *, ttl_s: float = TTL_S, crash_at: str = "-") -> Process:
         """A supervisor alone, as a process."""
-        return await self._spawn(name, ["-m", "tests.crash.supervisor", self._url, self._namespace, name, str(ttl_s)])
+        arguments = ["tests.crash.supervisor", self._url, self._namespace, name, str(ttl_s)]
+        return await self._spawn(name, ["-m", *arguments], crash_at)
 
-    async def _spawn(self, name: str, arguments: list[str]) -> Process:
+    async def client(self, verb: str, job_id: str, *, crash_at: str = "-") -> Process:
+        """A client process that does one thing; returns when it has done it, or died of it."""
+        arguments = ["tests.crash.client", self._url, self._namespace, verb, job_id]
+        return await self._spawn(f"client-{verb}", ["-m", *arguments], crash_at)
+
+    async def _spawn(self, name: str, arguments: list[str], crash_at: str = "-") -> Process:
+        path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
         log = self._logs / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=errors,
-                env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+                env={**os.environ, "PYTHONPATH": path, VARIABLE: crash_at},
             )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(START_TIMEOUT_S):

@@ -1,22 +1,33 @@
-"""A supervisor alone: `python -m tests.crash.supervisor URL NAMESPACE NAME TTL`."""
+"""A supervisor alone, and one in a hurry: `python -m tests.crash.supervisor URL NAMESPACE NAME TTL`.
+
+SIGTERM stops it in order.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import sys
 
 from turnout.jetstream.connection import ConnectOptions
 from turnout.jetstream.names import Names
+from turnout.supervisor import sweep
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 
 
 async def main(url: str, namespace: str, name: str, ttl: str) -> None:
-    options = SupervisorOptions(liveness_ttl=float(ttl), sweep_every=2.0, registry_every=5.0)
+    sweep.SETTLING_S, sweep.LEASES_UNTIL_STUCK = 1.0, 0.3
+    options = SupervisorOptions(liveness_ttl=float(ttl), sweep_every=1.0, registry_every=2.0)
     supervisor = Supervisor(ConnectOptions(servers=(url,)), Names(namespace), name=name, options=options)
+    task = asyncio.create_task(supervisor.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     print(name, flush=True)
-    await supervisor.run()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(main(*sys.argv[1:]))

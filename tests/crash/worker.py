@@ -1,20 +1,33 @@
-"""A worker process of the crash suite: `python -m tests.crash.worker URL NAMESPACE NAME TTL CONCURRENCY`."""
+"""A worker process of the crash suite: `python -m tests.crash.worker URL NAMESPACE NAME TTL CONCURRENCY [brisk]`."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 import sys
 
+import turnout.node
 from tests.crash import activities
 from turnout import Client, Worker
+from turnout.supervisor import sweep
+from turnout.supervisor.supervisor import SupervisorOptions
 
 
-async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str) -> None:
-    every = [activities.steps, activities.wait_for, activities.poison, activities.flaky]
+def be_brisk() -> None:
+    """The supervisor of this process sweeps every second or two, or each scene would take half a minute."""
+    sweep.SETTLING_S = 1.0
+    turnout.node.SupervisorOptions = functools.partial(SupervisorOptions, sweep_every=1.0, registry_every=2.0)
+
+
+async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, pace: str = "") -> None:
+    if pace == "brisk":
+        be_brisk()
     async with Client.connect(url, namespace=namespace) as client:
-        worker = Worker(client, activities=every, concurrency=int(concurrency), name=name, liveness_ttl=float(ttl))
+        worker = Worker(
+            client, activities=activities.EVERY, concurrency=int(concurrency), name=name, liveness_ttl=float(ttl)
+        )
         await worker.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -23,5 +36,6 @@ async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str) 
         await worker.run()
 
 
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(main(*sys.argv[1:]))
