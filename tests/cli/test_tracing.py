@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -65,6 +66,13 @@ def test_spans_go_over_http_and_none_is_left_behind(cli: Cli, collector: tuple[s
     assert {path for path, _ in posted} == {"/v1/traces"}
     for word in (b"submit add", b"run add", b"turnout-worker", b"turnout-cli", bytes.fromhex(info["trace_id"])):
         assert word in sent
+
+
+def test_a_collector_that_is_away_holds_nobody_up(cli: Cli) -> None:
+    """Where no collector answers the program ends all the same, soon, with its own exit code."""
+    begun_at = time.monotonic()
+    cli("job", "submit", "add", "{}", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+    assert time.monotonic() - begun_at < 6
 
 
 def test_the_console_is_stderr(cli: Cli) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+END_TIMEOUT_S = 2.0
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _GROUP = "opentelemetry_traces_exporter"
@@ -37,7 +39,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 def set_up(service: str) -> Callable[[], None]:
     """Trace as the environment says, as `service` unless it says otherwise.
 
-    Returns what ends it: it sends the spans that are left. An exporter that is missing is a warning: jobs come first.
+    Returns what ends it: it sends the spans that are left, within two seconds. An exporter that is missing is a warning: jobs come first.
     """
     names = wanted()
     if not names:
@@ -56,7 +58,14 @@ def set_up(service: str) -> Callable[[], None]:
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    return provider.shutdown
+
+    def end() -> None:
+        # A collector that is away must not hold up the program's end: the exporter would try for ten seconds.
+        thread = threading.Thread(target=provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(END_TIMEOUT_S)
+
+    return end
 
 
 def _resource(service: str) -> Resource:
