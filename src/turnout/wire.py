@@ -20,6 +20,7 @@ from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.retry import RetryPolicy
 from turnout.core.values import (
     BARE_ID,
+    FINAL,
     NAME,
     Attempt,
     Body,
@@ -103,6 +104,14 @@ def dump_record(record: JobRecord) -> bytes:
 def load_record(data: bytes) -> JobRecord:
     """The record that `dump_record` wrote, in this version or an earlier one."""
     return _load(data, JobRecord)
+
+
+def tells_end(data: bytes) -> bool:
+    """Whether this may be the record of a job that has ended, told without reading all of it."""
+    try:
+        return fastjson.loads(data)["state"] in FINAL
+    except (ValueError, TypeError, KeyError):
+        return True  # who reads it will say what is wrong with it
 
 
 def dump_node(node: NodeInfo) -> bytes:

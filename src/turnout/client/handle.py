@@ -145,7 +145,7 @@ class JobHandle(Generic[R]):
                 before = info
 
     async def _end(self) -> JobRecord:
-        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
+        async with contextlib.aclosing(self._reader.changes(await self._named(), self.id, ends=True)) as changes:
             async for record in changes:
                 if record.state.final:
                     return record

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import attrs
 
+from turnout import wire
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
@@ -21,6 +22,7 @@ from turnout.jetstream.registry import Loaded
 
 _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
+_QUICK_S = 0.05
 _HINT_READS = 12
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
@@ -156,30 +158,37 @@ class Reader:
             if since is None or letter.at >= since:
                 yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
 
-    async def changes(self, activity: str, job_id: str) -> AsyncGenerator[JobRecord, None]:
+    async def changes(self, activity: str, job_id: str, *, ends: bool = False) -> AsyncGenerator[JobRecord, None]:
         """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
 
         A write to the record is heard as a hint, which tells at which revision to read; a slow poll stands behind it,
-        for hints are not kept.
+        for hints are not kept. With `ends` only what may have ended the job counts as a change.
         """
         heard = asyncio.Event()
         behind = 0
 
         def hint(received: Received) -> None:
             nonlocal behind
+            if ends and received.data and not wire.tells_end(received.data):
+                return
             behind = max(behind, int(received.headers.get(_EXPECTED, "0") or 0))
             heard.set()
 
         connection = self._store.connection
-        subscription = await connection.subscribe(self._store.names.record(activity, job_id), hint)
+        # The reads that follow go the same way as the subscription: what it is too late for, they see.
+        subscription = await connection.subscribe(self._store.names.record(activity, job_id), hint, confirmed=False)
         forget = connection.on_up(heard.set)
         try:
+            if ends and not await self._ended(activity, job_id):
+                with contextlib.suppress(TimeoutError):  # a quick job ends before all that `read` asks is answered
+                    async with asyncio.timeout(_QUICK_S):
+                        await heard.wait()
             pause = _POLL_S[0]
             while True:
                 heard.clear()
-                await self._caught_up(activity, job_id, behind)
+                record = await self._caught_up(activity, job_id, behind)
                 with contextlib.suppress(ConnectionError, TimeoutError):
-                    yield await self.read(activity, job_id)
+                    yield record or await self.read(activity, job_id)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await heard.wait()
@@ -188,15 +197,27 @@ class Reader:
             forget()
             await subscription.close()
 
-    async def _caught_up(self, activity: str, job_id: str, behind: int) -> None:
-        """Wait until the write that was heard of is stored, or surely isn't: the revision it expected has passed."""
-        if not behind:
-            return
-        for turn in range(_HINT_READS):
+    async def _ended(self, activity: str, job_id: str) -> bool:
+        """Whether the job has ended, or nobody knows."""
+        with contextlib.suppress(TurnoutError):
+            record = (await self._store.registry.load(activity, job_id)).record
+            return record is not None and record.state.final
+        return True
+
+    async def _caught_up(self, activity: str, job_id: str, behind: int) -> JobRecord | None:
+        """Wait until the write that was heard of is stored, or surely isn't: the revision it expected has passed.
+
+        Gives the record that was read if it tells all there is to know: it may not be expired or retried meanwhile.
+        """
+        for turn in range(_HINT_READS if behind else 0):
             with contextlib.suppress(TurnoutError):
-                if (await self._store.registry.load(activity, job_id)).revision > behind:
-                    return
+                loaded = await self._store.registry.load(activity, job_id)
+                if loaded.revision > behind:
+                    record = loaded.record
+                    told = record is not None and record.state in (JobState.running, JobState.completed)
+                    return record if told else None
             await asyncio.sleep(0.001 * 2**turn if turn < 6 else 0.05)
+        return None
 
     async def _bodies(self, record: JobRecord) -> Bodies:
         payload, checkpoint, result = record.payload, record.checkpoint, record.result

@@ -382,11 +382,14 @@ class Connection:
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
-    async def subscribe(self, subject: str, callback: Callable[[Received], None], *, queue: str = "") -> Subscription:
+    async def subscribe(
+        self, subject: str, callback: Callable[[Received], None], *, queue: str = "", confirmed: bool = True
+    ) -> Subscription:
         """Call `callback` with every message, straight from the read loop: be quick. If it raises, that is logged.
 
         Returns when the server knows of it (when disconnected: at once, it is made at the next connect). Raises
-        `PermissionDenied` if the server does not allow it.
+        `PermissionDenied` if the server does not allow it. Without `confirmed` it returns at once, and what is asked
+        next over this connection is answered after the server has learnt of it; a refusal is only logged.
         """
         self._last_sid += 1
         sid = self._last_sid
@@ -399,6 +402,8 @@ class Connection:
             return subscription
         asked_at = self.now()
         link.write(subscription.line)
+        if not confirmed:
+            return subscription
         try:
             with contextlib.suppress(Disconnected):  # the next link starts with it
                 await link.ping()
