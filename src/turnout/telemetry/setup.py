@@ -39,7 +39,8 @@ def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
 def set_up(service: str) -> Callable[[], None]:
     """Trace as the environment says, as `service` unless it says otherwise.
 
-    Returns what ends it: it sends the spans that are left, within two seconds. An exporter that is missing is a warning: jobs come first.
+    Returns what ends it: it sends the spans that are left, within two seconds. An exporter that is missing is a
+    warning: jobs come first.
     """
     names = wanted()
     if not names:
