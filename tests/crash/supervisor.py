@@ -20,7 +20,7 @@ from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 async def main(url: str, namespace: str, name: str, ttl: str) -> None:
     sweep.SETTLING_S, sweep.LEASES_UNTIL_STUCK = 1.0, 0.3
     options = SupervisorOptions(liveness_ttl=float(ttl), sweep_every=1.0, registry_every=2.0)
-    supervisor = Supervisor(ConnectOptions(servers=(url,)), Names(namespace), name=name, options=options)
+    supervisor = Supervisor(ConnectOptions(servers=tuple(url.split(","))), Names(namespace), name=name, options=options)
     task = asyncio.create_task(supervisor.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     print(name, flush=True)

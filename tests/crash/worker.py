@@ -24,7 +24,7 @@ def be_brisk() -> None:
 async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, pace: str = "") -> None:
     if pace == "brisk":
         be_brisk()
-    async with Client.connect(url, namespace=namespace) as client:
+    async with Client.connect(url.split(","), namespace=namespace) as client:
         worker = Worker(
             client, activities=activities.EVERY, concurrency=int(concurrency), name=name, liveness_ttl=float(ttl)
         )
