@@ -112,4 +112,15 @@ async def doomed(pause: float = 0.0) -> None:
     raise RuntimeError("doomed")
 
 
-EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed)
+@activity(lease=5, retry=ONCE)
+async def bulky(gate: str, size: int) -> str:
+    """Waits for the gate, then stores a checkpoint and a result that both need the object store."""
+    job = current_job()
+    job.progress(job.attempt)
+    while not Path(gate).exists():  # noqa: ASYNC110 (a file has no event)
+        await asyncio.sleep(0.05)
+    await job.checkpoint("c" * size)
+    return "r" * size
+
+
+EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed, bulky)
