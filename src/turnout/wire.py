@@ -17,7 +17,7 @@ from cattrs.preconf.json import make_converter
 
 from turnout import fastjson
 from turnout.core.catalog import ActivityInfo, NodeInfo
-from turnout.core.retry import RetryPolicy
+from turnout.core.retry import RetryPolicy, seconds
 from turnout.core.values import (
     BARE_ID,
     FINAL,
@@ -46,6 +46,9 @@ MSG_ID = "Nats-Msg-Id"
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
 """W3C Trace Context, version 00 and, as it asks for, the beginning of those to come."""
+
+OPTIONS_CHARS = 256 * 1024
+"""How long the options in a message may be: a record that holds them must fit in a message."""
 
 HEADERS_KEPT_BYTES = 16 * 1024
 """How much of a submitter's own headers a record keeps; it must fit into a message with all the rest."""
@@ -231,10 +234,11 @@ def parse_delivery(
     """
     name = job_id if job_id is not None else bare_id(message.seq, message.time_ns, headers)
     problem = None
-    generation, options, payload = 1, _NO_OPTIONS, Body()
+    generation, replaced, options, payload = 1, 0, _NO_OPTIONS, Body()
     if headers:
         try:
-            generation = max(1, int(headers.get(GENERATION, "1")))
+            generation = max(1, _count(headers.get(GENERATION, "1"), GENERATION))
+            replaced = _count(headers.get(REPLACED, "0"), REPLACED)
             options = _parse_options(headers.get(OPTIONS))
             payload = _parse_ref(headers.get(PAYLOAD))
         except (ValueError, TypeError) as error:
@@ -254,7 +258,7 @@ def parse_delivery(
         headers=user_headers(headers),
         options=options,
         scheduled=SCHEDULED in headers,
-        replaced=int(headers.get(REPLACED, "0")) if headers.get(REPLACED, "0").isdigit() else 0,
+        replaced=replaced,
         trace_id=trace_id_of(headers, activity, name),
         problem=problem,
     )
@@ -263,10 +267,23 @@ def parse_delivery(
 def _parse_options(text: str | None) -> SubmitOptions:
     if text is None:
         return _NO_OPTIONS
+    if len(text) > OPTIONS_CHARS:
+        raise InvalidValue(f"header {OPTIONS} is {len(text):,} characters long; at most {OPTIONS_CHARS:,} are accepted")
     try:
-        return _converter.structure(fastjson.loads(text), SubmitOptions)
+        options = _converter.structure(fastjson.loads(text), SubmitOptions)
     except Exception as error:  # cattrs raises groups of whatever the conversions raised
         raise InvalidValue(f"header {OPTIONS} is not the JSON of a submission's options: {text[:200]}") from error
+    for name, value in (("timeout", options.timeout), ("expires_in", options.expires_in)):
+        if value is not None:
+            seconds(value, f"header {OPTIONS}: {name}")
+    return options
+
+
+def _count(text: str, name: str) -> int:
+    """A number that a record can carry: JSON's integers have 64 bits where they have any bound."""
+    if not re.fullmatch("[0-9]{1,15}", text.strip()):
+        raise InvalidValue(f"header {name} must be a number, not {text[:200]!r}")
+    return int(text)
 
 
 def _parse_ref(text: str | None) -> Body:

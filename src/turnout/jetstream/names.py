@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from turnout.core.values import valid_name
+from turnout.core.values import NAME, valid_name
 
 
 @attrs.frozen
@@ -77,11 +77,15 @@ class Names:
         return f"$KV.{self.ns}_activities.{activity}"
 
     def job_of(self, subject: str) -> tuple[str, str | None] | None:
-        """The activity and the id (None: a bare job) that a subject of the work stream names; None for any other."""
+        """The activity and the id (None: a bare job) that a subject of the work stream names; None for any other.
+
+        The server stores whatever is published, `*` literally too: what is no id names nothing, like a bare job's
+        subject, and never becomes a part of a subject or key of ours.
+        """
         parts = subject.split(".")
-        if parts[:2] != [self.ns, "jobs"] or len(parts) not in (3, 4):
+        if parts[:2] != [self.ns, "jobs"] or len(parts) not in (3, 4) or not NAME.fullmatch(parts[2]):
             return None
-        return parts[2], parts[3] if len(parts) == 4 else None
+        return parts[2], parts[3] if len(parts) == 4 and NAME.fullmatch(parts[3]) else None
 
 
 def kv_stream(bucket: str) -> str:
