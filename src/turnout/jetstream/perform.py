@@ -34,8 +34,8 @@ from turnout.core.effects import (
 from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
 from turnout.core.lifecycle import decide, newer
 from turnout.core.values import Delivery, JobRecord, MessageRef
-from turnout.errors import OutcomeUnknown, ServerUnavailable, StorageRefused
-from turnout.jetstream.connection import ApiError, Connection
+from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
+from turnout.jetstream.connection import ApiError, Connection, NoResponders
 from turnout.jetstream.letters import Letters
 from turnout.jetstream.names import Names
 from turnout.jetstream.nodes import Nodes
@@ -57,7 +57,9 @@ _PATIENCE_S = (0.05, 5.0)
 _DOUBT_S = 2.0
 """How soon to ask again after a node that is silent, by one that can't be sure of itself."""
 
-_TROUBLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError)
+_TROUBLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError, NoResponders, ServerUnsuitable)
+"""What passes: a stream without a leader does not respond, a server that runs out of disk switches JetStream off."""
+
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 

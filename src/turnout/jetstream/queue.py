@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import math
 from collections.abc import AsyncIterator
@@ -173,8 +172,7 @@ class Queue:
             except (RequestTimeout, Disconnected):
                 if resend == _RESENDS - 1:
                     raise
-                async with asyncio.timeout(_PATIENCE_S):
-                    await self._connection.wait_up()
+                await self._connection.wait_up(timeout_s=_PATIENCE_S)
         return None
 
     async def _own_or_taken(self, subject: str, headers: dict[str, str]) -> None:
