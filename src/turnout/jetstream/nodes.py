@@ -122,4 +122,9 @@ class Nodes:
 def _node(stored: StoredMessage | None) -> NodeInfo | None:
     if stored is None or not stored.data or "KV-Operation" in stored.headers:
         return None
-    return attrs.evolve(wire.load_node(stored.data), seen_at=stored.time_ns / 1e9)
+    try:
+        node = wire.load_node(stored.data)
+    except wire.UnreadableRecord:  # of a newer version, perhaps: what it says of itself is unknown, but it lives
+        node_id = stored.subject.rpartition(".")[2]
+        node = NodeInfo(id=node_id, name=node_id.rpartition("-")[0] or node_id)
+    return attrs.evolve(node, seen_at=stored.time_ns / 1e9)

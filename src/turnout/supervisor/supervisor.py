@@ -87,6 +87,7 @@ class Supervisor:
         await connection.subscribe(subject, self._hear)
         try:
             while True:
+                looked = False
                 try:
                     self.acting = await election.stand()
                     self._in_time()
@@ -94,12 +95,14 @@ class Supervisor:
                         await self._act(store, sweep, duty)
                     else:
                         duty = _Duty(self._options)
+                    looked = True
                 except TurnoutError as error:
                     self._late_at = suspended_too()
                     logger.info("the supervisor can't look: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._options.look_every):
-                        await self._alarmed.wait()
+                except Exception:  # nobody else supervises this: whatever one job does to it, it must survive
+                    self._late_at = suspended_too()
+                    logger.exception("the supervisor has stumbled, it looks again")
+                await self._pause(listening=looked and self.acting)
         finally:
             await election.resign()
 
@@ -119,6 +122,7 @@ class Supervisor:
             await self._alarms(store, sweep)
             reach("supervisor.alarms")
         if duty.sweep_due():
+            await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
             await sweep.everything()
             reach("supervisor.swept")
             await self._alarms(store, sweep)
@@ -140,6 +144,15 @@ class Supervisor:
                 with contextlib.suppress(TurnoutError):
                     await store.connection.api(f"STREAM.MSG.DELETE.{self._names.alarms}", body)
                 reach("supervisor.dropped")
+
+    async def _pause(self, *, listening: bool) -> None:
+        """Until the next look. An alarm brings it forward for the one who can act on it; others let it ring."""
+        if not listening:
+            await asyncio.sleep(self._options.look_every)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.look_every):
+                await self._alarmed.wait()
 
     def _hear(self, _: Received) -> None:
         self._alarmed.set()

@@ -18,7 +18,6 @@ from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
 from turnout.core.lifecycle import newer
 from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
 from turnout.crashpoints import reach
-from turnout.errors import TurnoutError
 from turnout.jetstream.connection import ApiError
 from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Performer, Store
@@ -96,7 +95,11 @@ class Sweep:
     async def nudge(self) -> None:
         """Give back again what nobody has taken since: a frozen node swallows what its open pulls are handed."""
         for key, nudge in list(self._nudges.items()):
-            record = (await self._store.registry.load(*key)).record
+            try:
+                record = (await self._store.registry.load(*key)).record
+            except wire.UnreadableRecord:
+                del self._nudges[key]
+                continue
             waiting = record is None or record.state is JobState.queued or _due(record, self._now())
             if nudge.left == 0 or _attempt(record) != nudge.attempt or not waiting:
                 del self._nudges[key]
@@ -139,7 +142,11 @@ class Sweep:
             return True
         message = MessageRef(stored.seq, stored.time_ns)
         found = wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
-        record = (await self._store.registry.load(activity, found.id)).record
+        try:
+            record = (await self._store.registry.load(activity, found.id)).record
+        except wire.UnreadableRecord as error:
+            logger.warning("job %s is left alone: %s", found.id, error)
+            return False
         if record is not None and record.state is JobState.running and record.token is not None:
             answer = await self._store.nodes.ask(record.token, exhausted=True)
             if answer.verdict is Verdict.alive:
@@ -221,7 +228,7 @@ class Sweep:
     async def _apply(self, activity: str, job_id: str, event: Event) -> None:
         try:
             await self._performer.apply(activity, job_id, event)
-        except TurnoutError as error:
+        except Exception as error:  # noqa: BLE001 (one job that can't be dealt with must not keep us from the others)
             self.unresolved = True
             logger.warning("job %s: %s could not be dealt with yet: %s", job_id, type(event).__name__, error)
 
@@ -252,7 +259,10 @@ class Sweep:
         pairs: list[tuple[Delivery, JobRecord | None]] = []
         for found in page:
             stored = values.get(self._store.names.record(found.activity, found.id))
-            pairs.append((found, wire.load_record(stored.data) if stored is not None else None))
+            try:
+                pairs.append((found, wire.load_record(stored.data) if stored is not None else None))
+            except wire.UnreadableRecord as error:
+                logger.warning("job %s is left alone: %s", found.id, error)  # and must not keep us from the others
         return pairs
 
     async def _consumers(self) -> list[Consumer]:
