@@ -18,7 +18,7 @@ from typing import Any
 
 from turnout import fastjson, wire
 from turnout.core.catalog import NodeInfo
-from turnout.core.values import MessageRef, Token
+from turnout.core.values import JobRecord, MessageRef, Token
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Connection, ConnectOptions, Disconnected, Received
 from turnout.jetstream.names import Names, kv_stream
@@ -31,6 +31,7 @@ logger = logging.getLogger("turnout.worker.lease")
 TICK_S = 0.2
 EXTENSIONS_PER_LEASE = 3
 _READ_TOGETHER = 256
+_RELEASED_KEPT = 1000
 
 
 class Lease:
@@ -163,6 +164,10 @@ class LeaseKeeper:
         with self._lock:
             lease.settled = True
             self._leases.pop(lease.nonce, None)
+            if len(self._due) > 2 * len(self._leases) + _RELEASED_KEPT:
+                # With a lease of an hour the released would wait there for twenty minutes, however many they are.
+                self._due = [entry for entry in self._due if not entry[2].settled]
+                heapq.heapify(self._due)
         lease.on_change = lease.on_lost = None  # it waits for its turn in the heap: the attempt need not
 
     def refresh_liveness(self) -> None:
@@ -215,7 +220,7 @@ class LeaseKeeper:
                 self._again(due, TICK_S)
                 continue
             now = suspended_too()
-            doubtful = [lease for lease in due if now - lease.confirmed_at > lease.ack_wait_s]
+            doubtful = {lease for lease in due if now - lease.confirmed_at > lease.ack_wait_s}
             for lease in due:
                 if lease not in doubtful:
                     self._extend(lease)
@@ -266,7 +271,7 @@ class LeaseKeeper:
 
         answer.add_done_callback(confirm)
 
-    async def _read(self, due: list[Lease], doubtful: list[Lease]) -> None:
+    async def _read(self, due: list[Lease], doubtful: set[Lease]) -> None:
         """Look at the records of the leases that were due: is a cancel asked for, are the doubtful still ours?"""
         assert self._connection is not None
         started = [lease for lease in due if lease.token is not None]
@@ -282,11 +287,17 @@ class LeaseKeeper:
             for lease in part:
                 if revisions.get(lease.subject, 0) > lease.revision:
                     self._tell(lease.on_change)
-        for lease in doubtful:
-            await self._resolve_doubt(lease)
+        while doubtful:
+            if not await self._resolve_doubt(lease := doubtful.pop()):
+                # One question without an answer is enough: meanwhile nobody else's lease would be extended.
+                self._again([lease, *doubtful], TICK_S)
+                return
 
-    async def _resolve_doubt(self, lease: Lease) -> None:
-        """After a whole ack wait without a confirmed extension somebody may have taken over: the record tells (P5)."""
+    async def _resolve_doubt(self, lease: Lease) -> bool:
+        """Whether it could be found out whose the job is.
+
+        After a whole ack wait without a confirmed extension somebody may have taken over: the record tells (P5).
+        """
         assert self._connection is not None
         stored = None
         try:
@@ -294,14 +305,14 @@ class LeaseKeeper:
                 stream = kv_stream(self._names.jobs_bucket)
                 stored = await self._connection.get_message(stream, last_by_subj=lease.subject)
         except TurnoutError:
-            self._again([lease], TICK_S)
-            return
+            return False
         if lease.token is not None:
-            record = wire.load_record(stored.data) if stored is not None and stored.data else None
+            record = _readable(stored.data) if stored is not None and stored.data else None
             if record is None or not record.owned_by(lease.token):
                 self._tell(lease.on_lost)
-                return
+                return True
         self._extend(lease)
+        return True
 
     async def _live(self, nodes: Nodes) -> None:
         """Keep the node's key alive; a write that fails or comes late costs the right to call others dead (P5)."""
@@ -353,6 +364,14 @@ class LeaseKeeper:
         if callback is not None:
             with contextlib.suppress(RuntimeError):
                 self._work_loop.call_soon_threadsafe(callback)
+
+
+def _readable(data: bytes) -> JobRecord | None:
+    """The record, None for one of a newer version: whoever wrote that has taken over."""
+    try:
+        return wire.load_record(data)
+    except wire.UnreadableRecord:
+        return None
 
 
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
