@@ -291,7 +291,8 @@ class Attempt:
         if not await self._write(Reported(token=self.token, progress=self._progress, checkpoint=body)):
             raise asyncio.CancelledError
         if before is not None and before.ref is not None:
-            await self._store.payloads.delete(before)
+            with contextlib.suppress(TurnoutError):  # it is stored: what can't be cleared up is not the code's concern
+                await self._store.payloads.delete(before)
 
     async def _text(self, body: Body) -> str:
         return await patiently(lambda: self._store.payloads.get(body))

@@ -12,12 +12,15 @@ from turnout.errors import InvalidArguments, InvalidValue
 from turnout.worker.attempt import Attempt, ChildError, InvalidResult
 from turnout.worker.process import ChildCall, run_in_child
 
+LEFT_BEHIND = 1000
+"""How many threads that did not stop when asked may stay behind before they take the place of jobs that run."""
+
 
 class CodeRunner:
     """Runs code for attempts; owns the threads that sync activities run in."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="turnout-job")
+        self._threads = ThreadPoolExecutor(max_workers=threads + LEFT_BEHIND, thread_name_prefix="turnout-job")
 
     def close(self) -> None:
         """Threads that are still busy are left to themselves; they end with the process."""

@@ -118,6 +118,7 @@ class Puller:
         """Ask for nothing any more; requests that are out lose their inbox, so that nothing vanishes into them."""
         if self._top_up is not None:
             self._top_up.cancel()
+            self._top_up = None
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             await subscription.drain()

@@ -37,6 +37,7 @@ logger = logging.getLogger("turnout.worker")
 
 AWAKE_EVERY_S = 0.25
 BLOCKED_AFTER_S = 2.0
+CLOCK_EVERY_S = 60.0
 
 
 class WorkerDied(TurnoutError):
@@ -78,6 +79,7 @@ class Runner:
         self._loops: list[asyncio.Task[None]] = []
         self._awake = (suspended_too(), suspended_too())
         self._draining = False
+        self._hurried = asyncio.Event()
         self._stopped = False
         self.told_to_drain = asyncio.Event()
         """Set when somebody has asked this node to drain, from afar."""
@@ -98,6 +100,14 @@ class Runner:
         for puller in self._pullers.values():
             await puller.start()
         self._loops = [asyncio.create_task(puller.run()) for puller in self._pullers.values()]
+        self._loops.append(asyncio.create_task(self._keep_time()))
+
+    async def _keep_time(self) -> None:
+        """Clocks part, and are set: what is due when is told by the server's, for as long as this node works."""
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            with contextlib.suppress(TurnoutError):
+                await self._store.connection.sync_clock(self._store.names.work)
 
     async def failed(self) -> BaseException:
         """Waits until one of the loops has ended by itself, and tells why."""
@@ -175,7 +185,7 @@ class Runner:
         self.drain()
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         if self._running and grace_s > 0:
-            await asyncio.wait(self._running, timeout=grace_s)
+            await self._let_end(grace_s)
         self._executor.abort()
         if self._running:
             _, left = await asyncio.wait(self._running, timeout=CLEANUP_S + 2.0)
@@ -191,8 +201,17 @@ class Runner:
             await self._hooks.close()
         self._code.close()
 
+    async def _let_end(self, grace_s: float) -> None:
+        """Wait for what runs; `abort_now` ends that as well: what can't be written while NATS is away does not end."""
+        hurried = asyncio.create_task(self._hurried.wait())
+        running = asyncio.create_task(asyncio.wait(self._running))
+        await asyncio.wait({hurried, running}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        running.cancel()
+
     def abort_now(self) -> None:
         """Ask everything that runs to stop at once."""
+        self._hurried.set()
         self._executor.abort()
 
     def describe(self) -> NodeInfo:
