@@ -111,7 +111,12 @@ class Submitter:
             draft = await self._draft(ref, job_id, text, headers)
             assert draft.token is not None
             subject, body, head = self._store.queue.message_of(draft, draft.token.nonce)
-            in_flight.append((draft, self._store.connection.store_nowait(subject, body, head)))
+            try:
+                future = self._store.connection.store_nowait(subject, body, head)
+            except Disconnected as error:  # those before it are in flight still, and are published again like this one
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(error)
+            in_flight.append((draft, future))
             if len(in_flight) % 256 == 0:
                 await asyncio.sleep(0)
         answers = await asyncio.gather(*(future for _, future in in_flight), return_exceptions=True)
