@@ -37,7 +37,15 @@ PUBLIC = {
     ),
     *("JobFaulted", "JobHandle", "JobInfo", "JobNotFound", "JobState", "NodeInfo", "NotInJob", "Outcome"),
     *("OutcomeUnknown", "PayloadTooLarge", "PermissionDenied", "Progress", "Retention", "RetryLater", "RetryPolicy"),
-    *("ServerUnavailable", "ServerUnsuitable", "StorageRefused", "TurnoutError", "Worker", "WorkerDied"),
+    *(
+        "ServerUnavailable",
+        "ServerUnsuitable",
+        "StorageRefused",
+        "TurnoutError",
+        "Worker",
+        "UnreadableRecord",
+        "WorkerDied",
+    ),
     *("activity", "activity_ref", "current_job"),
 }
 

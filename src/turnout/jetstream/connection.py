@@ -416,8 +416,7 @@ class Connection:
         return subscription
 
     async def _drain(self, sid: int) -> None:
-        link = self._link
-        if sid in self._subscriptions and link is not None:
+        if sid in self._subscriptions and (link := self._link) is not None:
             link.write(f"UNSUB {sid}\r\n".encode())
             with contextlib.suppress(TimeoutError, Disconnected):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from turnout.testing.server import NatsServer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # The server alone needs none of what the environment needs.
     from turnout.testing.environment import ActivityEnvironment as ActivityEnvironment
 
 __all__ = ["ActivityEnvironment", "NatsServer"]
