@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from tests.sim.jetstream import Message
-from tests.sim.perform import BARE, Delivery, delivery_of
+from tests.sim.perform import BARE, delivery_of
 from tests.sim.world import LEASE_S, Host
 from turnout.core.events import Aborted, Cancelled, CancelRequested, Completed, Event, Failed, Received, Reported
-from turnout.core.values import FINAL, JobRecord, JobState, Outcome, Token
+from turnout.core.values import FINAL, Delivery, JobRecord, JobState, Outcome, Token
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation

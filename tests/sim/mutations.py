@@ -7,6 +7,7 @@ wrap decide(), and random histories find them within a few hundred.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
@@ -186,7 +187,7 @@ class Tooth:
     decide: Decide = lifecycle.decide
 
 
-def plans(script: str, *extra: Fault | Act, kind: str = "plain", seeds: int = 20, **more: object) -> tuple[Plan, ...]:
+def plans(script: str, *extra: Fault | Act, kind: str = "plain", seeds: int = 20, **more: Any) -> tuple[Plan, ...]:
     """The same plan under several seeds."""
     faults = tuple(e for e in extra if isinstance(e, Fault))
     acts = tuple(e for e in extra if isinstance(e, Act))

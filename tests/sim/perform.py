@@ -165,6 +165,7 @@ class Interpreter:
         for effect in effects:
             self.sim.before_effect(self.host, effect)
             if isinstance(effect, Ask):
+                assert isinstance(event, Received), "only a delivery asks for an owner"
                 verdict, wait_s = yield from self.ask(effect.token)
                 return attrs.evolve(event, asked=effect.token, verdict=verdict, wait_s=wait_s), loaded, effects
             loaded = yield from self._do(effect, loaded, event)
@@ -207,6 +208,8 @@ class Interpreter:
                 yield self.host.link.call(sim.work.purge, timer_of(record.id))
             case Notify(token, reason):
                 self.host.link.cast(sim.notify, token, reason)
+            case _:
+                pass  # Drop and Abandon; and nobody can settle a message without an ack subject
         return loaded
 
     def remove(self, message: MessageRef) -> Steps:

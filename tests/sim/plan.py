@@ -8,6 +8,7 @@ A plan has a text form, printed with every failure and read by `pytest tests/sim
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import attrs
 
@@ -69,7 +70,7 @@ class Plan:
     @classmethod
     def parse(cls, text: str) -> Plan:
         raw = dict(field.split("=", 1) for field in text.split(";") if field)
-        values: dict[str, object] = {k: int(v) for k, v in raw.items() if v.isdigit() and k not in ("jobs", "crash")}
+        values: dict[str, Any] = {k: int(v) for k, v in raw.items() if v.isdigit() and k not in ("jobs", "crash")}
         if raw.get("jobs"):
             values["jobs"] = tuple((job.split(":")[0], job.split(":")[1]) for job in raw["jobs"].split(","))
         if raw.get("crash"):

@@ -10,12 +10,12 @@ from functools import partial
 
 import attrs
 
-from tests.sim.actors import LEASE_S, Client, Node, Supervisor
+from tests.sim.actors import Client, Node, Supervisor
 from tests.sim.invariants import Invariants, Violation
 from tests.sim.jetstream import Bucket, Stream, WorkStream
 from tests.sim.perform import BARE
 from tests.sim.plan import Act, Fault, Plan
-from tests.sim.world import Crashed, Host, Signal, World
+from tests.sim.world import LEASE_S, Crashed, Host, Signal, Steps, World
 from turnout.core import lifecycle
 from turnout.core.effects import Effect
 from turnout.core.events import Completed, Event, Failed, Received
@@ -212,7 +212,7 @@ class Simulation:
         if job_id is None:
             return
         kind = self.plan.jobs[act.job][0]
-        steps = {
+        steps: dict[str, Callable[[str], Steps]] = {
             "cancel": self.client.cancel,
             "retry": self.client.retry,
             "delete": self.client.delete,

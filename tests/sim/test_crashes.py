@@ -22,6 +22,7 @@ def crash_everywhere(plan: Plan) -> int:
     return sum(run(attrs.evolve(plan, crash=(n,))).crashes > 0 for n in range(1, crash_points(plan) + 1))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_crash_before_every_effect_of_every_script(kind: str) -> None:
     """For every script of two outcomes and every n, a crash before the n-th effect loses nothing and heals."""
@@ -71,6 +72,7 @@ plans = st.builds(
 )
 
 
+@pytest.mark.timeout(600)
 @settings(
     max_examples=800,
     derandomize=True,

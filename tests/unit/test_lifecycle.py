@@ -7,6 +7,7 @@ and that one does with any other (tests/sim/test_teeth.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -69,15 +70,15 @@ MESSAGE = MessageRef(5, 990_000_000_000, "ack.5")
 OTHER = Token("other", 1, 1, "other's")
 
 
-def delivery(**changes: object) -> Delivery:
+def delivery(**changes: Any) -> Delivery:
     return attrs.evolve(Delivery("j", "act", MESSAGE, payload=Body("{}")), **changes)
 
 
-def received(**changes: object) -> Received:
+def received(**changes: Any) -> Received:
     return attrs.evolve(Received(delivery=delivery(), node="n1", nonce="mine", now=NOW, rules=RULES), **changes)
 
 
-def running(**changes: object) -> JobRecord:
+def running(**changes: Any) -> JobRecord:
     """A record as the first attempt of node n1 has written it."""
     (save,) = decide(None, received())
     assert isinstance(save, Save)
@@ -89,7 +90,7 @@ def token_of(record: JobRecord) -> Token:
     return record.token
 
 
-def failed(record: JobRecord, **changes: object) -> Failed:
+def failed(record: JobRecord, **changes: Any) -> Failed:
     return attrs.evolve(Failed(token=token_of(record), now=NOW, error=ERROR, error_mro=MRO), **changes)
 
 
