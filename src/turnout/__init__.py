@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from turnout.errors import ServerUnsuitable as ServerUnsuitable
     from turnout.errors import StorageRefused as StorageRefused
     from turnout.errors import TurnoutError as TurnoutError
+    from turnout.errors import UnreadableRecord as UnreadableRecord
     from turnout.jetstream.registry import Retention as Retention
     from turnout.node import Worker as Worker
     from turnout.worker.context import JobContext as JobContext
@@ -81,6 +82,7 @@ _HOMES = {
         "ServerUnsuitable",
         "StorageRefused",
         "TurnoutError",
+        "UnreadableRecord",
     ),
     "turnout.jetstream.registry": ("Retention",),
     "turnout.node": ("Worker",),

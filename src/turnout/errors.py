@@ -16,6 +16,7 @@ TurnoutError
 ├── PermissionDenied                 the credentials do not allow what is needed
 ├── StorageRefused                   the stream is full, or the disk is
 ├── OutcomeUnknown                   the server did not say whether it stored the message
+├── UnreadableRecord                 a newer turnout has written it: upgrade this one
 ├── Fatal                            raised by user code: never retry this
 └── RetryLater                       raised by user code: retry after this delay
 """
@@ -104,6 +105,10 @@ class StorageRefused(TurnoutError):
 
 class OutcomeUnknown(TurnoutError, TimeoutError):
     """The server did not answer in time: the message may or may not be stored. Submitting the same id again is safe."""
+
+
+class UnreadableRecord(TurnoutError):
+    """A record, letter or entry that no turnout up to this one has written; it is left alone. Upgrade this one."""
 
 
 class Fatal(TurnoutError):

@@ -33,7 +33,7 @@ from turnout.core.values import (
     SubmitOptions,
     Token,
 )
-from turnout.errors import InvalidValue, TurnoutError
+from turnout.errors import InvalidValue, UnreadableRecord
 
 VERSION = 1
 
@@ -54,10 +54,6 @@ HEADERS_KEPT_BYTES = 16 * 1024
 """How much of a submitter's own headers a record keeps; it must fit into a message with all the rest."""
 
 T = TypeVar("T")
-
-
-class UnreadableRecord(TurnoutError):
-    """A value in a bucket that no version of turnout up to this one has written."""
 
 
 _converter = make_converter()

@@ -142,7 +142,8 @@ class Reader:
         neither.
         """
         queued = {(d.activity, d.id): d async for d in self._store.queue.scan(activity or "*")}
-        async for loaded in self._store.registry.scan(activity or "*"):
+        forget = lambda of, job_id: queued.pop((of, job_id), None)  # noqa: E731 (what its message tells is out of date)
+        async for loaded in self._store.registry.scan(activity or "*", forget):
             record = loaded.record
             if record is None:
                 continue

@@ -9,6 +9,7 @@ import attrs
 
 from turnout import wire
 from turnout.core.values import JobRecord
+from turnout.errors import UnreadableRecord
 from turnout.jetstream.connection import ApiError, Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.names import Names
 from turnout.jetstream.registry import scan
@@ -57,7 +58,7 @@ class Letters:
         async for stored in scan(self._connection, self._names.faults, subject):
             try:
                 yield StoredLetter(stored.seq, stored.time_ns / 1e9, wire.load_record(stored.data))
-            except wire.UnreadableRecord as error:
+            except UnreadableRecord as error:
                 logger.warning("the dead letter %s can't be read: %s", stored.subject, error)
 
     async def remove(self, seq: int) -> None:
@@ -72,5 +73,5 @@ class Letters:
 def _same_life(stored: StoredMessage, record: JobRecord) -> bool:
     try:
         return wire.load_record(stored.data).finished_at == record.finished_at
-    except wire.UnreadableRecord:
+    except UnreadableRecord:
         return False

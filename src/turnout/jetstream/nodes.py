@@ -8,6 +8,7 @@ from turnout import fastjson, wire
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.events import Verdict
 from turnout.core.values import Token
+from turnout.errors import UnreadableRecord
 from turnout.jetstream.connection import (
     Connection,
     Disconnected,
@@ -113,10 +114,17 @@ class Nodes:
         found = []
         async for stored in scan(self._connection, self._activities, self._names.activity("*")):
             if stored.data:
-                activity = wire.load_activity(stored.data)
+                activity = _activity(stored)
                 working = sum(activity.name in node.activities for node in nodes)
                 found.append(attrs.evolve(activity, nodes=working))
         return sorted(found, key=lambda activity: activity.name)
+
+
+def _activity(stored: StoredMessage) -> ActivityInfo:
+    try:
+        return wire.load_activity(stored.data)
+    except UnreadableRecord:
+        return ActivityInfo(name=stored.subject.rpartition(".")[2], doc="(declared by a newer turnout)")
 
 
 def _node(stored: StoredMessage | None) -> NodeInfo | None:
@@ -124,7 +132,7 @@ def _node(stored: StoredMessage | None) -> NodeInfo | None:
         return None
     try:
         node = wire.load_node(stored.data)
-    except wire.UnreadableRecord:  # of a newer version, perhaps: what it says of itself is unknown, but it lives
+    except UnreadableRecord:  # of a newer version, perhaps: what it says of itself is unknown, but it lives
         node_id = stored.subject.rpartition(".")[2]
         node = NodeInfo(id=node_id, name=node_id.rpartition("-")[0] or node_id)
     return attrs.evolve(node, seen_at=stored.time_ns / 1e9)

@@ -170,6 +170,10 @@ class Performer:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PATIENCE_S[1])
 
+    def give_back(self, message: MessageRef, delay_s: float) -> None:
+        """NAK a message that nothing can be decided about."""
+        self._settle(message, _nak(delay_s))
+
     async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...]]:
         event = await self._stowed(event, job)
         effects = decide(job.record, event)

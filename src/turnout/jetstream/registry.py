@@ -6,16 +6,19 @@ has no record but may still have a revision, its marker's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import attrs
 
 from turnout import wire
 from turnout.core.values import JobRecord, JobState
-from turnout.errors import AmbiguousJob, TurnoutError
+from turnout.errors import AmbiguousJob, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.names import Names, kv_stream
+
+logger = logging.getLogger("turnout.registry")
 
 LEAST_RETENTION_S = 3600.0
 """A final record lives at least this long: acks that come back after a server crash must meet it (P9)."""
@@ -119,10 +122,23 @@ class Registry:
         except WrongLastSequence as error:
             raise Conflict(f"the record of job {record.id} has changed") from error
 
-    async def scan(self, activity: str = "*") -> AsyncIterator[Loaded]:
-        """Every record, in the order of the last write, a page at a time. May be a moment old."""
+    async def scan(
+        self, activity: str = "*", unreadable: Callable[[str, str], object] | None = None
+    ) -> AsyncIterator[Loaded]:
+        """Every record, in the order of the last write, a page at a time. May be a moment old.
+
+        One that can't be read is left out, with a warning, and `unreadable` is called with its activity and id: it must
+        not hide all the others.
+        """
         async for stored in scan(self._connection, self._stream, self._names.record(activity, "*")):
-            loaded = _loaded(stored)
+            try:
+                loaded = _loaded(stored)
+            except UnreadableRecord as error:
+                logger.warning("the record %s is left out: %s", stored.subject, error)
+                if unreadable is not None:
+                    of, job_id = stored.subject.split(".")[-2:]
+                    unreadable(of, job_id)
+                continue
             if loaded.record is not None:
                 yield loaded
 

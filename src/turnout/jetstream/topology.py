@@ -19,6 +19,7 @@ from turnout.jetstream.names import Names, kv_stream
 _NS = 1_000_000_000
 _DAY = 86_400 * _NS
 NOT_FOUND = 404
+_CONSUMER_EXISTS = (10013, 10105, 10148)
 
 DELIVERIES_BESIDE_BUDGETS = 20
 """Deliveries beyond failures and losses: dropped status checks, aborts and messages given back count as well (P7)."""
@@ -155,24 +156,39 @@ class Topology:
                 await self._write(action.upper(), config)
         return changes
 
-    async def ensure_consumer(self, activity: str, options: ConsumerOptions) -> dict[str, Any]:
-        """The activity's consumer as the server has it, created when missing, updated when its options changed.
+    async def ensure_consumer(self, activity: str, options: ConsumerOptions, *, update: bool = True) -> dict[str, Any]:
+        """The activity's consumer as the server has it, created when missing, and with `update` changed to `options`.
 
-        The worker that starts last decides; workers that run take no notice but of the new lease.
+        A worker updates it as it starts and never again: where two versions of an activity are at work, the worker that
+        starts last decides, and the others take over what it decided instead of changing it back.
         """
         config = consumer_config(self._names, activity, options)
-        base = f"{self._names.work}.{activity}"
+        found = await self._consumer(activity)
+        if found is None:
+            try:
+                return await self._make_consumer(activity, config, "create")
+            except ApiError as error:
+                if error.err_code not in _CONSUMER_EXISTS:
+                    raise
+            found = await self._consumer(activity)  # another worker was quicker
+        if found is not None and (not update or not _differing(config, found)):
+            return found
+        return await self._make_consumer(activity, config, "")
+
+    async def _consumer(self, activity: str) -> dict[str, Any] | None:
         try:
-            info = await self._connection.api(f"CONSUMER.INFO.{base}")
+            info = await self._connection.api(f"CONSUMER.INFO.{self._names.work}.{activity}")
         except ApiError as error:
-            if error.code != NOT_FOUND:
-                raise
-            info = None
-        if info is not None and not _differing(config, info["config"]):
-            return dict(info["config"])
-        body = {"stream_name": self._names.work, "config": config}
-        created = await self._connection.api(f"CONSUMER.DURABLE.CREATE.{base}", body)
-        return dict(created["config"])
+            if error.code == NOT_FOUND:
+                return None
+            raise
+        return dict(info["config"])
+
+    async def _make_consumer(self, activity: str, config: Mapping[str, Any], action: str) -> dict[str, Any]:
+        """`action`: "create" fails if there is one of this name that differs, "" makes it so."""
+        body = {"stream_name": self._names.work, "config": config, "action": action}
+        made = await self._connection.api(f"CONSUMER.CREATE.{self._names.work}.{activity}", body)
+        return dict(made["config"])
 
     async def delete(self) -> None:
         """Delete every stream and bucket of the namespace, with all that is in them. For tests."""

@@ -18,6 +18,7 @@ from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
 from turnout.core.lifecycle import newer
 from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
 from turnout.crashpoints import reach
+from turnout.errors import UnreadableRecord
 from turnout.jetstream.connection import ApiError
 from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Performer, Store
@@ -97,7 +98,7 @@ class Sweep:
         for key, nudge in list(self._nudges.items()):
             try:
                 record = (await self._store.registry.load(*key)).record
-            except wire.UnreadableRecord:
+            except UnreadableRecord:
                 del self._nudges[key]
                 continue
             waiting = record is None or record.state is JobState.queued or _due(record, self._now())
@@ -127,7 +128,7 @@ class Sweep:
                 continue
             try:
                 record = wire.load_record(stored.data)
-            except wire.UnreadableRecord as error:
+            except UnreadableRecord as error:
                 logger.warning("a record that can't be read stays as it is: %s", error)
                 continue
             await self._check_record(record, stored.seq, before.get((record.activity, record.id)))
@@ -144,7 +145,7 @@ class Sweep:
         found = wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
         try:
             record = (await self._store.registry.load(activity, found.id)).record
-        except wire.UnreadableRecord as error:
+        except UnreadableRecord as error:
             logger.warning("job %s is left alone: %s", found.id, error)
             return False
         if record is not None and record.state is JobState.running and record.token is not None:
@@ -261,7 +262,7 @@ class Sweep:
             stored = values.get(self._store.names.record(found.activity, found.id))
             try:
                 pairs.append((found, wire.load_record(stored.data) if stored is not None else None))
-            except wire.UnreadableRecord as error:
+            except UnreadableRecord as error:
                 logger.warning("job %s is left alone: %s", found.id, error)  # and must not keep us from the others
         return pairs
 

@@ -17,6 +17,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Delivery, JobRecord
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
+from turnout.errors import UnreadableRecord
 from turnout.jetstream.perform import Performer, Saved, Store
 from turnout.jetstream.registry import Loaded
 from turnout.telemetry import spans
@@ -25,6 +26,9 @@ from turnout.worker.code import CodeRunner
 from turnout.worker.lease import Lease, LeaseKeeper
 
 logger = logging.getLogger("turnout.worker")
+
+UNREADABLE_PAUSE_S = 30.0
+"""How long a job whose record this version can't read is left to others."""
 
 
 class Executor:
@@ -73,6 +77,10 @@ class Executor:
                 lease.started(record.token, job.revision)
                 reach("execute.started")
                 record, outcome = await self._attempt(job, performer, lease, span)
+        except UnreadableRecord as error:
+            # Newer nodes than this one are at work, and one of them will take it. Asked at once it would be here again.
+            logger.warning("job %s is given back for %g s: %s", delivery.id, UNREADABLE_PAUSE_S, error)
+            performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
         finally:
             lease.release()
             _end_span(span, record, outcome)

@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from turnout import fastjson, wire
 from turnout.core.catalog import NodeInfo
 from turnout.core.values import JobRecord, MessageRef, Token
-from turnout.errors import TurnoutError
+from turnout.errors import TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, ConnectOptions, Disconnected, Received
 from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.nodes import Nodes
@@ -51,7 +53,13 @@ class Lease:
         self.settled = False
         self.extended = False
         self.missed_change = False
+        self.turn = -1
         self._keeper = keeper
+
+    @property
+    def activity(self) -> str:
+        """The activity of its job, which the record's subject names."""
+        return self.subject.split(".")[-2]
 
     def started(self, token: Token, revision: int) -> None:
         """The start record is stored: changes to it from now on are somebody else's, or our own."""
@@ -67,6 +75,20 @@ class Lease:
         self._keeper.release(self)
 
 
+@attrs.frozen(kw_only=True)
+class Callbacks:
+    """The worker's side of the lease thread. `describe` is called from the thread, the others on the worker's loop.
+
+    `send`: over the worker's own connection. `on_drain`: somebody asks the node to drain. `on_doubt`: somebody was
+    handed a job of this activity that runs here.
+    """
+
+    describe: Callable[[], NodeInfo]
+    send: Callable[[str, bytes], None]
+    on_drain: Callable[[], None]
+    on_doubt: Callable[[str], None]
+
+
 class LeaseKeeper:
     """The thread that keeps this node's leases. Everything public is for the worker's thread."""
 
@@ -74,17 +96,16 @@ class LeaseKeeper:
         self,
         options: ConnectOptions,
         names: Names,
-        describe: Callable[[], NodeInfo],
+        callbacks: Callbacks,
         *,
-        send: Callable[[str, bytes], None],
-        on_drain: Callable[[], None],
         alive_every_s: float = 3.0,
     ) -> None:
         self._options = options
         self._names = names
-        self._describe = describe
-        self._send = send
-        self._on_drain = on_drain
+        self._describe = callbacks.describe
+        self._send = callbacks.send
+        self._on_drain = callbacks.on_drain
+        self._on_doubt = callbacks.on_doubt
         self._alive_every_s = alive_every_s
         self._work_loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -146,6 +167,14 @@ class LeaseKeeper:
             self._leases[nonce] = lease
             self._push(lease, suspended_too() + ack_wait_s / EXTENSIONS_PER_LEASE)
         return lease
+
+    def shorten(self, activity: str, ack_wait_s: float) -> None:
+        """The server waits only this long for the jobs of this activity: extend them now, and as often as that asks."""
+        with self._lock:
+            for lease in self._leases.values():
+                if lease.activity == activity and ack_wait_s < lease.ack_wait_s:
+                    lease.ack_wait_s = ack_wait_s
+                    self._push(lease, suspended_too())
 
     def settle(self, lease: Lease, message: MessageRef, data: bytes) -> None:
         """Settle over the connection that may have extended; a lease that never was goes out over the worker's own."""
@@ -231,8 +260,8 @@ class LeaseKeeper:
         due = []
         with self._lock:
             while self._due and self._due[0][0] <= now:
-                lease = heapq.heappop(self._due)[2]
-                if not lease.settled:
+                _, turn, lease = heapq.heappop(self._due)
+                if not lease.settled and turn == lease.turn:
                     due.append(lease)
         return due
 
@@ -249,7 +278,8 @@ class LeaseKeeper:
             heapq.heapify(self._due)
 
     def _push(self, lease: Lease, at: float) -> None:
-        heapq.heappush(self._due, (at, next(self._order), lease))
+        lease.turn = next(self._order)  # an earlier one that is still in the heap does not count any more
+        heapq.heappush(self._due, (at, lease.turn, lease))
 
     def _extend(self, lease: Lease) -> None:
         """Send +WPI unless the lease is settled; both under the lock, so that the settlement comes after."""
@@ -354,6 +384,9 @@ class LeaseKeeper:
         if lease is not None and body.get("exhausted"):
             lease.exhausted = True  # what we give back from now on must be put in anew (P7)
         self._send_here(reply, b'{"yes":true}' if lease is not None else b'{"yes":false}')
+        if lease is not None:
+            activity = lease.activity
+            self._tell(lambda: self._on_doubt(activity))
 
     def _send_here(self, subject: str, data: bytes) -> None:
         if self._connection is not None and subject:
@@ -370,7 +403,7 @@ def _readable(data: bytes) -> JobRecord | None:
     """The record, None for one of a newer version: whoever wrote that has taken over."""
     try:
         return wire.load_record(data)
-    except wire.UnreadableRecord:
+    except UnreadableRecord:
         return None
 
 

@@ -37,8 +37,8 @@ _TOP_UP_S = 0.005
 class Puller:
     """Pulls one activity's jobs and hands them on.
 
-    `ensure` (re)creates the consumer and returns its ack wait in seconds and its max_deliver. `accept` takes a delivery
-    and its ack wait.
+    `ensure` sees to it that there is a consumer, changes it to its own options when called with True, and returns its
+    ack wait in seconds and its max_deliver. `accept` takes a delivery and its ack wait.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Puller:
         activity: str,
         slots: Slots,
         *,
-        ensure: Callable[[], Awaitable[tuple[float, int]]],
+        ensure: Callable[[bool], Awaitable[tuple[float, int]]],
         accept: Callable[[Delivery, float], None],
     ) -> None:
         self.activity = activity
@@ -84,8 +84,12 @@ class Puller:
 
     async def start(self) -> None:
         """Returns when the first request is out. Errors are those of the connection."""
-        await self._begin()
+        await self._begin(update=True)
         self._pull()
+
+    async def refresh(self) -> None:
+        """Read the consumer's options again: another version of the worker may have changed them."""
+        self.ack_wait_s, self._max_deliver = await self._ensure(False)
 
     async def run(self) -> None:
         """Keep pulling until cancelled."""
@@ -135,8 +139,8 @@ class Puller:
         self._top_up = None
         self._pull()
 
-    async def _begin(self) -> None:
-        self.ack_wait_s, self._max_deliver = await self._ensure()
+    async def _begin(self, *, update: bool = False) -> None:
+        self.ack_wait_s, self._max_deliver = await self._ensure(update)
         await self.stop()
         self._inbox = f"_INBOX.{uuid.uuid4().hex}"
         self._outstanding = 0

@@ -29,7 +29,7 @@ from turnout.worker.attempt import CLEANUP_S, Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
 from turnout.worker.hooks import HookCaller
-from turnout.worker.lease import LeaseKeeper
+from turnout.worker.lease import Callbacks, LeaseKeeper
 from turnout.worker.pull import HOLD_S, Puller
 from turnout.worker.slots import Slots
 
@@ -37,6 +37,7 @@ logger = logging.getLogger("turnout.worker")
 
 AWAKE_EVERY_S = 0.25
 BLOCKED_AFTER_S = 2.0
+_DOUBT_PAUSE_S = 1.0
 CLOCK_EVERY_S = 60.0
 
 
@@ -63,14 +64,13 @@ class Runner:
         limits = {name: each.settings.concurrency or node.slots for name, each in activities.items()}
         self._slots = Slots(node.slots, limits)
         self._code = CodeRunner(node.slots)
-        self._keeper = LeaseKeeper(
-            options,
-            store.names,
-            self.describe,
+        callbacks = Callbacks(
+            describe=self.describe,
             send=store.connection.send,
             on_drain=self._drain_as_told,
-            alive_every_s=node.ttl * 0.3,
+            on_doubt=self._doubted,
         )
+        self._keeper = LeaseKeeper(options, store.names, callbacks, alive_every_s=node.ttl * 0.3)
         saved = hooks.saved if hooks is not None else None
         self._executor = Executor(store, node.id, activities, self._keeper, self._code, saved)
         self._pullers = {name: self._puller(name) for name in activities}
@@ -81,6 +81,8 @@ class Runner:
         self._draining = False
         self._hurried = asyncio.Event()
         self._stopped = False
+        self._doubted_at: dict[str, float] = {}
+        self._refreshing: set[asyncio.Task[None]] = set()
         self.told_to_drain = asyncio.Event()
         """Set when somebody has asked this node to drain, from afar."""
 
@@ -99,8 +101,8 @@ class Runner:
         watch.start()
         for puller in self._pullers.values():
             await puller.start()
-        self._loops = [asyncio.create_task(puller.run()) for puller in self._pullers.values()]
-        self._loops.append(asyncio.create_task(self._keep_time()))
+        pulling = [asyncio.create_task(puller.run(), name=f"that pulls {n}") for n, puller in self._pullers.items()]
+        self._loops = [*pulling, asyncio.create_task(self._keep_time(), name="that keeps the time")]
 
     async def _keep_time(self) -> None:
         """Clocks part, and are set: what is due when is told by the server's, for as long as this node works."""
@@ -126,8 +128,7 @@ class Runner:
         """What has ended though it was not told to. For any thread, like `unready`."""
         found = ["the lease thread has ended"] if self._keeper.failed.done() and not self._stopped else []
         if not self._draining:
-            pairs = zip(self._pullers, self._loops, strict=False)
-            found += [f"the loop that pulls {name} has ended" for name, loop in pairs if loop.done()]
+            found += [f"the loop {loop.get_name()} has ended" for loop in self._loops if loop.done()]
         return found
 
     @property
@@ -235,8 +236,8 @@ class Runner:
             global_concurrency=settings.global_concurrency,
         )
 
-        async def ensure() -> tuple[float, int]:
-            config = await topology.ensure_consumer(name, options)
+        async def ensure(update: bool) -> tuple[float, int]:
+            config = await topology.ensure_consumer(name, options, update=update)
             return config["ack_wait"] / 1e9, int(config.get("max_deliver", -1))
 
         return Puller(
@@ -274,6 +275,21 @@ class Runner:
                 "job %s could not be executed; its lease brings it back", delivery.id, exc_info=task.exception()
             )
         self._fill()
+
+    def _doubted(self, activity: str) -> None:
+        """Somebody was handed a job that runs here: the server's lease may be shorter now than the one that is kept."""
+        now = suspended_too()
+        if activity in self._pullers and now - self._doubted_at.get(activity, 0.0) > _DOUBT_PAUSE_S:
+            self._doubted_at[activity] = now
+            task = self._loop.create_task(self._refresh(activity))
+            self._refreshing.add(task)
+            task.add_done_callback(self._refreshing.discard)
+
+    async def _refresh(self, activity: str) -> None:
+        puller = self._pullers[activity]
+        with contextlib.suppress(TurnoutError):  # whoever asks next is reason to look again
+            await puller.refresh()
+            self._keeper.shorten(activity, puller.ack_wait_s)
 
     def _fill(self) -> None:
         """Slots are free: those that wait for one come first, then the server is asked for more."""

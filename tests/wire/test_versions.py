@@ -1,0 +1,125 @@
+"""The spelling of records, entries and messages: what any version has written is read for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wire.examples import ACTIVITY, GOLDEN, MESSAGES, NODE, RECORDS, TOKEN, spelt
+from turnout import UnreadableRecord, wire
+from turnout.core.values import JobRecord, MessageRef
+
+VERSIONS = sorted(GOLDEN.iterdir())
+FILES = [path for version in VERSIONS for path in sorted(version.iterdir())]
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+
+
+def read(path: Path) -> Any:
+    """What today's code makes of a file."""
+    kind, _, name = path.stem.partition("_")
+    data = path.read_bytes()
+    match kind:
+        case "record":
+            return wire.load_record(data)
+        case "node":
+            return wire.load_node(data)
+        case "activity":
+            return wire.load_activity(data)
+        case "token":
+            return wire.load_token(json.loads(data))
+        case "message":
+            record = MESSAGES[name.replace("_", " ")]
+            body = (record.payload.text or "").encode()
+            return wire.parse_delivery(record.activity, record.id, MessageRef(1, 1), body, json.loads(data))
+        case _:
+            raise AssertionError(path)
+
+
+def expected(path: Path) -> Any:
+    kind, _, name = path.stem.partition("_")
+    return {"node": NODE, "activity": ACTIVITY, "token": TOKEN}.get(kind) or RECORDS[name.replace("_", " ")]
+
+
+@each_file
+def test_what_any_version_has_written_is_read(path: Path) -> None:
+    """Every golden file of every version says to today's code what it said to the one that wrote it."""
+    found = read(path)
+    if not path.stem.startswith("message"):
+        assert found == expected(path)
+        return
+    record = MESSAGES[path.stem.partition("_")[2].replace("_", " ")]
+    assert (found.generation, found.options, found.problem) == (record.generation, record.options, None)
+    assert (found.payload.text or None, found.payload.ref) == (record.payload.text, record.payload.ref)
+    assert (found.scheduled, found.replaced) == (True, 2)
+    assert found.headers == record.headers
+
+
+def test_a_version_is_spelt_as_it_always_was() -> None:
+    """Today's code spells the examples as the files of its version have them: another spelling is another version."""
+    golden = {path.name: json.loads(path.read_text()) for path in (GOLDEN / f"v{wire.VERSION}").iterdir()}
+    assert spelt() == golden
+
+
+def test_every_field_is_in_an_example() -> None:
+    """No field of a record goes untried: each has another value than its default in some file."""
+    told = {name for record in RECORDS.values() for name in json.loads(wire.dump_record(record))}
+    fields = {field.name for field in JobRecord.__attrs_attrs__}
+    assert fields - told == set()
+
+
+@each_file
+def test_unknown_fields_are_ignored(path: Path) -> None:
+    """What a later version has added, at any depth, does not keep this one from reading the rest."""
+    if path.stem.startswith("message"):
+        headers = json.loads(path.read_text())
+        headers["Turnout-From-The-Future"] = "1"
+        if wire.OPTIONS in headers:
+            headers[wire.OPTIONS] = json.dumps(_with_more(json.loads(headers[wire.OPTIONS])))
+        name = path.stem.partition("_")[2].replace("_", " ")
+        record = MESSAGES[name]
+        found = wire.parse_delivery(record.activity, record.id, MessageRef(1, 1), b"{}", headers)
+        assert (found.options, found.problem) == (record.options, None)
+        return
+    data = json.dumps(_with_more(json.loads(path.read_text()))).encode()
+    match path.stem.partition("_")[0]:
+        case "record":
+            assert wire.load_record(data) == expected(path)
+        case "node":
+            assert wire.load_node(data) == NODE
+        case "activity":
+            assert wire.load_activity(data).name == ACTIVITY.name
+        case "token":
+            assert wire.load_token(json.loads(data)) == TOKEN
+
+
+def _with_more(value: Any, name: str = "") -> Any:
+    """The JSON with a field nobody knows in every object but those whose keys are the user's."""
+    if isinstance(value, list):
+        return [_with_more(each) for each in value]
+    if not isinstance(value, dict) or name in ("headers", "labels", "payload_schema", "result_schema"):
+        return value
+    return {**{key: _with_more(each, key) for key, each in value.items()}, "from_the_future": {"a": [1]}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"v": wire.VERSION + 1}, {"v": "1"}, {"v": None}, {"state": "paused"}, {"attempt": "three"}, {"attempts": [1]}],
+    ids=str,
+)
+def test_what_cannot_be_read_is_told(change: dict[str, Any]) -> None:
+    """A newer version, or what no version writes, is one typed error that says so."""
+    raw = {**json.loads(wire.dump_record(RECORDS["running"])), **change}
+    with pytest.raises(UnreadableRecord) as caught:
+        wire.load_record(json.dumps(raw).encode())
+    if change.get("v") == wire.VERSION + 1:
+        assert "upgrade" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"[]", b"3", b"{}", b"\xff"], ids=repr)
+def test_what_is_no_record_is_told(data: bytes) -> None:
+    """Whatever lies in the bucket, reading it raises nothing else."""
+    with pytest.raises(UnreadableRecord):
+        wire.load_record(data)
