@@ -43,10 +43,14 @@ async def wait_for(path: str, notes: str) -> str:
 
 
 async def act(end: str, gate: str, cleanup: float) -> int:
-    """Waits for the gate file (if there is to be one), then ends as told; failures are of the first attempt only."""
+    """Waits for its gate, then ends as told; failures are of the first attempt only.
+
+    The gate is a file, if there is to be one, or one of the same name with `-` and the attempt's number.
+    """
     job = current_job()
+    gates = [Path(gate), Path(f"{gate}-{job.attempt}")] if gate else []
     try:
-        while gate and not Path(gate).exists():  # noqa: ASYNC110 (a file has no event)
+        while gates and not any(each.exists() for each in gates):  # noqa: ASYNC110 (a file has no event)
             await asyncio.sleep(0.05)
     except asyncio.CancelledError:
         await asyncio.sleep(cleanup)

@@ -42,17 +42,17 @@ class Scene:
         self.fleet = fleet
         self.point = point
         self.gate = directory / "gate"
+        self.patience_s = PATIENCE_S
         self.written: dict[Life, list[str]] = defaultdict(list)
-        self._healed = False
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
-    async def victim(self) -> Process:
+    async def victim(self, mutant: str = "") -> Process:
         """A worker that will die at the point."""
-        return await self.fleet.start("victim", ttl_s=TTL_S, crash_at=self.point, brisk=True)
+        return await self.fleet.start("victim", ttl_s=TTL_S, crash_at=self.point, brisk=True, mutant=mutant)
 
-    async def healthy(self, name: str = "healthy") -> Process:
-        return await self.fleet.start(name, ttl_s=TTL_S, brisk=True)
+    async def healthy(self, name: str = "healthy", mutant: str = "", concurrency: int = 10) -> Process:
+        return await self.fleet.start(name, ttl_s=TTL_S, brisk=True, mutant=mutant, concurrency=concurrency)
 
     async def supervisor(self, *, dies: bool = False) -> Process:
         name = "victim" if dies else "healthy"
@@ -78,7 +78,7 @@ class Scene:
             info: JobInfo = await handle.info()
             return info if info.state in states else None
 
-        return await until(check, PATIENCE_S)
+        return await until(check, self.patience_s)
 
     async def record(self, handle: Any) -> JobRecord:
         record = (await self.client.store.registry.load(handle.activity, handle.id)).record

@@ -1,0 +1,96 @@
+"""A worker with one rule taken away: `python -m tests.crash.mutant NAME` and then what tests.crash.worker takes.
+
+The crash suite must notice each of them (test_teeth.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from tests.crash import worker
+from turnout.core import lifecycle
+from turnout.core.effects import Ack, Effect
+from turnout.core.events import Aborted, Cancelled, Completed, Event, Failed
+from turnout.core.values import JobRecord, JobState
+from turnout.jetstream import perform
+from turnout.supervisor.supervisor import Supervisor
+from turnout.supervisor.sweep import Sweep
+from turnout.worker.lease import Lease, LeaseKeeper
+
+
+def ack_before_save() -> None:
+    """The message goes before the record says what became of the job."""
+
+    def decide(record: JobRecord | None, event: Event) -> tuple[Effect, ...]:
+        return tuple(sorted(lifecycle.decide(record, event), key=lambda effect: not isinstance(effect, Ack)))
+
+    replace(perform, "decide", decide)
+    do = perform.Performer._do
+
+    async def slowly(self: perform.Performer, effect: Effect, *rest: Any) -> Any:
+        job = await do(self, effect, *rest)
+        if isinstance(effect, Ack):
+            await asyncio.sleep(0.2)  # it is on its way when the next effect begins
+        return job
+
+    replace(perform.Performer, "_do", slowly)
+
+
+def no_fencing() -> None:
+    """Whoever ran the code writes its end, whether or not the record bears its token."""
+
+    def decide(record: JobRecord | None, event: Event) -> tuple[Effect, ...]:
+        if isinstance(event, Completed | Failed | Cancelled | Aborted) and record is not None:
+            record = attrs.evolve(record, state=JobState.running, token=event.token)
+        return lifecycle.decide(record, event)
+
+    replace(perform, "decide", decide)
+
+
+def no_doubt_about_the_lease() -> None:
+    """It extends what it thinks it has, and never reads whether it still has it."""
+
+    async def blindly(self: LeaseKeeper, due: list[Lease], doubtful: list[Lease]) -> None:
+        for lease in doubtful:
+            self._extend(lease)
+
+    replace(LeaseKeeper, "_read", blindly)
+
+
+def no_doubt_about_oneself() -> None:
+    """It calls others dead as soon as it is back itself."""
+    replace(LeaseKeeper, "confident", lambda self: True)
+    replace(Supervisor, "confident", lambda self: True)
+
+
+def no_sweep() -> None:
+    """It believes in alarms."""
+
+    async def nothing(self: Sweep) -> None:
+        return None
+
+    replace(Sweep, "everything", nothing)
+    replace(Sweep, "registry", nothing)
+
+
+def replace(owner: Any, name: str, by: Any) -> None:
+    """Put another thing in the place of one that must be there: a mutant that mutates nothing proves nothing."""
+    assert hasattr(owner, name), f"{owner} has no {name} to be mutated"
+    setattr(owner, name, by)
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    mutate.__name__: mutate
+    for mutate in (ack_before_save, no_fencing, no_doubt_about_the_lease, no_doubt_about_oneself, no_sweep)
+}
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    MUTANTS[sys.argv[1]]()
+    asyncio.run(worker.main(*sys.argv[2:]))
