@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 from turnout.client.info import JobInfo
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
-from turnout.core.events import CancelRequested
+from turnout.core.events import CancelRequested, Leftover
+from turnout.core.lifecycle import newer
 from turnout.core.retry import seconds
 from turnout.core.values import JobRecord, JobState, one_line
 from turnout.definition.codec import decode_as
@@ -120,9 +121,13 @@ class JobHandle(Generic[R]):
         if not record.state.final:
             raise InvalidState(f"job {self.id} is {record.state}; only an ended job can be deleted: cancel it first")
         found = await self._store.queue.find(activity, self.id)
-        for message in (found.message if found is not None else None, record.message):
-            if message is not None:
-                await self._store.queue.remove(message)
+        if found is not None:
+            if newer(found, record):
+                raise InvalidState(f"job {self.id} has just been retried; only an ended job can be deleted")
+            left = Leftover(found=found, now=self._store.connection.now())
+            loaded = (await self._performer.apply(activity, self.id, left, loaded)).job
+        if record.message is not None:
+            await self._store.queue.remove(record.message)
         await self._store.registry.delete(record, loaded.revision)
         if record.state is JobState.faulted:
             return

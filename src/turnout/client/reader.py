@@ -15,7 +15,7 @@ from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError
-from turnout.jetstream.connection import Received
+from turnout.jetstream.connection import NoResponders, Received
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
@@ -188,7 +188,7 @@ class Reader:
             while True:
                 heard.clear()
                 record = await self._caught_up(activity, job_id, behind)
-                with contextlib.suppress(ConnectionError, TimeoutError):
+                with contextlib.suppress(ConnectionError, TimeoutError, NoResponders):  # the next poll asks again
                     yield record or await self.read(activity, job_id)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import re
 import secrets
+from collections.abc import AsyncIterator, Collection
+
+import attrs
 
 from turnout import fastjson
-from turnout.core.values import Body
+from turnout.core.values import Body, MessageRef
 from turnout.errors import PayloadTooLarge, TurnoutError
 from turnout.jetstream.connection import Connection
 from turnout.jetstream.names import Names
@@ -26,6 +30,8 @@ LIMIT_BYTES = 256 * 1024 * 1024
 
 _CHUNK_BYTES = 128 * 1024
 _CHUNKS_IN_FLIGHT = 32
+_SUBJECTS_PAGE = 100_000
+"""How many subjects the server names in one answer."""
 
 
 class ObjectGone(TurnoutError):
@@ -38,6 +44,33 @@ def check_size(text: str, what: str) -> int:
     if size > LIMIT_BYTES:
         raise PayloadTooLarge(f"the {what} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
     return size
+
+
+@attrs.frozen
+class StoredObject:
+    """An object as it lies in the store: its name, the id of its chunks, and when it was written (unix seconds)."""
+
+    name: str
+    nuid: str
+    written_at: float
+
+
+_NAME = re.compile(r"(.+)-(?:payload|checkpoint|result)-(?:([0-9]+)-([0-9a-f]+)|[0-9a-f]+)")
+
+
+def owner_of(name: str) -> tuple[str, MessageRef | None] | None:
+    """The id of the job that an object was made for; for the body of a bare message also that message.
+
+    None for an object that is none of ours.
+
+    >>> owner_of("a-1-result-00ff"), owner_of("picture.png")
+    (('a-1', None), None)
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    job_id, seq, stamp = found.groups()
+    return job_id, MessageRef(int(seq), int(stamp, 16)) if seq else None
 
 
 class Payloads:
@@ -90,6 +123,37 @@ class Payloads:
         for subject in [self._subject(body.ref), *([self._chunks(meta["nuid"])] if meta is not None else [])]:
             await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": subject})
 
+    async def objects(self) -> AsyncIterator[StoredObject]:
+        """Every object. May be a moment old."""
+        async for stored in scan(self._connection, self._stream, f"$O.{self._bucket}.M.*"):
+            try:
+                meta = fastjson.loads(stored.data)
+                if not meta.get("deleted"):
+                    yield StoredObject(str(meta["name"]), str(meta["nuid"]), stored.time_ns / 1e9)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # whoever has put that there may know what it is
+
+    async def loose_chunks(self, nuids: Collection[str]) -> AsyncIterator[tuple[str, float]]:
+        """The chunks that belong to none of these objects: their id, and when the last of them was written."""
+        prefix = self._chunks("")
+        offset = 0
+        while True:
+            body = {"subjects_filter": self._chunks("*"), "offset": offset}
+            subjects = (await self._connection.api(f"STREAM.INFO.{self._stream}", body))["state"].get("subjects") or {}
+            for subject in subjects:
+                nuid = subject.removeprefix(prefix)
+                if nuid not in nuids:
+                    last = await self._connection.get_message(self._stream, last_by_subj=subject)
+                    if last is not None:
+                        yield nuid, last.time_ns / 1e9
+            offset += len(subjects)
+            if len(subjects) < _SUBJECTS_PAGE:
+                return
+
+    async def forget_chunks(self, nuid: str) -> None:
+        """Remove the chunks of this id."""
+        await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": self._chunks(nuid)})
+
     async def _write(self, name: str, data: bytes) -> None:
         nuid = secrets.token_hex(11)
         chunks = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
@@ -114,7 +178,7 @@ class Payloads:
 
     async def _forget(self, nuid: str) -> None:
         try:
-            await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": self._chunks(nuid)})
+            await self.forget_chunks(nuid)
         except TurnoutError:
             return  # the caller is told of what went wrong first
 

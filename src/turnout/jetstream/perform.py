@@ -31,7 +31,17 @@ from turnout.core.effects import (
     Schedule,
     Unschedule,
 )
-from turnout.core.events import CancelRequested, Event, Expired, Received, RetryRequested, Stuck, Verdict
+from turnout.core.events import (
+    CancelRequested,
+    Event,
+    Expired,
+    Lost,
+    Received,
+    RetryRequested,
+    Stuck,
+    Submitted,
+    Verdict,
+)
 from turnout.core.lifecycle import decide, newer
 from turnout.core.values import Delivery, JobRecord, MessageRef
 from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
@@ -148,13 +158,15 @@ class Performer:
         read. It is refused when there is a record, or the marker of one that was deleted.
         """
         pause = _PATIENCE_S[0]
+        tried = False
         while True:
             try:
                 if job is None:
                     job = await self._store.registry.load(activity, job_id)
-                    if await self._came_late(job, event):
+                    if await self._came_late(job, event) or (tried and _overtaken(job, event)):
                         return Applied(job, (Drop(),))
-                    event = await self._again(activity, job_id, event)
+                    event = await self._again(activity, job_id, event, job)
+                tried = True
                 asked, job, effects = await self._perform(event, job)
                 if asked is None:
                     return Applied(job, effects)
@@ -256,20 +268,39 @@ class Performer:
         )
 
     async def _came_late(self, job: Loaded, event: Event) -> bool:
-        """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9)."""
+        """Whether this is a delivery of a job that has ended and been forgotten: no record, and no message (P9).
+
+        A message that came back to life after its job was deleted, as a server's crash may have it, goes again.
+        """
         if job.record is not None or not isinstance(event, Received):
             return False
-        return not await self._store.queue.exists(event.delivery.message)
+        message = event.delivery.message
+        if job.late(message):
+            await self._store.queue.remove(message)
+            return True
+        return not await self._store.queue.exists(message)
 
-    async def _again(self, activity: str, job_id: str, event: Event) -> Event:
-        """The event as it is now: what it found in the stream is read again, since the record was."""
+    async def _again(self, activity: str, job_id: str, event: Event, job: Loaded) -> Event:
+        """The event as it is now: what was found in the stream, or heard of an owner, is asked for again."""
+        if isinstance(event, Received):
+            return attrs.evolve(event, asked=None, verdict=None)
         if isinstance(event, _FINDING):
-            return attrs.evolve(event, found=await self._store.queue.find(activity, job_id))
+            found = await self._store.queue.find(activity, job_id)
+            return attrs.evolve(event, found=None if found is None or job.late(found.message) else found)
         return event
 
     def _send(self, message: MessageRef, data: bytes) -> None:
         if message.ack:
             self._store.connection.send(message.ack, data)
+
+
+def _overtaken(job: Loaded, event: Event) -> bool:
+    """Whether the record tells, when it is read again, that the event is out of date.
+
+    A record that was written meanwhile speaks for an owner that was taken for dead: it is asked again first. A job that
+    was deleted meanwhile is not submitted again by a publish whose answer is awaited.
+    """
+    return isinstance(event, Lost) or (isinstance(event, Submitted) and job.deleted)
 
 
 def _nak(delay_s: float) -> bytes:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import attrs
 
 from turnout import wire
 from turnout.core.values import Delivery, JobRecord, MessageRef
-from turnout.errors import InvalidValue
+from turnout.errors import InvalidValue, OutcomeUnknown, TurnoutError
 from turnout.jetstream.connection import (
     ApiError,
     Connection,
     Disconnected,
+    NoResponders,
     PubAck,
     Received,
     RequestTimeout,
@@ -27,6 +29,7 @@ from turnout.jetstream.registry import scan
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _RESENDS = 3
 _PATIENCE_S = 5.0
+_LEADERLESS_S = 6.0
 
 
 class Taken(InvalidValue):
@@ -163,17 +166,32 @@ class Queue:
         return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck | None:
-        for resend in range(_RESENDS):
+        sent = False
+        trouble: TurnoutError | None = None
+        for _ in range(_RESENDS):
             try:
-                return await self._connection.store(subject, body, headers)
+                await self._connection.wait_up(timeout_s=_PATIENCE_S)
+                sent = True
+                return await self._led(lambda: self._connection.store(subject, body, headers))
             except WrongLastSequence:
                 await self._own_or_taken(subject, headers)
                 return None
-            except (RequestTimeout, Disconnected):
-                if resend == _RESENDS - 1:
+            except (RequestTimeout, Disconnected) as error:
+                trouble = error
+        if not sent and trouble is not None:
+            raise trouble
+        raise OutcomeUnknown(f"nobody said whether the message on {subject} is stored: {trouble}") from trouble
+
+    async def _led(self, call: Callable[[], Awaitable[PubAck]]) -> PubAck:
+        """A stream that is between two leaders answers nobody for some seconds; one that is gone, never."""
+        deadline = asyncio.get_running_loop().time() + _LEADERLESS_S
+        while True:
+            try:
+                return await call()
+            except NoResponders:
+                if asyncio.get_running_loop().time() > deadline:
                     raise
-                await self._connection.wait_up(timeout_s=_PATIENCE_S)
-        return None
+                await asyncio.sleep(0.25)
 
     async def _own_or_taken(self, subject: str, headers: dict[str, str]) -> None:
         stored = await self._connection.get_message(self._names.work, last_by_subj=subject)

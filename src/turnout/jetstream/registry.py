@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from turnout import wire
-from turnout.core.values import JobRecord, JobState
+from turnout.core.values import JobRecord, JobState, MessageRef
 from turnout.errors import AmbiguousJob, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.names import Names, kv_stream
@@ -27,6 +27,7 @@ MARKER_TTL_S = 3600
 """How long a deleted record's marker keeps a late delivery from beginning the job again."""
 
 _OPERATION = "KV-Operation"
+_FORGOTTEN = "Turnout-Message"
 
 
 LETTERS_KEPT_S = 30 * 86_400.0
@@ -53,15 +54,24 @@ class Retention:
 
 @attrs.frozen
 class Loaded:
-    """A job's record as read or written, and the revision that the next write must find. Revision 0: no such key."""
+    """A job's record as read or written, and the revision that the next write must find. Revision 0: no such key.
+
+    `forgotten` is the message of the job whose record was deleted, as its marker tells.
+    """
 
     record: JobRecord | None = None
     revision: int = 0
+    forgotten: MessageRef | None = None
 
     @property
     def deleted(self) -> bool:
         """There was a record, and it was deleted on purpose a short while ago."""
         return self.record is None and self.revision > 0
+
+    def late(self, message: MessageRef) -> bool:
+        """Whether the message is one of the deleted job: what is submitted under its id later lies behind it."""
+        gone = self.forgotten
+        return gone is not None and message.seq <= gone.seq and message.time_ns <= gone.time_ns
 
 
 class Conflict(TurnoutError):
@@ -117,6 +127,8 @@ class Registry:
             "Nats-TTL": f"{MARKER_TTL_S}s",
             _OPERATION: "DEL",
         }
+        if record.message is not None:
+            headers[_FORGOTTEN] = f"{record.message.seq}.{record.message.time_ns}"
         try:
             await self._connection.store(self._names.record(record.activity, record.id), b"", headers)
         except WrongLastSequence as error:
@@ -151,7 +163,9 @@ def _loaded(stored: StoredMessage | None) -> Loaded:
     if stored is None:
         return Loaded()
     if not stored.data or _OPERATION in stored.headers or "Nats-Marker-Reason" in stored.headers:
-        return Loaded(None, stored.seq)
+        seq, _, time_ns = stored.headers.get(_FORGOTTEN, "").partition(".")
+        forgotten = MessageRef(int(seq), int(time_ns)) if seq.isdecimal() and time_ns.isdecimal() else None
+        return Loaded(None, stored.seq, forgotten)
     return Loaded(wire.load_record(stored.data), stored.seq)
 
 

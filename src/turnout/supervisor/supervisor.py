@@ -21,6 +21,7 @@ from turnout.jetstream.perform import Performer, Saved, Store
 from turnout.jetstream.registry import Retention, scan
 from turnout.jetstream.suspension import suspended_too
 from turnout.supervisor.election import Election
+from turnout.supervisor.objects import ObjectCollector
 from turnout.supervisor.sweep import Sweep, advisory
 
 logger = logging.getLogger("turnout.supervisor")
@@ -29,12 +30,15 @@ logger = logging.getLogger("turnout.supervisor")
 @attrs.frozen(kw_only=True)
 class SupervisorOptions:
     """How often it looks. `liveness_ttl`: seconds its own key lives, and how long it must be sure of itself before it
-    calls a node dead. `sweep_every`, `registry_every`: seconds between walks of the stream, and of all records."""
+    calls a node dead. `sweep_every`, `registry_every`, `objects_every`: seconds between walks of the stream, of all
+    records, and of all objects. `object_age`: seconds for which an object is kept even if nothing refers to it."""
 
     liveness_ttl: float = 10.0
     look_every: float = 0.5
     sweep_every: float = 15.0
     registry_every: float = 30.0
+    objects_every: float = 600.0
+    object_age: float = 3600.0
 
 
 class Supervisor:
@@ -66,7 +70,8 @@ class Supervisor:
 
     def confident(self) -> bool:
         """Its own look at the registry has been in time for one TTL: it may call others dead (P5)."""
-        return suspended_too() - self._late_at > self._options.liveness_ttl
+        now, ttl = suspended_too(), self._options.liveness_ttl
+        return now - self._looked_at < ttl / 2 and now - self._late_at > ttl
 
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
@@ -85,6 +90,7 @@ class Supervisor:
         duty = _Duty(self._options)
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
         await connection.subscribe(subject, self._hear)
+        collecting = asyncio.create_task(self._collect(ObjectCollector(store, self._options.object_age)))
         try:
             while True:
                 looked = False
@@ -104,7 +110,21 @@ class Supervisor:
                     logger.exception("the supervisor has stumbled, it looks again")
                 await self._pause(listening=looked and self.acting)
         finally:
+            collecting.cancel()
             await election.resign()
+
+    async def _collect(self, collector: ObjectCollector) -> None:
+        """Beside the rest: a walk of many objects must not make it look late."""
+        while True:
+            await asyncio.sleep(self._options.objects_every)
+            if not self.acting:
+                continue
+            try:
+                await collector.collect()
+            except TurnoutError as error:
+                logger.info("objects can't be collected now: %s", error)
+            except Exception:  # as above
+                logger.exception("the collection of objects has stumbled, it goes on later")
 
     async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
         reach("supervisor.elected")

@@ -158,7 +158,9 @@ class LeaseKeeper:
 
     def confident(self) -> bool:
         """Whether this node may call another one dead: its own liveness was written in time for a whole TTL (P5)."""
-        return suspended_too() - self._late_at > self._describe().ttl
+        now, ttl = suspended_too(), self._describe().ttl
+        # The last good write must be recent as well: after a suspension nobody has noticed yet that it is not.
+        return self.alive_at is not None and now - self.alive_at < ttl / 2 and now - self._late_at > ttl
 
     def register(self, nonce: str, subject: str, message: MessageRef, ack_wait_s: float) -> Lease:
         """Begin to keep the lease of a delivery, and to answer yes for `nonce`."""
