@@ -1,0 +1,99 @@
+"""Collecting the objects that nothing refers to any more: of records that have expired, and of crashes in between.
+
+An object is written before what refers to it, so a young one is left alone. A reference is always in its next place
+before it leaves the last one (message, record, letter, record again), and an object goes only when two walks in a row
+have found none: no reference can slip past both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable
+
+from turnout import wire
+from turnout.core.values import Body
+from turnout.jetstream.names import kv_stream
+from turnout.jetstream.payloads import StoredObject, owner_of
+from turnout.jetstream.perform import Store
+from turnout.jetstream.registry import scan
+
+logger = logging.getLogger("turnout.supervisor")
+
+_AT_ONCE = 16
+_REF = re.compile(rb'"ref": ?"([A-Za-z0-9_-]+)"')
+
+
+class ObjectCollector:
+    """Walks the object store of a namespace. `least_age_s`: younger objects are left alone, whatever refers to them."""
+
+    def __init__(self, store: Store, least_age_s: float) -> None:
+        self._store = store
+        self._least_age_s = least_age_s
+        self._suspects: frozenset[str] = frozenset()
+
+    async def collect(self) -> int:
+        """Remove what two walks have found unreferenced; how many that were. Errors are those of the connection."""
+        objects = [each async for each in self._store.payloads.objects()]
+        old = {each.name: each for each in objects if self._old(each.written_at) and owner_of(each.name) is not None}
+        if old:
+            await self._drop_referenced_by_records(old)
+        unreferenced = await self._unreferenced(old.values())
+        gone = [each for each in unreferenced if each.nuid in self._suspects]
+        self._suspects = frozenset(each.nuid for each in unreferenced) - {each.nuid for each in gone}
+        for each in gone:
+            await self._store.payloads.delete(Body(ref=each.name))
+        await self._collect_chunks({each.nuid for each in objects})
+        if gone:
+            logger.info("%d objects that nothing refers to any more are removed", len(gone))
+        return len(gone)
+
+    async def _drop_referenced_by_records(self, candidates: dict[str, StoredObject]) -> None:
+        """Most objects belong to a record: all records in one walk. Unparsed, so that those of any version count."""
+        names = self._store.names
+        async for stored in scan(self._store.connection, kv_stream(names.jobs_bucket), names.record("*", "*")):
+            for found in _REF.findall(stored.data):
+                candidates.pop(found.decode(), None)
+
+    async def _unreferenced(self, candidates: Iterable[StoredObject]) -> list[StoredObject]:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(each: StoredObject) -> StoredObject | None:
+            async with gate:
+                return None if await self._referenced(each.name) else each
+
+        looked = await asyncio.gather(*(one(each) for each in candidates))
+        return [each for each in looked if each is not None]
+
+    async def _referenced(self, name: str) -> bool:
+        """Whether a message, a timer or a letter of the job refers to the object, or, once more, its record."""
+        owner = owner_of(name)
+        if owner is None:
+            return True
+        job_id, message = owner
+        if message is not None and await self._store.queue.exists(message):
+            return True  # whoever is handed it will look for the object under this name
+        names, connection = self._store.names, self._store.connection
+        for subject in (names.jobs("*", job_id), names.timer("*", job_id)):
+            async for stored in scan(connection, names.work, subject):
+                if stored.headers.get(wire.PAYLOAD, "").partition(" ")[0] == name:
+                    return True
+        wanted = name.encode()
+        for stream, subject in (
+            (names.faults, names.fault("*", job_id, "*")),
+            (kv_stream(names.jobs_bucket), names.record("*", job_id)),
+        ):
+            async for stored in scan(connection, stream, subject):
+                if wanted in _REF.findall(stored.data):
+                    return True
+        return False
+
+    async def _collect_chunks(self, nuids: set[str]) -> None:
+        """Chunks whose object was never finished: the last thing that is written of an object is its name."""
+        loose = [nuid async for nuid, at in self._store.payloads.loose_chunks(nuids) if self._old(at)]
+        for nuid in loose:
+            await self._store.payloads.forget_chunks(nuid)
+
+    def _old(self, instant: float) -> bool:
+        return self._store.connection.now() - instant >= self._least_age_s
