@@ -50,6 +50,8 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 OPTIONS_CHARS = 256 * 1024
 """How long the options in a message may be: a record that holds them must fit in a message."""
 
+_COUNT = re.compile("[0-9]{1,15}")
+
 HEADERS_KEPT_BYTES = 16 * 1024
 """How much of a submitter's own headers a record keeps; it must fit into a message with all the rest."""
 
@@ -248,7 +250,7 @@ def parse_delivery(
     return Delivery(
         id=name,
         activity=activity,
-        message=attrs.evolve(message, bare=job_id is None),
+        message=message if job_id is not None else attrs.evolve(message, bare=True),
         generation=generation,
         payload=payload,
         headers=user_headers(headers),
@@ -277,7 +279,7 @@ def _parse_options(text: str | None) -> SubmitOptions:
 
 def _count(text: str, name: str) -> int:
     """A number that a record can carry: JSON's integers have 64 bits where they have any bound."""
-    if not re.fullmatch("[0-9]{1,15}", text.strip()):
+    if not _COUNT.fullmatch(text.strip()):
         raise InvalidValue(f"header {name} must be a number, not {text[:200]!r}")
     return int(text)
 

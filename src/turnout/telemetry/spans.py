@@ -37,7 +37,10 @@ def tracer() -> trace.Tracer:
 
 def listened() -> bool:
     """Whether spans go anywhere: an SDK is set up."""
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    return not isinstance(trace.get_tracer_provider(), _DEAF)
+
+
+_DEAF = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 @contextlib.contextmanager
@@ -63,10 +66,10 @@ def parent_context(headers: Mapping[str, str], trace_id: str) -> Context:
     context = Context()
     if headers:
         context = propagate.extract({name.lower(): value for name, value in headers.items()}, context=context)
-    found = trace.get_current_span(context).get_span_context()
-    if found.is_valid and f"{found.trace_id:032x}" == trace_id:
-        return context
-    return trace.set_span_in_context(trace.NonRecordingSpan(_derived(trace_id)), context)
+        found = trace.get_current_span(context).get_span_context()
+        if found.is_valid and f"{found.trace_id:032x}" == trace_id:
+            return context
+    return trace.set_span_in_context(_derived(trace_id), context)
 
 
 def start_attempt(record: JobRecord, number: int, node: str, destination: str) -> Span:
@@ -74,6 +77,8 @@ def start_attempt(record: JobRecord, number: int, node: str, destination: str) -
 
     When nobody listens it is the submitter's own, which passes the trace on to what the code calls.
     """
+    if not listened() and not record.headers:
+        return _derived(record.trace_id)
     parent = parent_context(record.headers, record.trace_id)
     if not listened():
         return trace.get_current_span(parent)
@@ -139,6 +144,6 @@ def _of_attempt(record: JobRecord, attempt: Attempt) -> SpanContext:
     return SpanContext(int(record.trace_id, 16), int(attempt.span_id, 16), True, TraceFlags(TraceFlags.SAMPLED))
 
 
-def _derived(trace_id: str) -> SpanContext:
+def _derived(trace_id: str) -> Span:
     span = int(hashlib.sha256(trace_id.encode()).hexdigest()[:16], 16) or 1
-    return SpanContext(int(trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED))
+    return trace.NonRecordingSpan(SpanContext(int(trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED)))
