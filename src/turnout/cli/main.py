@@ -17,6 +17,7 @@ from turnout.cli.options import Verbs
 _COMMANDS = {
     "dev": "turnout.cli.commands.worker:dev",
     "worker": "turnout.cli.commands.worker:worker",
+    "supervisor": "turnout.cli.commands.supervisor:supervisor",
     "job": "turnout.cli.commands.job:job",
     "node": "turnout.cli.commands.node:node",
     "activity": "turnout.cli.commands.activity:activity",
