@@ -5,6 +5,7 @@ No branch here does I/O of its own: what has to be written, settled or asked fol
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class Executor:
         saved: Saved | None = None,
     ) -> None:
         self.attempts: dict[str, Attempt] = {}
+        self._nonce = secrets.token_hex(8)
+        self._count = itertools.count()
         self._aborting = False
         self._store = store
         self._node = node
@@ -55,7 +58,7 @@ class Executor:
     async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
         reach("execute.received")
-        nonce = secrets.token_hex(8)
+        nonce = f"{self._nonce}{next(self._count):x}"
         subject = self._store.names.record(delivery.activity, delivery.id)
         # From before the start record is written: whoever asks meanwhile is told yes (P5).
         lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
