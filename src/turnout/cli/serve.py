@@ -72,6 +72,7 @@ def work(
     runner = asyncio.Runner(loop_factory=_loop_factory())
     gc.collect()
     gc.freeze()  # what the imports made stays to the end: a busy worker's collector need not look at it again and again
+    gc.set_threshold(20_000, 10, 10)  # a hundred jobs under way are that many objects, and none of them garbage
     code = exits.FAILED
     try:
         runner.run(_work(plan, activities, ready))
