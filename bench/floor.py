@@ -161,7 +161,7 @@ async def serve(url: str, seconds: float) -> dict[str, Any]:
     await nc.flush()
     print("serving", flush=True)
     await stop.next_msg(timeout=seconds)
-    await nc.close()
+    await nc.drain()
     return {}
 
 
