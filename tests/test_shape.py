@@ -78,6 +78,19 @@ def test_types_are_not_talked_around(path: Path) -> None:
             assert not ours or "  # " in lines[node.lineno - 1] or path == SOURCE / "__init__.py"
 
 
+@each_module
+def test_whoever_catches_everything_says_why(path: Path) -> None:
+    """A broad `except` stands only where there is a reason, and the reason stands on its line."""
+    text = path.read_text()
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type is not None else "BaseException"
+            reraised = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
+            broad = caught in ("Exception", "BaseException")
+            assert not broad or reraised or "  # " in lines[node.lineno - 1], f"line {node.lineno}"
+
+
 def test_imports_point_downwards() -> None:
     """The import contracts of pyproject.toml hold."""
     program = Path(sys.executable).with_name("lint-imports")

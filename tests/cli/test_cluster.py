@@ -152,7 +152,7 @@ async def swallow(url: str, namespace: str, activity: str) -> None:
         connection.send(f"$JS.API.CONSUMER.MSG.NEXT.{base}", b'{"batch": 1}', reply="_INBOX.swallow")
         await heard.wait()
         async with asyncio.timeout(15):
-            while (await connection.api(f"CONSUMER.INFO.{base}"))["num_ack_pending"]:  # noqa: ASYNC110 - it's the server's
+            while (await connection.api(f"CONSUMER.INFO.{base}"))["num_ack_pending"]:
                 await asyncio.sleep(0.05)
     finally:
         await connection.close()

@@ -33,7 +33,7 @@ async def wait_for(path: str, notes: str) -> str:
     job = current_job()
     job.progress(job.attempt)
     try:
-        while not await asyncio.to_thread(Path(path).exists):  # noqa: ASYNC110 (a file has no event)
+        while not await asyncio.to_thread(Path(path).exists):
             await asyncio.sleep(0.05)
     except asyncio.CancelledError:
         with Path(notes).open("a") as lines:
@@ -50,7 +50,7 @@ async def act(end: str, gate: str, cleanup: float) -> int:
     job = current_job()
     gates = [Path(gate), Path(f"{gate}-{job.attempt}")] if gate else []
     try:
-        while gates and not any(each.exists() for each in gates):  # noqa: ASYNC110 (a file has no event)
+        while gates and not any(each.exists() for each in gates):
             await asyncio.sleep(0.05)
     except asyncio.CancelledError:
         await asyncio.sleep(cleanup)
@@ -121,7 +121,7 @@ async def bulky(gate: str, size: int) -> str:
     """Waits for the gate, then stores a checkpoint and a result that both need the object store."""
     job = current_job()
     job.progress(job.attempt)
-    while not Path(gate).exists():  # noqa: ASYNC110 (a file has no event)
+    while not Path(gate).exists():
         await asyncio.sleep(0.05)
     await job.checkpoint("c" * size)
     return "r" * size

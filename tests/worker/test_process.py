@@ -86,7 +86,7 @@ async def fails(function: Activity[..., Any], *args: Any) -> ChildFailure:
 
 async def until(condition: Callable[[], Any], limit_s: float = 20) -> Any:
     async with asyncio.timeout(limit_s):
-        while not (value := condition()):  # noqa: ASYNC110 - what is waited for is another process's doing
+        while not (value := condition()):
             await asyncio.sleep(0.01)
     return value
 

@@ -69,7 +69,7 @@ async def _examine() -> list[Check]:
         async with session.connected("turnout-doctor") as (connection, names):
             checks.append(Check("server", "ok", f"answers at {where}"))
             async for check in _all(connection, names):
-                checks.append(check)  # noqa: PERF401 - what was found before an error counts
+                checks.append(check)  # what was found before an error counts
             checks += [Check("permissions", "wrong", str(each), "allow it") for each in connection.violations]
     except TurnoutError as error:
         remedy = (

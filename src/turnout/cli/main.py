@@ -74,7 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough of it. The interpreter must not find out once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.FAILED
-    except Exception as error:  # noqa: BLE001 - what is no error of ours is raised again
+    except Exception as error:  # what is no error of ours is raised again
         return _known(error)
 
 

@@ -81,7 +81,7 @@ async def drain(s: Session, name: str, wait: Wait | None) -> int:
     if wait is not None:
         try:
             async with asyncio.timeout(wait.timeout_s):
-                while await s.client.store.nodes.get(node.id) is not None:  # noqa: ASYNC110 (a bucket has no event)
+                while await s.client.store.nodes.get(node.id) is not None:
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise WaitedTooLong(f"node {node.id} still drains after {wait.timeout_s:g} s; it goes on") from None

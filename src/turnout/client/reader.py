@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import attrs
 
@@ -121,8 +121,7 @@ class Reader:
         """The jobs that match, newest first."""
         living = {node.id for node in await self._store.nodes.living()}
         matching = [record async for record in self.records(filters.activity) if filters.match(record)]
-        key: Callable[[JobRecord], tuple[float, str]] = lambda record: (record.submitted_at, record.id)  # noqa: E731
-        ordered = sorted(matching, key=key, reverse=True) if limit is None else heapq.nlargest(limit, matching, key)
+        ordered = sorted(matching, key=_age, reverse=True) if limit is None else heapq.nlargest(limit, matching, _age)
         for record in ordered:
             suspect = record.state is JobState.running and record.token is not None and record.token.node not in living
             yield job_info(record, await self._bodies(record), suspect=suspect)
@@ -142,8 +141,11 @@ class Reader:
         neither.
         """
         queued = {(d.activity, d.id): d async for d in self._store.queue.scan(activity or "*")}
-        forget = lambda of, job_id: queued.pop((of, job_id), None)  # noqa: E731 (what its message tells is out of date)
-        async for loaded in self._store.registry.scan(activity or "*", forget):
+
+        def unreadable(of: str, job_id: str) -> None:
+            queued.pop((of, job_id), None)  # what its message tells is out of date
+
+        async for loaded in self._store.registry.scan(activity or "*", unreadable):
             record = loaded.record
             if record is None:
                 continue
@@ -232,6 +234,10 @@ class Reader:
             return await self.text(body)
         except ObjectGone:
             return None
+
+
+def _age(record: JobRecord) -> tuple[float, str]:
+    return record.submitted_at, record.id
 
 
 def _inline_text(body: Body | None) -> str | None:

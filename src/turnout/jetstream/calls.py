@@ -92,7 +92,7 @@ class Calls:
             if raw and raw.startswith(b"NATS/1.0 503"):
                 raise no_responders(call.asked)
             future.set_result(call.accept(call.asked, inbox, data, raw))
-        except Exception as error:  # noqa: BLE001 - whatever an odd answer does to its parser belongs to the one who asked
+        except Exception as error:  # whatever an odd answer does to its parser belongs to the one who asked
             future.set_exception(error)
 
     def expire(self, now: float) -> None:

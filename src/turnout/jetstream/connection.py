@@ -17,6 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from turnout import fastjson
@@ -38,6 +39,7 @@ from turnout.jetstream.messages import (
     WrongLastSequence,
 )
 from turnout.jetstream.permissions import Violation, Violations
+from turnout.jetstream.subscription import Subscription
 
 __all__ = [
     "ApiError",
@@ -68,24 +70,6 @@ _CHECK_TIMEOUT_S = 1.0
 _NO_MESSAGE = 10037
 _TEMPORARILY_UNAVAILABLE = 503  # such as a cluster without a leader
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]*)"')
-
-
-class Subscription:
-    """Interest in a subject, renewed on every new link until `close`."""
-
-    def __init__(self, connection: Connection, sid: int, line: bytes, callback: Callable[[Received], None]) -> None:
-        self._connection = connection
-        self._sid = sid
-        self.line = line
-        self.callback = callback
-
-    async def close(self) -> None:
-        """No callback runs after this. Closing twice does nothing."""
-        self._connection._unsubscribe(self._sid)
-
-    async def drain(self) -> None:
-        """Close, but take what the server had sent before it knew. No callback runs after this."""
-        await self._connection._drain(self._sid)
 
 
 class Connection:
@@ -393,7 +377,8 @@ class Connection:
         """
         self._last_sid += 1
         sid = self._last_sid
-        subscription = Subscription(self, sid, messages.encode_subscribe(subject, queue, sid), callback)
+        line = messages.encode_subscribe(subject, queue, sid)
+        subscription = Subscription(line, callback, partial(self._unsubscribe, sid), partial(self._drain, sid))
         self._subscriptions[sid] = subscription
         link = self._link
         if link is None:

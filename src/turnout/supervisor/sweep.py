@@ -231,7 +231,7 @@ class Sweep:
             applied = await self._performer.apply(activity, job_id, event)
             if isinstance(event, Lost) and applied.job.record is not None and applied.job.record.owned_by(event.token):
                 self.unresolved = True  # it was written meanwhile: its owner is asked again
-        except Exception as error:  # noqa: BLE001 (one job that can't be dealt with must not keep us from the others)
+        except Exception as error:  # one job that can't be dealt with must not keep us from the others
             self.unresolved = True
             logger.warning("job %s: %s could not be dealt with yet: %s", job_id, type(event).__name__, error)
 

@@ -64,7 +64,7 @@ class SupervisorThread:
             asyncio.run(self._main())
         except asyncio.CancelledError:
             pass
-        except BaseException as caught:  # noqa: BLE001 (whatever ends this thread is told to the worker, who stops)
+        except BaseException as caught:  # whatever ends this thread is told to the worker, who stops
             error = caught
         if not self._ended.is_set() and self._starter is not None:
             with contextlib.suppress(RuntimeError):

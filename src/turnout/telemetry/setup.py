@@ -90,7 +90,7 @@ def _exporters(name: str) -> Iterator[SpanExporter]:
         return
     try:
         yield found.load()()
-    except Exception as error:  # noqa: BLE001 - somebody else's package, configured by somebody else
+    except Exception as error:  # somebody else's package, configured by somebody else
         logger.warning("no traces: the exporter %s cannot be used: %s", entry, error)
 
 

@@ -253,7 +253,7 @@ class NatsServer:
             env={**os.environ, **self._environment},
             # A session of its own: a Ctrl-C at the terminal is for the worker, which needs the server to stop in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it calls one function of the kernel and takes no lock
+            preexec_fn=_die_with_parent(),  # it calls one function of the kernel and takes no lock
         )
 
     def _serves(self, info: dict[str, Any]) -> bool:

@@ -46,7 +46,7 @@ def error_info(error: BaseException) -> ErrorInfo:
     """An exception as the record keeps it."""
     try:
         message = str(error)
-    except Exception as broken:  # noqa: BLE001 (the exception is user code, and so is its text)
+    except Exception as broken:  # the exception is user code, and so is its text
         message = f"(its text can't be told: {type(broken).__qualname__})"
     lines = traceback.format_exception(type(error), error, _from_the_users_code(error.__traceback__))
     return ErrorInfo(type(error).__qualname__, message, "".join(lines))

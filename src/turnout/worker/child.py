@@ -208,7 +208,7 @@ class _Conversation:
             return _error("fatal", error)
         except RetryLater as error:
             return _error("retry_later", error, error.delay_s)
-        except BaseException as error:  # noqa: BLE001 - the user's code; sys.exit() in it is a failure like others
+        except BaseException as error:  # the user's code; sys.exit() in it is a failure like others
             return _error(what, error)
 
     def _run_code(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -336,7 +336,7 @@ class _Forwarder(logging.Handler):
         try:
             message = record.getMessage()
             trouble = self._formatter.formatException(record.exc_info) if record.exc_info else None
-        except Exception:  # noqa: BLE001 - a bad format string of the user's; this is how logging reports it
+        except Exception:  # a bad format string of the user's; this is how logging reports it
             self.handleError(record)
             return
         extra = {k: v for k, v in record.__dict__.items() if k.startswith("turnout_") or k in ("trace_id", "span_id")}

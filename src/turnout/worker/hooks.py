@@ -136,7 +136,7 @@ class HookCaller:
             value, error = None, None
             try:
                 value = hook(info)
-            except Exception as caught:  # noqa: BLE001 (user code: what it raises is told by the caller)
+            except Exception as caught:  # user code: what it raises is told by the caller
                 error = caught
             except SystemExit as caught:
                 error = RuntimeError(f"the hook called sys.exit({caught.code!r})")

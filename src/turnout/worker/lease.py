@@ -213,7 +213,7 @@ class LeaseKeeper:
         error: BaseException | None = None
         try:
             asyncio.run(self._main())
-        except BaseException as caught:  # noqa: BLE001 (whatever ends this thread is told to the worker, who stops)
+        except BaseException as caught:  # whatever ends this thread is told to the worker, who stops
             error = caught
         with contextlib.suppress(RuntimeError):
             self._work_loop.call_soon_threadsafe(_resolve, self._gone, error)

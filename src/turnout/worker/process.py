@@ -222,7 +222,7 @@ class _Child:
             await host.checkpoint(text)
         except asyncio.CancelledError:
             error = ("TurnoutError", "the checkpoint was not stored: the attempt is being stopped")
-        except Exception as problem:  # noqa: BLE001 - whatever storing raised is for the code that asked for it
+        except Exception as problem:  # whatever storing raised is for the code that asked for it
             error = (type(problem).__name__, str(problem))
         self.send(pack("stored", number=number, error=error))
 
