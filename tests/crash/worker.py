@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import signal
 import sys
+import time
 
 import turnout.node
 from tests.crash import activities
@@ -21,9 +23,16 @@ def be_brisk() -> None:
     turnout.node.SupervisorOptions = functools.partial(SupervisorOptions, sweep_every=1.0, registry_every=2.0)
 
 
+def be_wrong_about_the_time(seconds: float) -> None:
+    """This process's wall clock is that far ahead, for all the code in it."""
+    right = time.time
+    time.time = lambda: right() + seconds
+
+
 async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, pace: str = "") -> None:
     if pace == "brisk":
         be_brisk()
+    be_wrong_about_the_time(float(os.environ.get("CLOCK_AHEAD_S", "0")))
     async with Client.connect(url.split(","), namespace=namespace) as client:
         worker = Worker(
             client, activities=activities.EVERY, concurrency=int(concurrency), name=name, liveness_ttl=float(ttl)
