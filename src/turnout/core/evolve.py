@@ -23,10 +23,12 @@ else:
         >>> evolve(Attempt(1, 1, "a", 0.0), ended_at=2.0).ended_at
         2.0
         """
-        fields = value.__dict__
-        if not fields.keys() >= changes.keys():
-            unknown = ", ".join(sorted(changes.keys() - fields.keys()))
-            raise TypeError(f"{type(value).__name__} has no field {unknown}")
         copy = object.__new__(type(value))
-        copy.__dict__.update(fields, **changes)
+        fields = copy.__dict__
+        fields.update(value.__dict__)
+        known = len(fields)
+        fields.update(changes)
+        if len(fields) != known:
+            unknown = ", ".join(sorted(changes.keys() - value.__dict__.keys()))
+            raise TypeError(f"{type(value).__name__} has no field {unknown}")
         return copy

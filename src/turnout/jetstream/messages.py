@@ -7,6 +7,7 @@ control line over 4 KiB, a newline in a header) is refused here, before a byte i
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -150,11 +151,16 @@ def received(subject: bytes, reply: bytes, data: bytes, raw: bytes | None) -> Re
     return Received(subject.decode(), reply.decode(), data, headers, status, description)
 
 
+@functools.lru_cache(maxsize=256)
+def _is_header_name(name: str) -> bool:
+    return _HEADER_NAME.fullmatch(name) is not None
+
+
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """The header block on the wire; the mapping is only read. `InvalidValue` for what cannot be carried."""
     lines = ["NATS/1.0"]
     for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
+        if not _is_header_name(name):
             raise InvalidValue(f"header name {name!r}: only letters, digits and -_.!#$%&'*+^`|~ are allowed")
         if "\r" in value or "\n" in value:
             raise InvalidValue(f"header {name}: the value must be one line, not {value!r}")

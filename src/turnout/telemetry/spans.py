@@ -72,16 +72,19 @@ def parent_context(headers: Mapping[str, str], trace_id: str) -> Context:
     return trace.set_span_in_context(_derived(trace_id), context)
 
 
+def passed_on(headers: Mapping[str, str], trace_id: str) -> Span:
+    """The submitter's span, as far as it is known: what the code passes on when nobody listens here."""
+    return trace.get_current_span(parent_context(headers, trace_id)) if headers else _derived(trace_id)
+
+
 def start_attempt(record: JobRecord, number: int, node: str, destination: str) -> Span:
     """The CONSUMER span of an attempt, child of the submitter's, linked to the attempt before.
 
     When nobody listens it is the submitter's own, which passes the trace on to what the code calls.
     """
-    if not listened() and not record.headers:
-        return _derived(record.trace_id)
-    parent = parent_context(record.headers, record.trace_id)
     if not listened():
-        return trace.get_current_span(parent)
+        return passed_on(record.headers, record.trace_id)
+    parent = parent_context(record.headers, record.trace_id)
     before = record.attempts[-1] if record.attempts else None
     return tracer().start_span(
         f"run {record.activity}",

@@ -142,6 +142,8 @@ class Executor:
 
     def _span(self, job: Loaded, delivery: Delivery) -> trace.Span:
         record = job.record
+        if record is None and not spans.listened():
+            return spans.passed_on(delivery.headers, delivery.trace_id)
         if record is None or newer(delivery, record):
             record = record_of(delivery, record)
         return spans.start_attempt(record, record.attempt + 1, self._node, self._store.names.bare(delivery.activity))

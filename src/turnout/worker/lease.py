@@ -167,7 +167,7 @@ class LeaseKeeper:
         lease = Lease(self, nonce, subject, message, ack_wait_s)
         with self._lock:
             self._leases[nonce] = lease
-            self._push(lease, suspended_too() + ack_wait_s / EXTENSIONS_PER_LEASE)
+            self._push(lease, lease.confirmed_at + ack_wait_s / EXTENSIONS_PER_LEASE)
         return lease
 
     def shorten(self, activity: str, ack_wait_s: float) -> None:
