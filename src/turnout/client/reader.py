@@ -16,6 +16,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError
 from turnout.jetstream.connection import NoResponders, Received
+from turnout.jetstream.messages import EXPECTED
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
@@ -24,7 +25,6 @@ _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
 _HINT_READS = 12
-_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
 @attrs.frozen
@@ -174,7 +174,7 @@ class Reader:
             nonlocal behind
             if ends and received.data and not wire.tells_end(received.data):
                 return
-            behind = max(behind, int(received.headers.get(_EXPECTED, "0") or 0))
+            behind = max(behind, int(received.headers.get(EXPECTED, "0") or 0))
             heard.set()
 
         connection = self._store.connection

@@ -11,6 +11,7 @@ from turnout import wire
 from turnout.core.values import JobRecord
 from turnout.errors import UnreadableRecord
 from turnout.jetstream.connection import ApiError, Connection, StoredMessage, WrongLastSequence
+from turnout.jetstream.messages import EXPECTED
 from turnout.jetstream.names import Names
 from turnout.jetstream.registry import scan
 
@@ -45,7 +46,7 @@ class Letters:
 
     async def _written(self, record: JobRecord, after: int) -> bool:
         subject = self._names.fault(record.activity, record.id, record.generation)
-        headers = {**wire.user_headers(record.headers), "Nats-Expected-Last-Subject-Sequence": str(after)}
+        headers = {**wire.user_headers(record.headers), EXPECTED: str(after)}
         try:
             await self._connection.store(subject, wire.dump_record(record), headers)
         except WrongLastSequence:

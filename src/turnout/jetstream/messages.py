@@ -41,6 +41,13 @@ _DIRECT_HEADERS = (
 )
 
 
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+"""The header of every compare-and-set: the sequence that the subject's last message must have, 0 for none."""
+
+KV_OPERATION = "KV-Operation"
+"""The header of a key's marker: `DEL` says that the value was deleted."""
+
+
 class Disconnected(ServerUnavailable):
     """The connection is down. What was in flight has an unknown outcome: it may have been stored."""
 
@@ -113,6 +120,11 @@ class StoredMessage:
     time_ns: int
     data: bytes
     headers: dict[str, str]
+
+    @property
+    def marker(self) -> bool:
+        """In a bucket: it stands for a value that was deleted, or has expired."""
+        return not self.data or KV_OPERATION in self.headers or "Nats-Marker-Reason" in self.headers
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:

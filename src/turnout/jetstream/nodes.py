@@ -17,6 +17,7 @@ from turnout.jetstream.connection import (
     StoredMessage,
     WrongLastSequence,
 )
+from turnout.jetstream.messages import EXPECTED, KV_OPERATION
 from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.registry import scan
 
@@ -48,7 +49,7 @@ class Nodes:
 
     async def leave(self, node_id: str) -> None:
         """Say that this node is gone, in good order."""
-        headers = {"KV-Operation": "DEL", "Nats-TTL": "60s"}
+        headers = {KV_OPERATION: "DEL", "Nats-TTL": "60s"}
         await self._connection.store(self._names.node(node_id), b"", headers)
 
     async def get(self, node_id: str) -> NodeInfo | None:
@@ -102,7 +103,7 @@ class Nodes:
         stored = await self._connection.get_message(self._activities, last_by_subj=subject)
         if stored is not None and stored.data == data:
             return
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(stored.seq if stored is not None else 0)}
+        headers = {EXPECTED: str(stored.seq if stored is not None else 0)}
         try:
             await self._connection.store(subject, data, headers)
         except WrongLastSequence:
@@ -128,7 +129,7 @@ def _activity(stored: StoredMessage) -> ActivityInfo:
 
 
 def _node(stored: StoredMessage | None) -> NodeInfo | None:
-    if stored is None or not stored.data or "KV-Operation" in stored.headers:
+    if stored is None or stored.marker:
         return None
     try:
         node = wire.load_node(stored.data)

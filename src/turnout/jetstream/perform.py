@@ -43,7 +43,7 @@ from turnout.core.events import (
     Verdict,
 )
 from turnout.core.lifecycle import decide, newer
-from turnout.core.values import Delivery, JobRecord, MessageRef
+from turnout.core.values import Delivery, JobRecord, MessageRef, Token
 from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
 from turnout.jetstream.connection import ApiError, Connection, NoResponders
 from turnout.jetstream.letters import Letters
@@ -307,6 +307,5 @@ def _nak(delay_s: float) -> bytes:
     return b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * 1e9)
 
 
-def _nonce(token: object) -> str:
-    nonce = getattr(token, "nonce", None)
-    return nonce if isinstance(nonce, str) else secrets.token_hex(8)
+def _nonce(token: Token | None) -> str:
+    return token.nonce if token is not None else secrets.token_hex(8)

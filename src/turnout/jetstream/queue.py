@@ -23,10 +23,10 @@ from turnout.jetstream.connection import (
     StoredMessage,
     WrongLastSequence,
 )
+from turnout.jetstream.messages import EXPECTED
 from turnout.jetstream.names import Names
 from turnout.jetstream.registry import scan
 
-_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _RESENDS = 3
 _PATIENCE_S = 5.0
 _LEADERLESS_S = 6.0
@@ -46,7 +46,7 @@ class Queue:
     def message_of(self, record: JobRecord, nonce: str) -> tuple[str, bytes, dict[str, str]]:
         """Subject, body and headers of the message that submits this job, expecting none on its subject (P3)."""
         headers = wire.message_headers(record, nonce)
-        headers[_EXPECTED] = "0"
+        headers[EXPECTED] = "0"
         return self._names.jobs(record.activity, record.id), _body(record), headers
 
     async def publish(self, record: JobRecord, nonce: str) -> None:
@@ -68,7 +68,7 @@ class Queue:
         headers = wire.message_headers(record, nonce, scheduled=True)
         headers["Nats-Schedule"] = f"@at {rfc3339(at)}"
         headers["Nats-Schedule-Target"] = self._names.jobs(record.activity, record.id)
-        headers[_EXPECTED] = "0"
+        headers[EXPECTED] = "0"
         await self._store(self._names.timer(record.activity, record.id), _body(record), headers)
 
     async def unschedule(self, record: JobRecord) -> None:
@@ -79,7 +79,7 @@ class Queue:
     async def replace(self, record: JobRecord, expected_seq: int, replaced: int, nonce: str) -> None:
         """Put the job's message in anew in place of the one at `expected_seq`; Taken when that is no longer there."""
         headers = wire.message_headers(record, nonce, replaced=replaced)
-        headers[_EXPECTED] = str(expected_seq)
+        headers[EXPECTED] = str(expected_seq)
         headers["Nats-Rollup"] = "sub"
         await self._store(self._names.jobs(record.activity, record.id), _body(record), headers)
 

@@ -16,6 +16,7 @@ from turnout import wire
 from turnout.core.values import JobRecord, JobState, MessageRef
 from turnout.errors import AmbiguousJob, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
+from turnout.jetstream.messages import EXPECTED, KV_OPERATION
 from turnout.jetstream.names import Names, kv_stream
 
 logger = logging.getLogger("turnout.registry")
@@ -26,7 +27,6 @@ LEAST_RETENTION_S = 3600.0
 MARKER_TTL_S = 3600
 """How long a deleted record's marker keeps a late delivery from beginning the job again."""
 
-_OPERATION = "KV-Operation"
 _FORGOTTEN = "Turnout-Message"
 
 
@@ -110,7 +110,7 @@ class Registry:
 
     async def save(self, record: JobRecord, revision: int, *, expires: bool = False) -> Loaded:
         """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        headers = {EXPECTED: str(revision)}
         if expires:
             headers["Nats-TTL"] = f"{int(self._retention.of(record.state, record.generation))}s"
         subject = self._names.record(record.activity, record.id)
@@ -123,9 +123,9 @@ class Registry:
     async def delete(self, record: JobRecord, revision: int) -> None:
         """Leave a marker in the record's place, which in time goes as well."""
         headers = {
-            "Nats-Expected-Last-Subject-Sequence": str(revision),
+            EXPECTED: str(revision),
             "Nats-TTL": f"{MARKER_TTL_S}s",
-            _OPERATION: "DEL",
+            KV_OPERATION: "DEL",
         }
         if record.message is not None:
             headers[_FORGOTTEN] = f"{record.message.seq}.{record.message.time_ns}"
@@ -162,7 +162,7 @@ class Registry:
 def _loaded(stored: StoredMessage | None) -> Loaded:
     if stored is None:
         return Loaded()
-    if not stored.data or _OPERATION in stored.headers or "Nats-Marker-Reason" in stored.headers:
+    if stored.marker:
         seq, _, time_ns = stored.headers.get(_FORGOTTEN, "").partition(".")
         forgotten = MessageRef(int(seq), int(time_ns)) if seq.isdecimal() and time_ns.isdecimal() else None
         return Loaded(None, stored.seq, forgotten)

@@ -11,7 +11,8 @@ import contextlib
 from turnout import fastjson
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
-from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
+from turnout.jetstream.connection import Connection, WrongLastSequence
+from turnout.jetstream.messages import EXPECTED, KV_OPERATION
 from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.suspension import suspended_too
 
@@ -46,7 +47,7 @@ class Election:
             return self.acting
         self.term = 0
         stored = await self._connection.get_message(self._stream, last_by_subj=self._subject)
-        if stored is None or _vacant(stored):
+        if stored is None or stored.marker:
             await self._write(stored.seq if stored is not None else 0)
         return self.acting
 
@@ -54,7 +55,7 @@ class Election:
         """Hand over at once."""
         if not self.acting:
             return
-        headers = {"KV-Operation": "DEL", "Nats-TTL": "60s", **_expecting(self._revision)}
+        headers = {KV_OPERATION: "DEL", "Nats-TTL": "60s", EXPECTED: str(self._revision)}
         self.term = 0
         with contextlib.suppress(TurnoutError):
             await self._connection.store(self._subject, b"", headers)
@@ -62,7 +63,7 @@ class Election:
 
     async def _write(self, revision: int) -> None:
         asked_at = suspended_too()
-        headers = {"Nats-TTL": f"{max(1, round(self._ttl_s))}s", **_expecting(revision)}
+        headers = {"Nats-TTL": f"{max(1, round(self._ttl_s))}s", EXPECTED: str(revision)}
         body = fastjson.dumps({"supervisor": self._candidate, "term": self.term})
         try:
             ack = await self._connection.store(self._subject, body, headers)
@@ -72,12 +73,3 @@ class Election:
         reach("election.claimed")
         self._revision, self._renewed_at = ack.seq, asked_at
         self.term = self.term or ack.seq
-
-
-def _expecting(revision: int) -> dict[str, str]:
-    return {"Nats-Expected-Last-Subject-Sequence": str(revision)}
-
-
-def _vacant(stored: StoredMessage) -> bool:
-    """An expired key, or one that was resigned, is a marker without a value."""
-    return not stored.data or "KV-Operation" in stored.headers or "Nats-Marker-Reason" in stored.headers
