@@ -52,6 +52,7 @@ from turnout.jetstream.nodes import Nodes
 from turnout.jetstream.payloads import THRESHOLD_BYTES, Payloads
 from turnout.jetstream.queue import Queue, Taken
 from turnout.jetstream.registry import Conflict, Loaded, Registry, Retention
+from turnout.telemetry import witness
 
 logger = logging.getLogger("turnout.jetstream")
 
@@ -204,6 +205,7 @@ class Performer:
         match effect:
             case Save(record, expires):
                 after = await store.registry.save(record, job.revision, expires=expires)
+                witness.saved(job.record, record)
                 if self._saved is not None:
                     self._saved(job.record, record)
                 return after
