@@ -1,9 +1,9 @@
 """One TCP connection to one NATS server, from its handshake to its loss. It never reconnects: a new one is made.
 
-nats-py does the handshake (TLS, passwords, nkeys, JWT) and parses the protocol. Everything else of it is left unused,
-because of what it does when things go wrong: its reconnect hangs for minutes on a black hole, a PONG that is late kills
-its read loop while it still says that it is connected, and a raising callback wedges it. So the writes, the pings, the
-watchdog and the end of the connection are here, and its private names are used in this file only (a test pins them).
+nats-py does the handshake (TLS, passwords, nkeys, JWT). Everything else of it is left unused, because of what it does
+when things go wrong: its reconnect hangs for minutes on a black hole, a PONG that is late kills its read loop while it
+still says that it is connected, and a raising callback wedges it. So reading (inbound.py), writing, the pings, the
+watchdog and the end of the connection are ours, and its private names are used in this file only (a test pins them).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from turnout.errors import InvalidValue, PermissionDenied, ServerUnavailable, TurnoutError
+from turnout.jetstream.inbound import Inbound
 from turnout.jetstream.messages import Disconnected
 
 logger = logging.getLogger(__name__)
@@ -97,30 +98,6 @@ class _Protocol(Client):
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        link = self.link
-        if link.dead:
-            return
-        link.arrivals += 1
-        try:
-            link.hooks.message(sid, subject, reply, data, headers)
-        except Exception:  # one bad message or callback must not end the connection of everybody else
-            logger.exception("handling a message on %s failed", subject.decode("utf-8", "replace"))
-
-    async def _process_ping(self) -> None:
-        self.link.arrivals += 1
-        self.link.write(b"PONG\r\n")
-
-    async def _process_pong(self) -> None:
-        self.link.ponged()
-
-    async def _process_err(self, err_msg: str) -> None:
-        # Whether an error is the end is the server's to decide: if it is, it closes, and the reader sees that.
-        self.link.refused(err_msg.strip("'"))
-
-    async def _process_op_err(self, e: Exception) -> None:
-        self.link.lose(_reason(e))
-
 
 class Link:
     """A live connection. Made by `Link.open`; after `hooks.lost` it is dead and to be dropped."""
@@ -128,8 +105,9 @@ class Link:
     def __init__(self, client: _Protocol, hooks: Hooks, server: str, watch_interval_s: float) -> None:
         self.hooks = hooks
         self.server = server
-        self.arrivals = 0
         self._client = client
+        self._inbound = Inbound(self)
+        self._told_servers: list[str] = []
         self._watch_interval_s = watch_interval_s
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
@@ -137,7 +115,7 @@ class Link:
         self.dead = False
         self._last_error = ""
         self._watch: asyncio.TimerHandle | None = None
-        self._heard: tuple[int, int] = (0, 0)
+        self._heard = 0
         self._unsent = 0
         self._misses = 0
 
@@ -161,14 +139,23 @@ class Link:
         return link
 
     def _start(self) -> None:
+        """Take over from nats-py: from here on it neither reads, nor writes, nor has a task."""
         client = self._client
-        for unused in (client._ping_interval_task, client._flusher_task):
+        for unused in (client._reading_task, client._ping_interval_task, client._flusher_task):
             if unused is not None:
                 unused.cancel()
-        assert client._reading_task is not None
-        client._reading_task.add_done_callback(lambda _: self.lose("reading from the server ended"))
+        self._told_servers = [uri.geturl() for uri in client.discovered_servers]
+        transport, wire = self.transport(), client._transport
+        assert transport is not None and isinstance(wire, TcpTransport)
+        # What has been read and not been looked at: an INFO or a PING may follow hard on the handshake.
+        unread = getattr(wire._io_reader, "_buffer")  # noqa: B009 - the stream reader's own, which it does not declare
+        early = bytes(client._ps.buf) + bytes(unread)
+        unread.clear()
+        transport.set_protocol(self._inbound)
+        if early:
+            self._inbound.data_received(early)
         self._limit_kernel_patience()
-        self._heard = self._progress()
+        self._heard = self._inbound.arrived
         self._watch = self._loop.call_later(self._watch_interval_s, self._tick)
 
     def _limit_kernel_patience(self) -> None:
@@ -194,7 +181,7 @@ class Link:
     @property
     def known_servers(self) -> list[str]:
         """The servers of the cluster that the server has told of, as URLs."""
-        return [uri.geturl() for uri in self._client.discovered_servers]
+        return self._told_servers
 
     def write(self, *parts: bytes) -> None:
         """Send these bytes, with all else of this turn of the loop in one write; dropped if the link is dead."""
@@ -215,15 +202,30 @@ class Link:
         self.write(b"PING\r\n")
         return future
 
+    # -- what arrives (inbound.py) -------------------------------------------------------------------------------------
+
+    def message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        try:
+            self.hooks.message(sid, subject, reply, data, headers)
+        except Exception:  # one bad message or callback must not end the connection of everybody else
+            logger.exception("handling a message on %s failed", subject.decode("utf-8", "replace"))
+
+    def pinged(self) -> None:
+        self.write(b"PONG\r\n")
+
     def ponged(self) -> None:
-        self.arrivals += 1
         if self._pings:
             future = self._pings.popleft()
             if not future.done():  # whoever waited may have given up; a late PONG is nothing special
                 future.set_result(None)
 
+    def informed(self, info: dict[str, Any]) -> None:
+        """The server tells of its cluster anew: servers come and go."""
+        scheme = "tls" if self.server.startswith("tls://") else "nats"
+        self._told_servers = [f"{scheme}://{each}" for each in info.get("connect_urls") or []]
+
     def refused(self, text: str) -> None:
-        self.arrivals += 1
+        # Whether an error is the end is the server's to decide: if it is, it closes the connection.
         if "permissions violation" not in text:
             self._last_error = text
         self.hooks.refused(text)
@@ -261,12 +263,9 @@ class Link:
             return wire._io_writer.transport
         return None
 
-    def _progress(self) -> tuple[int, int]:
-        return self.arrivals, len(self._client._ps.buf)
-
     def _tick(self) -> None:
         """The watchdog: any byte that came, or went, since the last tick is a sign of life; a PING asks for one."""
-        heard, unsent = self._progress(), self._unsent
+        heard, unsent = self._inbound.arrived, self._unsent
         alive = heard != self._heard or self._measure_unsent() < unsent
         self._heard = heard
         self._misses = 0 if alive else self._misses + 1
@@ -285,7 +284,7 @@ class Link:
         current = asyncio.current_task(self._loop)
         for task in (client._reading_task, client._ping_interval_task, client._flusher_task):
             if task is not None and task is not current:
-                task.cancel()
+                task.cancel()  # the handshake has failed: after a good one they are gone already
         transport = self.transport()
         if transport is not None:
             transport.abort()  # close() would wait for unsent data, which on a black hole takes many minutes
