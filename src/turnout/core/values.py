@@ -228,6 +228,26 @@ class JobRecord:
         return (*self.attempts[:-1], evolve(self.attempts[-1], **changes)) if self.attempts else ()
 
 
+def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
+    """How long the attempt that `after` has just begun was due before it ran, in seconds; `before` is what it replaced.
+
+    An attempt is due when its message is there, its delay or instant has come, and the attempt before it has ended.
+
+    >>> again = Attempt(2, 1, "b", started_at=18.0)
+    >>> after = JobRecord("a", "add", JobState.running, attempts=(Attempt(1, 1, "a", 10.0, ended_at=12.0), again))
+    >>> queue_wait(JobRecord("a", "add", JobState.retrying, due_at=17.5), after)
+    0.5
+    """
+    if not after.attempts:
+        return 0.0
+    due = after.message.time if after.message is not None else after.submitted_at
+    if before is not None and before.due_at is not None:
+        due = max(due, before.due_at)
+    if len(after.attempts) > 1:
+        due = max(due, after.attempts[-2].ended_at or 0.0)
+    return max(after.attempts[-1].started_at - due, 0.0)
+
+
 @attrs.frozen
 class Delivery:
     """A job's message, as JetStream handed it over or as it was read from the stream.

@@ -1,0 +1,57 @@
+"""How long an attempt waited, from what the write of its start changed in the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from turnout.core.effects import Save
+from turnout.core.events import Received, Verdict
+from turnout.core.lifecycle import decide
+from turnout.core.values import Attempt, Delivery, JobRecord, JobState, MessageRef, Outcome, Rules, Token, queue_wait
+
+MESSAGE = MessageRef(seq=1, time_ns=1_000_000_000_000, ack="ack")
+QUEUED = JobRecord("j", "act", JobState.queued, message=MESSAGE)
+FAILED = Attempt(1, 1, "a", 1_000.5, outcome=Outcome.faulted, ended_at=1_010.0)
+
+
+def started(before: JobRecord | None, now: float, **changes: Any) -> JobRecord:
+    """The record of an attempt that starts at `now`, as the decision writes it."""
+    delivery = attrs.evolve(Delivery("j", "act", MESSAGE), **changes)
+    verdict, asked = (Verdict.gone, before.token) if before is not None else (None, None)
+    event = Received(
+        delivery=delivery, node="b", nonce="n", now=now, rules=Rules(), verdict=verdict, asked=asked
+    )  # fmt: skip
+    [save] = decide(before, event)
+    assert isinstance(save, Save)
+    return save.record
+
+
+def test_a_first_attempt_waits_from_the_time_of_its_message() -> None:
+    """Without a record of before, the message is when the job was there."""
+    assert queue_wait(None, started(None, 1_002.5)) == 2.5
+
+
+def test_a_delay_is_no_waiting() -> None:
+    """A scheduled job and one that waits for its retry are due when their instant comes, not before."""
+    scheduled = attrs.evolve(QUEUED, state=JobState.scheduled, due_at=1_003.0)
+    assert queue_wait(scheduled, started(scheduled, 1_003.25, scheduled=True)) == 0.25
+    retrying = attrs.evolve(QUEUED, state=JobState.retrying, due_at=1_020.0, attempt=1, attempts=(FAILED,))
+    assert queue_wait(retrying, started(retrying, 1_021.0)) == 1.0
+
+
+def test_the_time_of_the_attempt_before_is_no_waiting() -> None:
+    """An attempt is due when the one before it has ended, by itself or because it was found lost."""
+    aborted = attrs.evolve(QUEUED, attempt=1, attempts=(attrs.evolve(FAILED, outcome=Outcome.aborted),))
+    assert queue_wait(aborted, started(aborted, 1_010.5)) == 0.5
+    token = Token("a", 1, 1, "m")
+    running = attrs.evolve(
+        QUEUED, state=JobState.running, token=token, attempt=1, attempts=(Attempt(1, 1, "a", 1_000.5),)
+    )
+    assert queue_wait(running, started(running, 1_030.0)) == 0.0
+
+
+def test_clocks_that_disagree_do_not_make_it_negative() -> None:
+    """A start that seems to lie before its message waited for nothing."""
+    assert queue_wait(None, started(None, 999.0)) == 0.0
