@@ -131,6 +131,12 @@ def end_attempt(span: Span, record: JobRecord | None, error_type: str | None, me
     span.end()
 
 
+def event(span: Span, name: str, attributes: Mapping[str, str | int | float | bool] | None = None) -> None:
+    """Add an event to a span; from any thread, and of no effect when nobody records it or it has ended."""
+    if span.is_recording():
+        span.add_event(name, attributes)
+
+
 def span_id(span: Span) -> str:
     """The span's id in hex, "" when nobody records it."""
     context = span.get_span_context()

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from opentelemetry.trace import INVALID_SPAN, Span
+
 from turnout.core.events import Aborted, Cancelled, Completed, Failed, Reported
 from turnout.core.retry import mro_names
 from turnout.core.values import Body, ErrorInfo, JobRecord, Progress, Token
@@ -25,6 +27,7 @@ from turnout.definition.codec import PayloadProblem
 from turnout.errors import Fatal, InvalidValue, RetryLater, TurnoutError
 from turnout.jetstream.perform import Performer, Store, patiently
 from turnout.jetstream.registry import Loaded
+from turnout.telemetry import spans
 from turnout.worker.context import JobContext, JobFacts, entered
 from turnout.worker.lease import Lease
 from turnout.worker.process import ChildFailure
@@ -78,7 +81,7 @@ class Attempt:
         store: Store,
         performer: Performer,
         lease: Lease,
-        span_ids: tuple[str, str] = ("", ""),
+        span: Span = INVALID_SPAN,
     ) -> None:
         record = job.record
         assert record is not None and record.token is not None
@@ -89,7 +92,7 @@ class Attempt:
         self.lease = lease
         self._store = store
         self._performer = performer
-        self._span_ids = span_ids
+        self.span = span
         self._loop = asyncio.get_running_loop()
         self._writing = asyncio.Lock()
         self._progress: Progress | None = None
@@ -364,7 +367,7 @@ class Attempt:
             labels=dict(record.options.labels),
             submitted_at=dt.datetime.fromtimestamp(record.submitted_at, dt.UTC),
             trace_id=record.trace_id,
-            span_id=self._span_ids[1],
+            span_id=spans.ids(self.span)[1],
         )
 
     def _now(self) -> float:

@@ -118,7 +118,7 @@ class Executor:
     ) -> tuple[JobRecord | None, Outcome | None]:
         assert job.record is not None
         activity = self._activities[job.record.activity]
-        attempt = Attempt(activity, job, self._store, performer, lease, spans.ids(span))
+        attempt = Attempt(activity, job, self._store, performer, lease, span)
         lease.on_change, lease.on_lost = attempt.changed, attempt.lost
         if lease.missed_change:
             attempt.changed()
