@@ -37,8 +37,8 @@ async def _setup(replicas: int | None, *, dry_run: bool) -> int:
 
 async def existing_options(connection: Connection, names: Names) -> TopologyOptions | None:
     """The options that the namespace was set up with, usual ones for what is missing; None when all of it is."""
-    streams = (names.work, names.faults, names.alarms)
-    work, faults, alarms = await asyncio.gather(*(_config(connection, stream) for stream in streams))
+    streams = (names.work, names.faults, names.alarms, names.logs)
+    work, faults, alarms, lines = await asyncio.gather(*(_config(connection, stream) for stream in streams))
     if not (work or faults or alarms):
         return None
     usual = TopologyOptions()
@@ -46,6 +46,8 @@ async def existing_options(connection: Connection, names: Names) -> TopologyOpti
         replicas=(work or faults or alarms).get("num_replicas", 1),
         fault_days=faults.get("max_age", 0) / _DAY_NS if faults else usual.fault_days,
         alarm_days=alarms.get("max_age", 0) / _DAY_NS if alarms else usual.alarm_days,
+        log_days=lines.get("max_age", 0) / _DAY_NS if lines else usual.log_days,
+        log_bytes=lines.get("max_bytes", -1) if lines else usual.log_bytes,
     )
 
 

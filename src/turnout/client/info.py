@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from turnout import fastjson
+from turnout.core.loglines import Line
 from turnout.core.values import Attempt, Body, ErrorInfo, JobRecord, JobState, Outcome, Progress
 
 
@@ -61,6 +62,23 @@ class JobInfo:
     trace_id: str
     suspect: bool
     attempts: list[AttemptInfo]
+
+
+@attrs.frozen(kw_only=True)
+class LogLine:
+    """A line of `job.log`, as it is kept with the job. `message` ends with the exception's text, if there is one."""
+
+    time: dt.datetime
+    level: str
+    attempt: int
+    node: str
+    message: str
+
+
+def log_line(line: Line) -> LogLine:
+    """A line as users see it."""
+    time = dt.datetime.fromtimestamp(line.at, dt.UTC)
+    return LogLine(time=time, level=line.level, attempt=line.attempt, node=line.node, message=line.message)
 
 
 @attrs.frozen(kw_only=True)

@@ -34,6 +34,10 @@ class Names:
         return f"{self.ns}_faults"
 
     @property
+    def logs(self) -> str:
+        return f"{self.ns}_logs"
+
+    @property
     def jobs_bucket(self) -> str:
         return f"{self.ns}_jobs"
 
@@ -62,6 +66,10 @@ class Names:
 
     def fault(self, activity: str, job_id: str, generation: int | str) -> str:
         return f"{self.ns}.faults.{activity}.{job_id}.{generation}"
+
+    def log(self, activity: str, job_id: str) -> str:
+        """Where the lines of a job's log lie."""
+        return f"{self.ns}.logs.{activity}.{job_id}"
 
     def control(self, node: str) -> str:
         return f"{self.ns}.control.{node}"

@@ -47,6 +47,7 @@ from turnout.core.values import Delivery, JobRecord, MessageRef, Token
 from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
 from turnout.jetstream.connection import ApiError, Connection, NoResponders
 from turnout.jetstream.letters import Letters
+from turnout.jetstream.logs import Logs
 from turnout.jetstream.names import Names
 from turnout.jetstream.nodes import Nodes
 from turnout.jetstream.payloads import THRESHOLD_BYTES, Payloads
@@ -102,6 +103,7 @@ class Store:
     letters: Letters
     nodes: Nodes
     payloads: Payloads
+    logs: Logs
 
     @classmethod
     def over(cls, connection: Connection, names: Names, retention: Retention | None = None) -> Store:
@@ -113,6 +115,7 @@ class Store:
             Letters(connection, names),
             Nodes(connection, names),
             Payloads(connection, names),
+            Logs(connection, names),
         )
 
 

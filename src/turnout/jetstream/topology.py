@@ -7,6 +7,7 @@ is written that is already as it should be: compare, then skip.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ import attrs
 from turnout.errors import PermissionDenied, ServerUnsuitable
 from turnout.jetstream.connection import ApiError, Connection, RequestTimeout
 from turnout.jetstream.names import Names, kv_stream
+
+logger = logging.getLogger("turnout.topology")
 
 _NS = 1_000_000_000
 _DAY = 86_400 * _NS
@@ -27,11 +30,20 @@ DELIVERIES_BESIDE_BUDGETS = 20
 
 @attrs.frozen(kw_only=True)
 class TopologyOptions:
-    """How durable, and how much: replicas (1 to 5), days that dead letters and alarms are kept."""
+    """How durable, and how much: replicas (1 to 5), days that dead letters, alarms and lines of logs are kept.
+
+    `log_bytes` bounds all lines of logs together, the oldest go first; -1: only the account does.
+    """
 
     replicas: int = 1
     fault_days: float = 30.0
     alarm_days: float = 7.0
+    log_days: float = 30.0
+    log_bytes: int = -1
+
+
+LOG_BATCHES = 64
+"""How many batches of lines are kept of a job; a job writes one a second at most."""
 
 
 def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
@@ -64,6 +76,19 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "subjects": [f"{names.ns}.faults.>"],
             "retention": "limits",
             "max_age": int(options.fault_days * _DAY),
+            "allow_direct": True,
+        },
+        {
+            **common,
+            "name": names.logs,
+            "description": "turnout: the last lines that jobs have logged",
+            "subjects": [f"{names.ns}.logs.*.*"],
+            "retention": "limits",
+            "discard": "old",
+            "max_msgs_per_subject": LOG_BATCHES,
+            "max_age": int(options.log_days * _DAY),
+            "max_bytes": options.log_bytes,
+            "compression": "s2",
             "allow_direct": True,
         },
         *(
@@ -137,15 +162,30 @@ class Topology:
         self._names = names
 
     async def ensure(self, options: TopologyOptions | None = None) -> None:
-        """Create the streams that are missing.
+        """Create the streams that are missing. Jobs run without the one for lines of logs: its trouble is only told.
 
         Errors: PermissionDenied when the credentials may not look; ServerUnsuitable when JetStream refuses.
         """
-        await self.setup(options or TopologyOptions(), update=False)
+        wanted = stream_configs(self._names, options or TopologyOptions())
+        needed = [config for config in wanted if config["name"] != self._names.logs]
+        kept = [config for config in wanted if config["name"] == self._names.logs]
+        await asyncio.gather(self._bring_about(needed, update=False), self._ensure_logs(kept))
+
+    async def _ensure_logs(self, configs: list[dict[str, Any]]) -> None:
+        try:
+            await self._bring_about(configs, update=False)
+        except PermissionDenied as error:
+            logger.info("lines of job.log may not be kept: %s", error)  # the connection has warned of it
+        except ServerUnsuitable as error:
+            logger.warning("lines of job.log are not kept: %s", error)
 
     async def setup(self, options: TopologyOptions, *, update: bool = True, dry_run: bool = False) -> list[Change]:
         """Create what is missing and, with `update`, change what differs; tells what was (or would be) done."""
-        wanted = stream_configs(self._names, options)
+        return await self._bring_about(stream_configs(self._names, options), update=update, dry_run=dry_run)
+
+    async def _bring_about(
+        self, wanted: list[dict[str, Any]], *, update: bool, dry_run: bool = False
+    ) -> list[Change]:
         infos = await asyncio.gather(*(self._info(config["name"]) for config in wanted))
         changes = []
         for config, info in zip(wanted, infos, strict=True):

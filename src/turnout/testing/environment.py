@@ -8,6 +8,8 @@ import datetime as dt
 from collections.abc import Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
+from turnout.client.info import LogLine, log_line
+from turnout.core.loglines import Line
 from turnout.core.values import Progress
 from turnout.definition.activity import Activity
 from turnout.definition.codec import decode_as, encode_checkpoint
@@ -21,7 +23,7 @@ class ActivityEnvironment:
     """Runs an activity as a worker would run one attempt, and shows what it reported.
 
     `checkpoint` is what an earlier attempt left behind. `progress` and `checkpoints` list what the code reported, in
-    order; `heartbeats` counts the calls of `heartbeat()`.
+    order; `heartbeats` counts the calls of `heartbeat()`; `logs` lists the lines of `job.log` that a worker would keep.
 
         env = ActivityEnvironment(attempt=2, checkpoint=3)
         assert await env.run(audit, path="history.db") == "done"
@@ -39,6 +41,7 @@ class ActivityEnvironment:
     ) -> None:
         self.progress: list[Progress] = []
         self.heartbeats = 0
+        self.logs: list[LogLine] = []
         self._checkpoints: list[str] = []
         self._id, self._attempt, self._node, self._labels = id, attempt, node, labels or {}
         self._restored = None if checkpoint is None else encode_checkpoint(checkpoint)
@@ -109,6 +112,9 @@ class ActivityEnvironment:
 
     def beat(self) -> None:
         self.heartbeats += 1
+
+    def log(self, line: Line) -> None:
+        self.logs.append(log_line(line))
 
     async def checkpoint(self, text: str) -> None:
         self._checkpoints.append(text)

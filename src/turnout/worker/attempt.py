@@ -11,15 +11,15 @@ import contextlib
 import datetime as dt
 import logging
 import random
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from opentelemetry.trace import INVALID_SPAN, Span
-
 from turnout.core.events import Aborted, Cancelled, Completed, Failed, Reported
+from turnout.core.loglines import Line
 from turnout.core.retry import mro_names
 from turnout.core.values import Body, ErrorInfo, JobRecord, Progress, Token
 from turnout.definition.activity import Activity
@@ -81,7 +81,7 @@ class Attempt:
         store: Store,
         performer: Performer,
         lease: Lease,
-        span: Span = INVALID_SPAN,
+        tracing: AttemptSpan,
     ) -> None:
         record = job.record
         assert record is not None and record.token is not None
@@ -92,7 +92,8 @@ class Attempt:
         self.lease = lease
         self._store = store
         self._performer = performer
-        self.span = span
+        self.span = tracing.span
+        self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._writing = asyncio.Lock()
         self._progress: Progress | None = None
@@ -106,6 +107,7 @@ class Attempt:
         self._timeout_message = ""
         self.context: JobContext = JobContext(self._facts(), self, self._loop)
 
+        self._log: AttemptLog | None = None
     @property
     def code(self) -> asyncio.Future[str] | None:
         """The code that runs, None before it has begun."""
@@ -131,6 +133,8 @@ class Attempt:
                 self.context.end()
 
     async def _prepare(self) -> str:
+            if self._log is not None:
+                self._log.end()
         """Fetch what the record refers to; the payload's text."""
         checkpoint = self.record.checkpoint
         if checkpoint is not None:
@@ -152,6 +156,7 @@ class Attempt:
                 *(self.record.id, self.record.attempt, CLEANUP_S, reason),
             )
             return self._stopped(reason)
+                extra=job_fields(self.context),
         if self._code.cancelled():
             return self._stopped(reason)
         error = self._code.exception()
@@ -238,6 +243,7 @@ class Attempt:
 
     def _cancel_code(self) -> None:
         if self._code is not None and not self._code.done():
+        self._tracing.asked_to_stop(reason)
             self._code.cancel()
             self._loop.call_later(CLEANUP_S, self._end_wait)
 
@@ -281,6 +287,7 @@ class Attempt:
         if not self._waking:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: a thread that was left behind reports
+        self._tracing.progress(progress)
                 self._loop.call_soon_threadsafe(self._wake_reporter)
 
     def beat(self) -> None:
@@ -290,6 +297,14 @@ class Attempt:
         """Durable when it returns; cancelled when the lease turns out to be lost."""
         self.beat()
         before = self.record.checkpoint
+    def log(self, line: Line) -> None:
+        """Any thread; most jobs never log, and make nothing for it."""
+        if self._log is None:
+            with _first_line:
+                if self._log is None:
+                    self._log = AttemptLog(self._store, self.record, self.span, self._loop)
+        self._log.add(line)
+
         body = await self._body(text, "checkpoint")
         if not await self._write(Reported(token=self.token, progress=self._progress, checkpoint=body)):
             raise asyncio.CancelledError
@@ -297,6 +312,7 @@ class Attempt:
             with contextlib.suppress(TurnoutError):  # it is stored: what can't be cleared up is not the code's concern
                 await self._store.payloads.delete(before)
 
+        self._tracing.checkpoint(body.size)
     async def _text(self, body: Body) -> str:
         return await patiently(lambda: self._store.payloads.get(body))
 
@@ -376,6 +392,9 @@ class Attempt:
 
 class CodeExit(Exception):
     """The code tried to end the process."""
+
+
+_first_line = threading.Lock()
 
 
 class InvalidResult(InvalidValue):

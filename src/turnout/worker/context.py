@@ -13,12 +13,15 @@ import datetime as dt
 import functools
 import logging
 import math
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
+from turnout.core.loglines import Line, cut
 from turnout.core.values import Progress
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.errors import InvalidValue, NotInJob
@@ -27,11 +30,13 @@ T = TypeVar("T")
 
 
 class Host(Protocol):
-    """Who carries out what the code reports. `report` and `beat` may be called from any thread and never block."""
+    """Who carries out what the code reports. All but `checkpoint` may be called from any thread and never block."""
 
     def report(self, progress: Progress) -> None: ...
 
     def beat(self) -> None: ...
+
+    def log(self, line: Line) -> None: ...
 
     async def checkpoint(self, text: str) -> None: ...
 
@@ -43,6 +48,9 @@ class _Nobody:
         pass
 
     def beat(self) -> None:
+        pass
+
+    def log(self, line: Line) -> None:
         pass
 
     async def checkpoint(self, text: str) -> None:
@@ -68,11 +76,43 @@ class JobFacts:
 
 
 class JobLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose lines carry the job: id, activity, attempt, node, trace id, span id."""
+    """A logger whose lines carry the job: id, activity, attempt, node, trace id, span id.
+
+    What it is told from INFO up is also kept with the job, whatever the program's handlers and levels make of it; DEBUG
+    lines are where the logger is enabled for them.
+    """
+
+    def __init__(self, logger: logging.Logger, context: JobContext) -> None:
+        super().__init__(logger, None)
+        self._context = context
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        kwargs["extra"] = {**job_fields(self._context), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        enabled = self.isEnabledFor(level)
+        if enabled:
+            # This frame is not the caller's: one level more to go up.
+            message, given = self.process(msg, {**kwargs, "stacklevel": kwargs.get("stacklevel", 1) + 1})
+            self.logger.log(level, message, *args, **given)
+        if enabled or level >= logging.INFO:
+            self._context.keep(logging.getLevelName(level), _text(msg, args, kwargs.get("exc_info")))
+
+
+def _text(msg: object, args: tuple[object, ...], exc_info: Any) -> str:
+    """The message as logging makes it, with the exception below it."""
+    try:
+        text = logging.LogRecord("", 0, "", 0, msg, args, None).getMessage()
+        if isinstance(exc_info, BaseException):
+            exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+        elif exc_info and not isinstance(exc_info, tuple):
+            exc_info = sys.exc_info()
+        if exc_info and exc_info[0] is not None:
+            text = f"{text}\n{logging.Formatter().formatException(exc_info)}"
+    except Exception as problem:  # a bad format string, or an argument without a text: the user's, and no job's end
+        text = f"(a line that can't be told: {type(problem).__name__})"
+    return text
 
 
 class JobContext:
@@ -129,16 +169,8 @@ class JobContext:
 
     @functools.cached_property
     def log(self) -> JobLog:
-        """A logger whose lines carry the job."""
-        extra = {
-            "turnout_job": self.id,
-            "turnout_activity": self.activity,
-            "turnout_attempt": self.attempt,
-            "turnout_node": self.node,
-            "trace_id": self._facts.trace_id,
-            "span_id": self._facts.span_id,
-        }
-        return JobLog(logging.getLogger(f"turnout.job.{self.activity}"), extra)
+        """A logger whose lines carry the job, and are kept with it: `turnout job logs` shows the last of them."""
+        return JobLog(logging.getLogger(f"turnout.job.{self.activity}"), self)
 
     @property
     def cancel_reason(self) -> str | None:
@@ -208,6 +240,10 @@ class JobContext:
         self._facts = attrs.evolve(self._facts, restored=checkpoint)
         self._restored = checkpoint
 
+    def keep(self, level: str, message: str) -> None:
+        """Called by `log`: keep this line with the job."""
+        self._host.log(Line(time.time(), level, self.attempt, self.node, cut(message)))
+
     def end(self) -> None:
         """Called by the host when the code has ended: nobody listens any more, and nothing keeps the host in memory."""
         self._host = _NOBODY
@@ -242,3 +278,59 @@ def entered(context: JobContext) -> Iterator[JobContext]:
         yield context
     finally:
         _current.reset(token)
+
+
+_NO_JOB = {
+    "turnout_job": "",
+    "turnout_activity": "",
+    "turnout_attempt": 0,
+    "turnout_node": "",
+    "trace_id": "",
+    "span_id": "",
+}
+
+
+def job_fields(context: JobContext) -> dict[str, Any]:
+    """What a log line carries of its job. The span is the one that is current, the attempt's own if there is none."""
+    facts = context.facts
+    # Whoever has a span has imported this; the others need not wait for it.
+    api = sys.modules.get("opentelemetry.trace")
+    span: Any = api.get_current_span().get_span_context() if api is not None else None
+    known = span is not None and span.is_valid
+    return {
+        "turnout_job": facts.id,
+        "turnout_activity": facts.activity,
+        "turnout_attempt": facts.attempt,
+        "turnout_node": facts.node,
+        "trace_id": f"{span.trace_id:032x}" if known else facts.trace_id,
+        "span_id": f"{span.span_id:016x}" if known else facts.span_id,
+    }
+
+
+class JobContextFilter(logging.Filter):
+    """For a handler: gives every record that is logged inside a job, by whatever logger, the job as attributes.
+
+    These are `turnout_job`, `turnout_activity`, `turnout_attempt`, `turnout_node`, `trace_id` and `span_id`; outside of
+    a job they are empty, so that a format may name them. `turnout worker` and `turnout dev` put one on the program's
+    handlers. A program with its own logging does so itself:
+
+    >>> import logging.config
+    >>> logging.config.dictConfig({
+    ...     "version": 1,
+    ...     "filters": {"job": {"()": "turnout.JobContextFilter"}},
+    ...     "formatters": {"line": {"format": "%(levelname)s %(message)s [%(turnout_job)s %(trace_id)s]"}},
+    ...     "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["job"]}},
+    ...     "root": {"handlers": ["out"], "level": "INFO"},
+    ... })  # doctest: +SKIP
+
+    A thread that your code has started by itself is not inside the job, unless it runs in a copy of the context
+    (`asyncio.to_thread` makes one); `job.log` knows its job anywhere.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.__dict__.get("turnout_job"):
+            context = _current.get(None)
+            fields = _NO_JOB if context is None else job_fields(context)
+            for name, value in fields.items():
+                record.__dict__[name] = record.__dict__.get(name) or value  # a program's own trace id is its own
+        return True

@@ -11,19 +11,18 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry import trace
-
 from turnout.core.events import Received
-from turnout.core.lifecycle import newer, record_of
-from turnout.core.values import Delivery, JobRecord
+from turnout.core.values import Delivery
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
 from turnout.errors import UnreadableRecord
 from turnout.jetstream.perform import Performer, Saved, Store
 from turnout.jetstream.registry import Loaded
-from turnout.telemetry import spans
-from turnout.worker.attempt import Attempt, Outcome
+from turnout.telemetry import attempts, spans
+from turnout.telemetry.attempts import AttemptSpan
+from turnout.worker.attempt import Attempt
 from turnout.worker.code import CodeRunner
+from turnout.worker.context import job_fields
 from turnout.worker.lease import Lease, LeaseKeeper
 
 logger = logging.getLogger("turnout.worker")
@@ -66,10 +65,8 @@ class Executor:
         performer = Performer(
             self._store, settle=lease.settle, confident=self._keeper.confident, patient=True, saved=self._saved
         )
-        span: trace.Span = trace.INVALID_SPAN
-        record, outcome = None, None
         try:
-            job, span = await self._start(delivery, nonce, performer)
+            job, tracing = await self._start(delivery, nonce, performer)
             record = job.record
             if (
                 record is not None
@@ -79,14 +76,13 @@ class Executor:
             ):
                 lease.started(record.token, job.revision)
                 reach("execute.started")
-                record, outcome = await self._attempt(job, performer, lease, span)
+                await self._attempt(job, performer, lease, tracing)
         except UnreadableRecord as error:
             # Newer nodes than this one are at work, and one of them will take it. Asked at once it would be here again.
             logger.warning("job %s is given back for %g s: %s", delivery.id, UNREADABLE_PAUSE_S, error)
             performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
         finally:
             lease.release()
-            _end_span(span, record, outcome)
 
     def abort(self) -> None:
         """Ask everything that runs to stop, and what is just starting as soon as it runs."""
@@ -94,66 +90,48 @@ class Executor:
         for attempt in list(self.attempts.values()):
             attempt.stop("node_stopping")
 
-    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, trace.Span]:
+    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
         activity = self._activities[delivery.activity]
         # A message that was put in anew carries on what earlier attempts began, and their record says what.
         first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
         job = Loaded() if first else await self._store.registry.load(delivery.activity, delivery.id)
-        span = self._span(job, delivery)
+        tracing = attempts.begin(job.record, delivery, self._node, self._store.names.bare)
         event = Received(
             delivery=delivery,
             node=self._node,
             nonce=nonce,
             now=self._store.connection.now(),
             rules=activity.settings.rules,
-            span_id=spans.span_id(span),
+            span_id=spans.span_id(tracing.span),
         )
         # What was read for the span is not decided upon: between then and now the job may have gone (P9).
         applied = await performer.apply(delivery.activity, delivery.id, event, job if first or job.record else None)
-        return applied.job, span
+        return applied.job, tracing
 
-    async def _attempt(
-        self, job: Loaded, performer: Performer, lease: Lease, span: trace.Span
-    ) -> tuple[JobRecord | None, Outcome | None]:
+    async def _attempt(self, job: Loaded, performer: Performer, lease: Lease, tracing: AttemptSpan) -> None:
         assert job.record is not None
         activity = self._activities[job.record.activity]
-        attempt = Attempt(activity, job, self._store, performer, lease, span)
-        lease.on_change, lease.on_lost = attempt.changed, attempt.lost
+        attempt = Attempt(activity, job, self._store, performer, lease, tracing)
+        lease.on_change, lease.on_lost, lease.on_doubt = attempt.changed, attempt.lost, tracing.lease_unconfirmed
         if lease.missed_change:
             attempt.changed()
         self.attempts[lease.nonce] = attempt
         if self._aborting:
             attempt.stop("node_stopping")
         try:
-            with spans.Current(span):
+            with tracing:
                 outcome = await attempt.run(self._code.run)
         finally:
             del self.attempts[lease.nonce]
         if outcome is None:
             logger.warning(
-                "job %s attempt %d: the lease is lost, its result is dropped", job.record.id, job.record.attempt
+                "job %s attempt %d: the lease is lost, its result is dropped",
+                *(job.record.id, job.record.attempt),
+                extra=job_fields(attempt.context),
             )
-            return None, None
+            return  # whoever counts the loss ends its span
         reach("execute.ended")
         applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.job)
         reach("execute.settled")
-        return (None if applied.abandoned else applied.job.record), outcome
-
-    def _span(self, job: Loaded, delivery: Delivery) -> trace.Span:
-        record = job.record
-        if record is None and not spans.listened():
-            return spans.passed_on(delivery.headers, delivery.trace_id)
-        if record is None or newer(delivery, record):
-            record = record_of(delivery, record)
-        return spans.start_attempt(record, record.attempt + 1, self._node, self._store.names.bare(delivery.activity))
-
-
-def _end_span(span: trace.Span, record: JobRecord | None, outcome: Outcome | None) -> None:
-    """Only an attempt that was ours has a span; what was started for a delivery that came to nothing is forgotten."""
-    if outcome is None:
-        return
-    error = getattr(outcome, "error", None)
-    spans.end_attempt(
-        span, record, error.type if error is not None else None, error.message if error is not None else ""
-    )
+        tracing.ended(None if applied.abandoned else applied.job.record)
