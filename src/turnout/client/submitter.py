@@ -23,7 +23,7 @@ from turnout.jetstream.payloads import THRESHOLD_BYTES, check_size
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.queue import Taken
 from turnout.jetstream.registry import Loaded
-from turnout.telemetry import spans
+from turnout.telemetry import metrics, spans
 
 _IN_FLIGHT = 4096
 
@@ -120,6 +120,7 @@ class Submitter:
             if len(in_flight) % 256 == 0:
                 await asyncio.sleep(0)
         answers = await asyncio.gather(*(future for _, future in in_flight), return_exceptions=True)
+        metrics.submitted(ref.name, sum(not isinstance(answer, BaseException) for answer in answers))
         for (draft, _), answer in zip(in_flight, answers, strict=True):
             if isinstance(answer, RequestTimeout | Disconnected | WrongLastSequence):
                 await self._store_draft(draft, None, ref)
@@ -153,6 +154,7 @@ class Submitter:
             ) from error
         if at is not None and not applied.effects:
             raise Taken(f"job {draft.id} exists")
+        metrics.submitted(draft.activity)
         return draft.id
 
     async def _existing(self, job_id: str) -> str | None:

@@ -40,6 +40,7 @@ from turnout.jetstream.messages import (
 )
 from turnout.jetstream.permissions import Violation, Violations
 from turnout.jetstream.subscription import Subscription
+from turnout.telemetry import metrics
 
 __all__ = [
     "ApiError",
@@ -116,6 +117,7 @@ class Connection:
         `ServerUnsuitable` (too old, or without JetStream).
         """
         check_options(options)
+        metrics.look()
         connection = cls(options, name)
         try:
             patience_s = max(min(1.0, options.connect_timeout_s), options.connect_timeout_s / len(options.servers))
@@ -197,6 +199,7 @@ class Connection:
         self._up.set()
         if self.epoch > 1:
             logger.info("connected to %s again", link.server)
+            metrics.RECONNECTS.add()
             _tell(self._on_up)
 
     def _lost(self, reason: str) -> None:

@@ -18,6 +18,7 @@ from turnout.errors import AmbiguousJob, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.jetstream.messages import EXPECTED, KV_OPERATION
 from turnout.jetstream.names import Names, kv_stream
+from turnout.telemetry import metrics
 
 logger = logging.getLogger("turnout.registry")
 
@@ -117,6 +118,7 @@ class Registry:
         try:
             ack = await self._connection.store(subject, wire.dump_record(record), headers)
         except WrongLastSequence as error:
+            metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error
         return Loaded(record, ack.seq)
 
@@ -132,6 +134,7 @@ class Registry:
         try:
             await self._connection.store(self._names.record(record.activity, record.id), b"", headers)
         except WrongLastSequence as error:
+            metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error
 
     async def scan(

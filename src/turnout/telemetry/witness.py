@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from turnout.core.values import JobRecord
+from turnout.once import warn_once
+from turnout.telemetry import losses, metrics, spans
+
+logger = logging.getLogger("turnout.telemetry")
 
 
-def saved(before: JobRecord | None, after: JobRecord) -> None:
-    """`after` was stored over `before` by this process. Quick, and never raises."""
+def saved(before: JobRecord | None, after: JobRecord, destination: Callable[[str], str]) -> None:
+    """`after` was stored over `before` by this process. Quick, and never raises.
+
+    `destination` names the subject of an activity's jobs.
+    """
+    metrics.saved(before, after)
+    if after.losses and before is not None and losses.counted(before, after) and spans.listened():
+        try:
+            losses.tell(before, after, destination)
+        except Exception as error:  # what a program's own sampler or exporter raises must not stop who counts losses
+            warn_once(logger, "losses", "the span of a lost attempt could not be emitted: %r", error)

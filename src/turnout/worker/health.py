@@ -1,7 +1,7 @@
-"""A worker's health over HTTP, for whoever watches the process: a small server in a thread of its own.
+"""A worker's health and metrics over HTTP, for whoever watches the process: a small server in a thread of its own.
 
 In a thread, so that it answers while user code blocks the worker's loop, and when the loops it reports on have died.
-It answers GET and HEAD of three paths and closes each connection after its answer.
+It answers GET and HEAD of a few paths and closes each connection after its answer.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Report:
 
 
 class HealthServer:
-    """Serves what `report` says, which is called in this server's thread, once for each request.
+    """Serves what `report` says, which is called in this server's thread, once for each request, and the metrics.
 
     /livez is 200 unless something is dead; /readyz is 200 while the worker can take jobs; both say why they are 503.
-    /status is always 200.
+    /status is always 200, and so is /metrics, which is what the whole process counts.
     """
 
     def __init__(self, host: str, port: int, report: Callable[[], Report]) -> None:
@@ -76,6 +76,7 @@ class HealthServer:
 
     def _run(self) -> None:
         try:
+            _metrics()  # counting begins before anybody asks
             asyncio.run(self._serve())
         except OSError as error:
             self._error = error
@@ -131,8 +132,17 @@ class HealthServer:
                 body = {**report.status, "live": not report.dead, "ready": not report.dead + report.unready,
                         "trouble": report.dead + report.unready}  # fmt: skip
                 return 200, fastjson.dumps(body).decode() + "\n", "application/json"
+            case "/metrics":
+                return (200, *_metrics())
             case _:
-                return 404, "there is /livez, /readyz and /status\n", "text/plain"
+                return 404, "there is /livez, /readyz, /status and /metrics\n", "text/plain"
+
+
+def _metrics() -> tuple[str, str]:
+    # The SDK is imported only where somebody can ask for it.
+    from turnout.telemetry.metrics_page import page
+
+    return page().text(), page().CONTENT_TYPE
 
 
 def _verdict(problems: list[str]) -> tuple[int, str]:

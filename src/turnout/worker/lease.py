@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
@@ -27,6 +28,7 @@ from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.nodes import Nodes
 from turnout.jetstream.registry import last_values
 from turnout.jetstream.suspension import suspended_too
+from turnout.telemetry import metrics
 
 logger = logging.getLogger("turnout.worker.lease")
 
@@ -49,6 +51,8 @@ class Lease:
         self.token: Token | None = None
         self.on_change: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_trouble: Callable[[float], None] | None = None
+        self.troubled = False
         self.confirmed_at = suspended_too()
         self.settled = False
         self.extended = False
@@ -199,7 +203,8 @@ class LeaseKeeper:
                 # With a lease of an hour the released would wait there for twenty minutes, however many they are.
                 self._due = [entry for entry in self._due if not entry[2].settled]
                 heapq.heapify(self._due)
-        lease.on_change = lease.on_lost = None  # it waits for its turn in the heap: the attempt need not
+        # It waits for its turn in the heap: the attempt need not.
+        lease.on_change = lease.on_lost = lease.on_trouble = None
 
     def refresh_liveness(self) -> None:
         """Write the node's key now: something in it has changed."""
@@ -252,10 +257,18 @@ class LeaseKeeper:
                 continue
             now = suspended_too()
             doubtful = {lease for lease in due if now - lease.confirmed_at > lease.ack_wait_s}
+            self._tell_of_trouble(doubtful, now)
             for lease in due:
                 if lease not in doubtful:
                     self._extend(lease)
             await self._read(due, doubtful)
+
+    def _tell_of_trouble(self, doubtful: set[Lease], now: float) -> None:
+        """For a whole ack wait no extension was answered; once until one is."""
+        for lease in doubtful:
+            if not lease.troubled and lease.on_trouble is not None:
+                lease.troubled = True
+                self._tell(functools.partial(lease.on_trouble, now - lease.confirmed_at))
 
     def _take_due(self) -> list[Lease]:
         now = suspended_too()
@@ -294,12 +307,17 @@ class LeaseKeeper:
             try:
                 answer = self._connection.request_nowait(lease.message.ack, b"+WPI")
             except TurnoutError:
+                metrics.extended(confirmed=False)
                 return  # the connection is down: the next turn tries again
         asked_at = suspended_too()
 
         def confirm(future: asyncio.Future[Received]) -> None:
-            if not future.cancelled() and future.exception() is None:
+            confirmed = not future.cancelled() and future.exception() is None
+            if confirmed:
                 lease.confirmed_at = max(lease.confirmed_at, asked_at)
+                lease.troubled = False
+            if confirmed or not lease.settled:
+                metrics.extended(confirmed=confirmed)
 
         answer.add_done_callback(confirm)
 

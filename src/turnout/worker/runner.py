@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +25,7 @@ from turnout.jetstream.connection import ConnectOptions
 from turnout.jetstream.perform import Store
 from turnout.jetstream.suspension import suspended_too
 from turnout.jetstream.topology import ConsumerOptions, Topology
+from turnout.telemetry import metrics
 from turnout.worker.attempt import CLEANUP_S, Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor
@@ -78,6 +79,8 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._awake = (suspended_too(), suspended_too())
+        self._tick_due = 0.0
+        self._unwatched: Callable[[], None] = lambda: None
         self._draining = False
         self._hurried = asyncio.Event()
         self._stopped = False
@@ -95,7 +98,10 @@ class Runner:
         await self._store.connection.sync_clock(self._store.names.work)
         for each in self._activities.values():
             await self._store.nodes.declare(_declared(each))
+        self._tick_due = self._loop.time()
         self._tick()
+        metrics.serve(self._activities)
+        self._unwatched = metrics.watch_node(self._node.id, self._use)
         await self._keeper.start()
         watch = threading.Thread(target=self._watch_loop, name="turnout-watch", daemon=True)
         watch.start()
@@ -196,6 +202,7 @@ class Runner:
             await asyncio.wait(self._loops)
         self._draining = True
         self._loop_watched = False
+        self._unwatched()
         self._stopped = True
         await self._keeper.stop()
         if self._hooks is not None:
@@ -218,6 +225,10 @@ class Runner:
     def describe(self) -> NodeInfo:
         """The node as it is now. Called from the lease thread as well."""
         return attrs.evolve(self._node, running=self._slots.running, draining=self._draining)
+
+    def _use(self) -> metrics.NodeUse:
+        """Called by whoever collects metrics, in any thread."""
+        return metrics.NodeUse(dict.fromkeys(self._activities, 0) | self._slots.running_of, self._node.slots)
 
     @property
     def pulling(self) -> bool:
@@ -321,6 +332,8 @@ class Runner:
     def _tick(self) -> None:
         """Note that the loop is awake. A delivery counts as old as the last note but one (P9)."""
         self._awake = (self._awake[1], suspended_too())
+        metrics.woke(self._node.id, self._loop.time() - self._tick_due)
+        self._tick_due = self._loop.time() + AWAKE_EVERY_S
         if self._loop_watched:
             self._loop.call_later(AWAKE_EVERY_S, self._tick)
 
