@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from turnout.core.loglines import Line
 from turnout.core.values import Progress
 from turnout.definition import Activity, activity
 from turnout.errors import DefinitionError, PayloadTooLarge
@@ -34,6 +35,7 @@ class Recorder:
         self.reports: list[Progress] = []
         self.beats = 0
         self.checkpoints: list[str] = []
+        self.lines: list[Line] = []
         self.refuse = refuse
 
     def report(self, progress: Progress) -> None:
@@ -41,6 +43,9 @@ class Recorder:
 
     def beat(self) -> None:
         self.beats += 1
+
+    def log(self, line: Line) -> None:
+        self.lines.append(line)
 
     async def checkpoint(self, text: str) -> None:
         if self.refuse is not None:
@@ -268,6 +273,7 @@ async def test_nothing_outlives_a_killed_worker(tmp_path: Path, how: str) -> Non
             class Host:
                 def report(self, progress): ...
                 def beat(self): ...
+                def log(self, line): ...
                 async def checkpoint(self, text): ...
             facts = JobFacts(id="j", activity="hold", attempt=1, node="n")
             payload = child_activities.hold.bind({str(file)!r}, {how!r})

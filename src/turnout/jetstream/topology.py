@@ -183,9 +183,7 @@ class Topology:
         """Create what is missing and, with `update`, change what differs; tells what was (or would be) done."""
         return await self._bring_about(stream_configs(self._names, options), update=update, dry_run=dry_run)
 
-    async def _bring_about(
-        self, wanted: list[dict[str, Any]], *, update: bool, dry_run: bool = False
-    ) -> list[Change]:
+    async def _bring_about(self, wanted: list[dict[str, Any]], *, update: bool, dry_run: bool = False) -> list[Change]:
         infos = await asyncio.gather(*(self._info(config["name"]) for config in wanted))
         changes = []
         for config, info in zip(wanted, infos, strict=True):

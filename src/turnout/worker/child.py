@@ -31,15 +31,21 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # The guard would load all of pydantic for nothing.
+    from turnout.core.loglines import Line
     from turnout.core.values import Progress
     from turnout.definition.activity import Activity
 
 HEADER = struct.Struct(">I")
 FLUSH_S = 0.1
-"""Progress and heartbeats are sent at most this often."""
+"""Progress, heartbeats and the lines to be kept are sent at most this often."""
+LINES_MAX = 200
+"""How many lines to be kept gather between two of these; the oldest go first."""
+EXTRA_MAX = 32
+"""How many fields of its own a log record may bring along."""
 LOG_BUFFER_MAX = 8 * 1024 * 1024
 """Log lines are dropped while the worker has this many bytes still to read."""
 REAP_S = 1.0
@@ -172,6 +178,8 @@ class _Conversation:
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._beaten = False
+        self._lines: deque[Line] = deque()
+        self._dropped = 0
         self._flushing = False
         self._context: Any = None
         self._cancel: str | None = None
@@ -231,7 +239,11 @@ class _Conversation:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = self._call["pythonpath"]
-        logging.root.handlers[:] = [_Forwarder(self)]
+        from turnout.worker.context import JobContextFilter
+
+        forwarder = _Forwarder(self)
+        forwarder.addFilter(JobContextFilter())
+        logging.root.handlers[:] = [forwarder]
         logging.root.setLevel(self._call["log_level"])
 
     # -- what the code reports; any thread
@@ -245,6 +257,14 @@ class _Conversation:
         self._beaten = True
         self._flush_soon()
 
+    def log(self, line: Line) -> None:
+        with self._lock:
+            self._lines.append(line)
+            if len(self._lines) > LINES_MAX:
+                self._lines.popleft()
+                self._dropped += 1
+        self._flush_soon()
+
     async def checkpoint(self, text: str) -> None:
         """Returns when the worker has stored it; on the loop of this conversation."""
         number = next(self._numbers)
@@ -256,7 +276,8 @@ class _Conversation:
         finally:
             del self._stored[number]
 
-    def log(self, fields: dict[str, Any]) -> None:
+    def forward(self, fields: dict[str, Any]) -> None:
+        """A log record, for the worker's handlers."""
         with contextlib.suppress(RuntimeError):  # The loop is closed: the process is about to end.
             self._loop.call_soon_threadsafe(self._send_log, fields)
 
@@ -310,6 +331,10 @@ class _Conversation:
         self._flushing = False
         with self._lock:
             progress, self._progress, beaten, self._beaten = self._progress, None, self._beaten, False
+            lines, dropped, self._dropped = list(self._lines), self._dropped, 0
+            self._lines.clear()
+        if lines:
+            self.send(pack("lines", lines=[(line.at, line.level, line.message) for line in lines], dropped=dropped))
         if progress is not None:
             self.send(pack("progress", done=progress.done, total=progress.total, message=progress.message))
         elif beaten:
@@ -336,11 +361,11 @@ class _Forwarder(logging.Handler):
         try:
             message = record.getMessage()
             trouble = self._formatter.formatException(record.exc_info) if record.exc_info else None
+            extra = _extra(record)
         except Exception:  # a bad format string of the user's; this is how logging reports it
             self.handleError(record)
             return
-        extra = {k: v for k, v in record.__dict__.items() if k.startswith("turnout_") or k in ("trace_id", "span_id")}
-        self._conversation.log(
+        self._conversation.forward(
             {
                 "name": record.name,
                 "levelno": record.levelno,
@@ -351,9 +376,18 @@ class _Forwarder(logging.Handler):
                 "lineno": record.lineno,
                 "funcName": record.funcName,
                 "exc_text": trouble,
-                "extra": {k: v for k, v in extra.items() if isinstance(v, str | int | float | None)},
+                "extra": extra,
             }
         )
+
+
+_OWN = {*logging.LogRecord("", 0, "", 0, "", (), None).__dict__, "message", "asctime", "taskName"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller, or a filter, has added to the record; what JSON can't carry as its text."""
+    added = list(itertools.islice(((k, v) for k, v in record.__dict__.items() if k not in _OWN), EXTRA_MAX))
+    return {key: value if isinstance(value, str | int | float | None) else str(value)[:1000] for key, value in added}
 
 
 def load(module: str, qualname: str, name: str) -> Activity[..., Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
+from turnout.core.loglines import Line, marker
 from turnout.core.retry import mro_names
 from turnout.core.values import ErrorInfo, Progress
 from turnout.definition.activity import Activity
@@ -144,8 +145,11 @@ class _Spawned(Protocol):
 class _Child:
     """One running child: its guard process and the socket to its code."""
 
-    def __init__(self, process: _Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: _Spawned, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, facts: JobFacts
+    ) -> None:
         self._process = process
+        self._facts = facts
         self._reader = reader
         self._writer = writer
         self._storing: set[asyncio.Task[None]] = set()
@@ -168,7 +172,7 @@ class _Child:
             raise
         finally:
             theirs.close()
-        child = cls(process, reader, writer)
+        child = cls(process, reader, writer, call.facts)
         child.send(
             pack(
                 "call",
@@ -199,6 +203,8 @@ class _Child:
                         self._store(host, frame["number"], frame["text"])
                     case "log":
                         _log(frame)
+                    case "lines":
+                        self._keep(host, frame)
                     case "result":
                         return ChildResult(text=frame["text"])
                     case "error":
@@ -209,6 +215,14 @@ class _Child:
         finally:
             for task in self._storing:
                 task.cancel()
+
+    def _keep(self, host: Host, frame: dict[str, Any]) -> None:
+        """The lines of `job.log`; what was dropped of them there is said here."""
+        lines = [Line(at, level, self._facts.attempt, self._facts.node, text) for at, level, text in frame["lines"]]
+        if frame["dropped"]:
+            host.log(marker(frame["dropped"], lines[0]))
+        for line in lines:
+            host.log(line)
 
     def _store(self, host: Host, number: int, text: str) -> None:
         """In a task of its own, so that heartbeats are heard meanwhile."""
