@@ -208,7 +208,7 @@ class Performer:
         match effect:
             case Save(record, expires):
                 after = await store.registry.save(record, job.revision, expires=expires)
-                witness.saved(job.record, record)
+                witness.saved(job.record, record, store.names.bare)
                 if self._saved is not None:
                     self._saved(job.record, record)
                 return after

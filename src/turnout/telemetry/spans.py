@@ -1,4 +1,4 @@
-"""Span names and attributes, and how a trace travels with a job.
+"""Span names and attributes, who listens, and the spans of those who submit.
 
 The OpenTelemetry API only: without an SDK nothing is recorded, and the job still has a trace id. Messaging conventions:
 https://opentelemetry.io/docs/specs/semconv/messaging/
@@ -7,15 +7,21 @@ https://opentelemetry.io/docs/specs/semconv/messaging/
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Mapping
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 from opentelemetry import context as context_api
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from turnout.core.values import Attempt, JobRecord, JobState
+from turnout.core.values import Attempt, JobRecord
+from turnout.once import warn_once
+from turnout.telemetry import propagation
+from turnout.version import version
+
+logger = logging.getLogger("turnout.telemetry")
 
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
@@ -23,16 +29,28 @@ OPERATION_TYPE = "messaging.operation.type"
 DESTINATION = "messaging.destination.name"
 MESSAGE_ID = "messaging.message.id"
 CONSUMER = "messaging.consumer.group.name"
+BATCH = "messaging.batch.message_count"
 ERROR_TYPE = "error.type"
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACKTRACE = "exception.stacktrace"
+
 JOB_ID = "turnout.job.id"
 JOB_ACTIVITY = "turnout.job.activity"
 JOB_ATTEMPT = "turnout.job.attempt"
 JOB_STATE = "turnout.job.state"
+JOB_QUEUE_WAIT = "turnout.job.queue_wait"
+JOB_FAILURES = "turnout.job.failures"
+JOB_LOSSES = "turnout.job.losses"
+JOB_ABORTS = "turnout.job.aborts"
+OUTCOME = "turnout.attempt.outcome"
 NODE_ID = "turnout.node.id"
+LINK = "turnout.link"
 
+Value = str | int | float | bool
+Attributes = dict[str, Value]
 
-def tracer() -> trace.Tracer:
-    return trace.get_tracer("turnout")
+_DEAF = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 def listened() -> bool:
@@ -40,101 +58,50 @@ def listened() -> bool:
     return not isinstance(trace.get_tracer_provider(), _DEAF)
 
 
-_DEAF = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+def tracer() -> trace.Tracer:
+    """The tracer of whatever provider is set up now."""
+    return _tracer_of(trace.get_tracer_provider())
 
 
-@contextlib.contextmanager
-def submitting(activity: str, job_id: str, destination: str) -> Iterator[dict[str, str]]:
-    """The PRODUCER span of a submit; gives the headers that carry its context (none when nobody traces)."""
-    attributes = {
-        SYSTEM: "nats",
-        OPERATION_NAME: "submit",
-        OPERATION_TYPE: "send",
-        DESTINATION: destination,
-        MESSAGE_ID: job_id,
-        JOB_ID: job_id,
-        JOB_ACTIVITY: activity,
-    }
-    with tracer().start_as_current_span(f"submit {activity}", kind=SpanKind.PRODUCER, attributes=attributes):
-        headers: dict[str, str] = {}
-        propagate.inject(headers)
-        yield headers
+@functools.lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    return provider.get_tracer("turnout", version())
 
 
-def parent_context(headers: Mapping[str, str], trace_id: str) -> Context:
-    """The context of whoever submitted the job; for a bare publish one that derives from the job's trace id."""
-    context = Context()
-    if headers:
-        context = propagate.extract({name.lower(): value for name, value in headers.items()}, context=context)
-        found = trace.get_current_span(context).get_span_context()
-        if found.is_valid and f"{found.trace_id:032x}" == trace_id:
-            return context
-    return trace.set_span_in_context(_derived(trace_id), context)
+def start(
+    name: str,
+    context: Context,
+    kind: SpanKind,
+    attributes: Attributes,
+    links: Sequence[Link] = (),
+    start_time: int | None = None,
+) -> Span:
+    """A new span. A sampler or processor that fails costs the span, and never the job."""
+    try:
+        return tracer().start_span(name, context, kind, attributes, links, start_time)
+    except Exception as error:  # samplers and processors are the program's own
+        warn_once(logger, "start", "a span could not be started, jobs go on without: %r", error)
+        return trace.get_current_span(context)
 
 
-def passed_on(headers: Mapping[str, str], trace_id: str) -> Span:
-    """The submitter's span, as far as it is known: what the code passes on when nobody listens here."""
-    return trace.get_current_span(parent_context(headers, trace_id)) if headers else _derived(trace_id)
+def end(span: Span, end_time: int | None = None) -> None:
+    """End a span. A processor that fails costs the span, and never the job."""
+    try:
+        span.end(end_time)
+    except Exception as error:  # processors are the program's own
+        warn_once(logger, "end", "a span could not be ended, jobs go on without: %r", error)
 
 
-def start_attempt(record: JobRecord, number: int, node: str, destination: str) -> Span:
-    """The CONSUMER span of an attempt, child of the submitter's, linked to the attempt before.
-
-    When nobody listens it is the submitter's own, which passes the trace on to what the code calls.
-    """
-    if not listened():
-        return passed_on(record.headers, record.trace_id)
-    parent = parent_context(record.headers, record.trace_id)
-    before = record.attempts[-1] if record.attempts else None
-    return tracer().start_span(
-        f"run {record.activity}",
-        context=parent,
-        kind=SpanKind.CONSUMER,
-        links=[Link(_of_attempt(record, before))] if before is not None and before.span_id else [],
-        attributes={
-            SYSTEM: "nats",
-            OPERATION_NAME: "run",
-            OPERATION_TYPE: "process",
-            DESTINATION: destination,
-            CONSUMER: record.activity,
-            MESSAGE_ID: record.id,
-            JOB_ID: record.id,
-            JOB_ACTIVITY: record.activity,
-            JOB_ATTEMPT: number,
-            NODE_ID: node,
-        },
-    )
-
-
-class Current:
-    """Makes a span the current one of what runs inside; unlike `trace.use_span` it has no eye on how that ends."""
-
-    __slots__ = ("_span", "_token")
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def __enter__(self) -> None:
-        self._token = context_api.attach(trace.set_span_in_context(self._span))
-
-    def __exit__(self, *_: object) -> None:
-        context_api.detach(self._token)
-
-
-def end_attempt(span: Span, record: JobRecord | None, error_type: str | None, message: str = "") -> None:
-    """End an attempt's span with the state its job is in now; an error is one only if the job's code failed."""
-    if record is not None:
-        span.set_attribute(JOB_STATE, record.state.value)
-    if error_type is not None and (record is None or record.state is not JobState.cancelled):
-        span.set_attribute(ERROR_TYPE, error_type)
-        span.set_status(Status(StatusCode.ERROR, message))
-    span.end()
-
-
-def event(span: Span, name: str, attributes: Mapping[str, str | int | float | bool] | None = None) -> None:
+def event(span: Span, name: str, attributes: Mapping[str, Value] | None = None) -> None:
     """Add an event to a span; from any thread, and of no effect when nobody records it or it has ended."""
     if span.is_recording():
         span.add_event(name, attributes)
+
+
+def fail(span: Span, error_type: str, message: str = "") -> None:
+    """Mark a span as an error."""
+    span.set_attribute(ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR, message))
 
 
 def span_id(span: Span) -> str:
@@ -149,10 +116,69 @@ def ids(span: Span) -> tuple[str, str]:
     return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
 
-def _of_attempt(record: JobRecord, attempt: Attempt) -> SpanContext:
-    return SpanContext(int(record.trace_id, 16), int(attempt.span_id, 16), True, TraceFlags(TraceFlags.SAMPLED))
+def of_attempt(trace_id: str, attempt: Attempt) -> SpanContext:
+    """The context of an attempt's span, wherever it ran."""
+    return SpanContext(int(trace_id, 16), int(attempt.span_id, 16), True, TraceFlags(TraceFlags.SAMPLED))
 
 
-def _derived(trace_id: str) -> Span:
-    span = int(hashlib.sha256(trace_id.encode()).hexdigest()[:16], 16) or 1
-    return trace.NonRecordingSpan(SpanContext(int(trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED)))
+# --- the spans of those who submit -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def submitting(
+    activity: str, job_id: str | None, destination: str, count: int | None = None
+) -> Iterator[dict[str, str]]:
+    """The PRODUCER span of a submit; gives the headers that carry its context (none when nobody traces).
+
+    `count`: how many jobs it submits when it is more than the one of `job_id`.
+    """
+    if not listened():
+        yield propagation.outgoing(context_api.get_current())
+        return
+    attributes = _produced("submit", activity, job_id, destination)
+    if count is not None:
+        attributes[BATCH] = count
+    with _produce(f"submit {activity}", attributes, ()):
+        yield propagation.outgoing(context_api.get_current())
+
+
+@contextlib.contextmanager
+def replaying(record: JobRecord, destination: str) -> Iterator[None]:
+    """The PRODUCER span of whoever runs an ended job again: in the caller's trace, linked to the job's."""
+    if not listened():
+        yield
+        return
+    attributes = _produced("retry", record.activity, record.id, destination)
+    last = next((attempt for attempt in reversed(record.attempts) if attempt.span_id), None)
+    if last is not None:
+        origin = of_attempt(record.trace_id, last)
+    else:
+        origin = trace.get_current_span(propagation.incoming(record.headers, record.trace_id)).get_span_context()
+    with _produce(f"retry {record.activity}", attributes, [Link(origin, {LINK: "replay_of"})]):
+        yield
+
+
+def _produced(operation: str, activity: str, job_id: str | None, destination: str) -> Attributes:
+    attributes: Attributes = {
+        SYSTEM: "nats",
+        OPERATION_NAME: operation,
+        OPERATION_TYPE: "send",
+        DESTINATION: destination,
+        JOB_ACTIVITY: activity,
+    }
+    if job_id is not None:
+        attributes[MESSAGE_ID] = attributes[JOB_ID] = job_id
+    return attributes
+
+
+@contextlib.contextmanager
+def _produce(name: str, attributes: Attributes, links: Sequence[Link]) -> Iterator[None]:
+    span = start(name, context_api.get_current(), SpanKind.PRODUCER, attributes, links)
+    try:
+        with trace.use_span(span, record_exception=True, set_status_on_exception=False):
+            yield
+    except Exception as error:
+        fail(span, type(error).__qualname__, str(error))
+        raise
+    finally:
+        end(span)

@@ -27,8 +27,10 @@ from turnout.definition.codec import PayloadProblem
 from turnout.errors import Fatal, InvalidValue, RetryLater, TurnoutError
 from turnout.jetstream.perform import Performer, Store, patiently
 from turnout.jetstream.registry import Loaded
-from turnout.telemetry import spans
-from turnout.worker.context import JobContext, JobFacts, entered
+from turnout.telemetry import metrics, spans
+from turnout.telemetry.attempts import AttemptSpan
+from turnout.worker.context import JobContext, JobFacts, entered, job_fields
+from turnout.worker.joblog import AttemptLog
 from turnout.worker.lease import Lease
 from turnout.worker.process import ChildFailure
 
@@ -105,9 +107,9 @@ class Attempt:
         self._code: asyncio.Future[str] | None = None
         self._last_beat = self._loop.time()
         self._timeout_message = ""
+        self._log: AttemptLog | None = None
         self.context: JobContext = JobContext(self._facts(), self, self._loop)
 
-        self._log: AttemptLog | None = None
     @property
     def code(self) -> asyncio.Future[str] | None:
         """The code that runs, None before it has begun."""
@@ -131,10 +133,10 @@ class Attempt:
                 self._reporter.cancel()
             if self._code is None or self._code.done():
                 self.context.end()
-
-    async def _prepare(self) -> str:
             if self._log is not None:
                 self._log.end()
+
+    async def _prepare(self) -> str:
         """Fetch what the record refers to; the payload's text."""
         checkpoint = self.record.checkpoint
         if checkpoint is not None:
@@ -154,9 +156,9 @@ class Attempt:
             logger.warning(
                 "job %s attempt %d did not stop within %g s of being asked to (%s); its code is left behind",
                 *(self.record.id, self.record.attempt, CLEANUP_S, reason),
+                extra=job_fields(self.context),
             )
             return self._stopped(reason)
-                extra=job_fields(self.context),
         if self._code.cancelled():
             return self._stopped(reason)
         error = self._code.exception()
@@ -238,12 +240,14 @@ class Attempt:
         """Ask the code to stop; it may clean up for `CLEANUP_S`. The first reason counts; a lost lease beats it."""
         if self.context.cancel_reason is not None and reason != "lease_lost":
             return
+        if reason == "lease_lost" and self.context.cancel_reason != reason:
+            metrics.LEASE_FAILURES.add(("lost",))
         self.context.ask_to_stop(reason)
+        self._tracing.asked_to_stop(reason)
         self._cancel_code()
 
     def _cancel_code(self) -> None:
         if self._code is not None and not self._code.done():
-        self._tracing.asked_to_stop(reason)
             self._code.cancel()
             self._loop.call_later(CLEANUP_S, self._end_wait)
 
@@ -283,20 +287,16 @@ class Attempt:
     def report(self, progress: Progress) -> None:
         """Any thread; the newest report is written when the last one's second is over."""
         self._progress = progress
+        self._tracing.progress(progress)
         self.beat()
         if not self._waking:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: a thread that was left behind reports
-        self._tracing.progress(progress)
                 self._loop.call_soon_threadsafe(self._wake_reporter)
 
     def beat(self) -> None:
         self._last_beat = self._loop.time()
 
-    async def checkpoint(self, text: str) -> None:
-        """Durable when it returns; cancelled when the lease turns out to be lost."""
-        self.beat()
-        before = self.record.checkpoint
     def log(self, line: Line) -> None:
         """Any thread; most jobs never log, and make nothing for it."""
         if self._log is None:
@@ -305,14 +305,18 @@ class Attempt:
                     self._log = AttemptLog(self._store, self.record, self.span, self._loop)
         self._log.add(line)
 
+    async def checkpoint(self, text: str) -> None:
+        """Durable when it returns; cancelled when the lease turns out to be lost."""
+        self.beat()
+        before = self.record.checkpoint
         body = await self._body(text, "checkpoint")
         if not await self._write(Reported(token=self.token, progress=self._progress, checkpoint=body)):
             raise asyncio.CancelledError
+        self._tracing.checkpoint(body.size)
         if before is not None and before.ref is not None:
             with contextlib.suppress(TurnoutError):  # it is stored: what can't be cleared up is not the code's concern
                 await self._store.payloads.delete(before)
 
-        self._tracing.checkpoint(body.size)
     async def _text(self, body: Body) -> str:
         return await patiently(lambda: self._store.payloads.get(body))
 
@@ -390,11 +394,11 @@ class Attempt:
         return self._store.connection.now()
 
 
+_first_line = threading.Lock()
+
+
 class CodeExit(Exception):
     """The code tried to end the process."""
-
-
-_first_line = threading.Lock()
 
 
 class InvalidResult(InvalidValue):

@@ -75,6 +75,7 @@ class Executor:
                 and not record.state.final
             ):
                 lease.started(record.token, job.revision)
+                tracing.started(record)
                 reach("execute.started")
                 await self._attempt(job, performer, lease, tracing)
         except UnreadableRecord as error:
@@ -113,7 +114,7 @@ class Executor:
         assert job.record is not None
         activity = self._activities[job.record.activity]
         attempt = Attempt(activity, job, self._store, performer, lease, tracing)
-        lease.on_change, lease.on_lost, lease.on_doubt = attempt.changed, attempt.lost, tracing.lease_unconfirmed
+        lease.on_change, lease.on_lost, lease.on_trouble = attempt.changed, attempt.lost, tracing.lease_unconfirmed
         if lease.missed_change:
             attempt.changed()
         self.attempts[lease.nonce] = attempt

@@ -1,0 +1,233 @@
+"""The CONSUMER span of an attempt: begun before the start is recorded, which names it, and ended by whoever ends the
+attempt.
+
+`begin()` gives an `AttemptSpan`. When nobody listens it is a silent one, which passes on the submitter's context and
+does nothing else; when somebody does it is a `Recorded`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind
+
+from turnout.core.lifecycle import newer, record_of
+from turnout.core.values import Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
+from turnout.telemetry import propagation, spans
+from turnout.telemetry.spans import Attributes
+
+START_AFTER_S = 1.0
+"""An attempt that runs for so long shows with a span of its own, long before it ends."""
+
+PROGRESS_EVERY_S = 10.0
+"""How often progress becomes an event where no total says how much a tenth of it is."""
+
+ERRORS = (Outcome.faulted, Outcome.timed_out, Outcome.lost)
+"""The outcomes that are errors; an attempt that was cancelled or aborted did as it was told."""
+
+JOB = context_api.create_key("turnout-job")
+"""The key in a context of what the spans inside an attempt carry: `JobSpans` reads it."""
+
+
+class AttemptSpan:
+    """What is told of an attempt: here to nobody. The code that runs in it passes on the submitter's context."""
+
+    __slots__ = ("_context", "_token", "span")
+
+    def __init__(self, span: Span, context: Context) -> None:
+        self.span = span
+        self._context = context
+
+    def started(self, record: JobRecord) -> None:
+        """The attempt has begun, and `record` says so."""
+
+    def ended(self, record: JobRecord | None) -> None:
+        """The attempt has ended and `record` says how; None: it was not ours any more, and others tell of it."""
+
+    def progress(self, progress: Progress) -> None:
+        """Any thread."""
+
+    def checkpoint(self, size: int) -> None:
+        """A checkpoint of so many bytes is stored."""
+
+    def asked_to_stop(self, reason: str) -> None:
+        """The code is asked to stop: `JobContext.cancel_reason` says what the reasons are."""
+
+    def lease_unconfirmed(self, for_s: float) -> None:
+        """No extension of the lease was answered for so long; nothing is lost yet."""
+
+    def __enter__(self) -> None:
+        self._token = context_api.attach(self._context)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        context_api.detach(self._token)
+
+
+class Recorded(AttemptSpan):
+    """An attempt that somebody looks at."""
+
+    __slots__ = ("_attributes", "_before", "_began_ns", "_done", "_progress_at", "_timer")
+
+    def __init__(
+        self, span: Span, context: Context, before: JobRecord | None, attributes: Attributes, began_ns: int
+    ) -> None:
+        super().__init__(span, context)
+        self._before = before
+        self._attributes = attributes
+        self._began_ns = began_ns
+        self._timer: asyncio.TimerHandle | None = None
+        self._done = -1
+        self._progress_at = 0.0
+
+    def started(self, record: JobRecord) -> None:
+        facts = self._attributes
+        facts[spans.JOB_QUEUE_WAIT] = queue_wait(self._before, record)
+        count(facts, record)
+        if record.attempt != facts[spans.JOB_ATTEMPT]:
+            # Others were at work since the record was read: what the span began with is out of date.
+            facts[spans.JOB_ATTEMPT] = record.attempt
+            self.span.set_attribute(spans.JOB_ATTEMPT, record.attempt)
+            for link in links_of(record, len(record.attempts) - 1):
+                self.span.add_link(link.context, link.attributes)
+        inside: Attributes = {
+            key: facts[key] for key in (spans.JOB_ID, spans.JOB_ACTIVITY, spans.JOB_ATTEMPT, spans.NODE_ID)
+        }
+        self._context = context_api.set_value(JOB, inside, self._context)
+        self._timer = asyncio.get_running_loop().call_later(START_AFTER_S, self._show)
+
+    def ended(self, record: JobRecord | None) -> None:
+        if record is None or not record.attempts:
+            return
+        attempt = record.attempts[-1]
+        facts: Attributes = {
+            spans.JOB_STATE: record.state.value,
+            spans.OUTCOME: attempt.outcome.value,
+            spans.JOB_QUEUE_WAIT: self._attributes[spans.JOB_QUEUE_WAIT],
+        }
+        count(facts, record)
+        self.span.set_attributes(facts)
+        if attempt.outcome in ERRORS:
+            error = attempt.error
+            if error is not None:
+                told: Attributes = {spans.EXCEPTION_TYPE: error.type, spans.EXCEPTION_MESSAGE: error.message}
+                if error.traceback:
+                    told[spans.EXCEPTION_STACKTRACE] = error.traceback
+                spans.event(self.span, "exception", told)
+            spans.fail(self.span, error.type if error else attempt.outcome.value, error.message if error else "")
+        if record.state is JobState.retrying:
+            delay = max((record.due_at or 0.0) - (attempt.ended_at or 0.0), 0.0)
+            spans.event(self.span, "retry", {"turnout.retry.delay": delay, spans.JOB_FAILURES: record.failures})
+        spans.end(self.span)
+
+    def progress(self, progress: Progress) -> None:
+        """An event for each tenth of the total, or one in ten seconds: what reports a million times has ten events."""
+        if progress.total:
+            tenth = int(min(max(progress.done / progress.total, 0.0), 1.0) * 10)
+            if tenth <= self._done:
+                return
+            self._done = tenth
+        else:
+            now = time.monotonic()
+            if now - self._progress_at < PROGRESS_EVERY_S:
+                return
+            self._progress_at = now
+        told: Attributes = {"turnout.progress.done": progress.done}
+        if progress.total is not None:
+            told["turnout.progress.total"] = progress.total
+        if progress.message:
+            told["turnout.progress.message"] = progress.message
+        spans.event(self.span, "progress", told)
+
+    def checkpoint(self, size: int) -> None:
+        spans.event(self.span, "checkpoint", {"turnout.checkpoint.size": size})
+
+    def asked_to_stop(self, reason: str) -> None:
+        names = {"lease_lost": "lease lost", "timed_out": "timeout", "node_stopping": "abort requested"}
+        name = names.get(reason, "cancel requested")
+        spans.event(self.span, name, {"turnout.reason": reason.removeprefix("cancelled: ")})
+
+    def lease_unconfirmed(self, for_s: float) -> None:
+        spans.event(self.span, "lease unconfirmed", {"turnout.lease.unconfirmed": for_s})
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        super().__exit__(kind, error, at)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _show(self) -> None:
+        """A span that has ended: the attempt's own is not seen before its end, which may be days away."""
+        facts = {**self._attributes, spans.JOB_STATE: JobState.running.value}
+        shown = spans.start(
+            f"start {facts[spans.JOB_ACTIVITY]}", self._context, SpanKind.INTERNAL, facts, start_time=self._began_ns
+        )
+        spans.end(shown)
+
+
+def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: Callable[[str], str]) -> AttemptSpan:
+    """The span of the attempt that this delivery may lead to; `record` is the job's as it was last read.
+
+    `destination` names the subject of an activity's jobs.
+    """
+    if not spans.listened():
+        if record is None or not record.trace_id:
+            return _silent(propagation.incoming(delivery.headers, delivery.trace_id))
+        return _silent(propagation.incoming(_headers(record, delivery), record.trace_id))
+    queued = record_of(delivery, record) if record is None or newer(delivery, record) else record
+    parent = propagation.incoming(queued.headers, queued.trace_id)
+    links = links_of(queued, len(queued.attempts))
+    if delivery.scheduled and not queued.attempt and propagation.traced(queued.headers):
+        submitter = trace.get_current_span(parent).get_span_context()
+        links = [*links, Link(submitter, {spans.LINK: "scheduled_by"})]
+    attributes = attributes_of(queued, queued.attempt + 1, node, destination(queued.activity))
+    began_ns = time.time_ns()
+    span = spans.start(f"run {queued.activity}", parent, SpanKind.CONSUMER, attributes, links, began_ns)
+    inside = trace.set_span_in_context(span, parent)
+    if not span.is_recording():  # a sampler has decided against it
+        return AttemptSpan(span, inside)
+    return Recorded(span, inside, record, attributes, began_ns)
+
+
+def attributes_of(record: JobRecord, number: int, node: str, destination: str) -> Attributes:
+    """What is known of an attempt when it begins."""
+    return {
+        spans.SYSTEM: "nats",
+        spans.OPERATION_NAME: "run",
+        spans.OPERATION_TYPE: "process",
+        spans.DESTINATION: destination,
+        spans.CONSUMER: record.activity,
+        spans.MESSAGE_ID: record.id,
+        spans.JOB_ID: record.id,
+        spans.JOB_ACTIVITY: record.activity,
+        spans.JOB_ATTEMPT: number,
+        spans.NODE_ID: node,
+    }
+
+
+def links_of(record: JobRecord, index: int) -> list[Link]:
+    """The link to the attempt before the one at `index` of the list, the last one of an earlier life if that is it."""
+    if not 0 < index <= len(record.attempts):
+        return []
+    before = record.attempts[index - 1]
+    generation = record.attempts[index].generation if index < len(record.attempts) else record.generation
+    kind = "previous_attempt" if before.generation == generation else "replay_of"
+    return [Link(spans.of_attempt(record.trace_id, before), {spans.LINK: kind})] if before.span_id else []
+
+
+def count(facts: Attributes, record: JobRecord) -> None:
+    facts[spans.JOB_FAILURES] = record.failures
+    facts[spans.JOB_LOSSES] = record.losses
+    facts[spans.JOB_ABORTS] = record.aborts
+
+
+def _headers(record: JobRecord, delivery: Delivery) -> dict[str, str]:
+    return delivery.headers if newer(delivery, record) else record.headers
+
+
+def _silent(context: Context) -> AttemptSpan:
+    return AttemptSpan(trace.get_current_span(context), context)
