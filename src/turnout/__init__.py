@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from turnout.client.info import AttemptInfo as AttemptInfo
     from turnout.client.info import FaultInfo as FaultInfo
     from turnout.client.info import JobInfo as JobInfo
+    from turnout.client.info import LogLine as LogLine
     from turnout.core.catalog import ActivityInfo as ActivityInfo
     from turnout.core.catalog import NodeInfo as NodeInfo
     from turnout.core.retry import RetryPolicy as RetryPolicy
@@ -50,13 +51,14 @@ if TYPE_CHECKING:
     from turnout.jetstream.registry import Retention as Retention
     from turnout.node import Worker as Worker
     from turnout.worker.context import JobContext as JobContext
+    from turnout.worker.context import JobContextFilter as JobContextFilter
     from turnout.worker.context import current_job as current_job
     from turnout.worker.runner import WorkerDied as WorkerDied
 
 _HOMES = {
     "turnout.client.client": ("Client",),
     "turnout.client.handle": ("JobHandle",),
-    "turnout.client.info": ("AttemptInfo", "FaultInfo", "JobInfo"),
+    "turnout.client.info": ("AttemptInfo", "FaultInfo", "JobInfo", "LogLine"),
     "turnout.core.catalog": ("ActivityInfo", "NodeInfo"),
     "turnout.core.retry": ("RetryPolicy",),
     "turnout.core.values": ("ErrorInfo", "JobState", "Outcome", "Progress"),
@@ -86,7 +88,7 @@ _HOMES = {
     ),
     "turnout.jetstream.registry": ("Retention",),
     "turnout.node": ("Worker",),
-    "turnout.worker.context": ("JobContext", "current_job"),
+    "turnout.worker.context": ("JobContext", "JobContextFilter", "current_job"),
     "turnout.worker.runner": ("WorkerDied",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from turnout.client.info import JobInfo
+from turnout.client.info import JobInfo, LogLine
+from turnout.client.joblogs import JobLogs
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
 from turnout.core.events import CancelRequested, Leftover
@@ -110,7 +111,7 @@ class JobHandle(Generic[R]):
         await replays.again(self._activity, self.id)
 
     async def delete(self) -> None:
-        """Forget a job that has ended: its message first, then its record and its large bodies.
+        """Forget a job that has ended: its message first, then its record, its log lines and its large bodies.
 
         The dead letter of a faulted job stays, with all that it takes to replay it; those of earlier lives of a job
         that ended otherwise go. InvalidState for a job that has not ended: cancel it first.
@@ -129,6 +130,8 @@ class JobHandle(Generic[R]):
         if record.message is not None:
             await self._store.queue.remove(record.message)
         await self._store.registry.delete(record, loaded.revision)
+        with contextlib.suppress(TurnoutError):  # it is deleted: lines that stay expire
+            await self._store.logs.purge(activity, self.id)
         if record.state is JobState.faulted:
             return
         if record.generation > 1:
@@ -148,6 +151,27 @@ class JobHandle(Generic[R]):
                 if record.state.final:
                     return
                 before = info
+
+    async def logs(self, limit: int | None = None, *, attempt: int | None = None) -> list[LogLine]:
+        """The last lines that the job's code has given to `job.log`, of all attempts in order or of one.
+
+        `limit`: how many at most. Lines are kept for 30 days, 64 batches of a job, and are written once a second: those
+        of the last second of a node that died are missing. JobNotFound when there is no such job.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+        return await JobLogs(self._store, self._reader, await self._named(), self.id).last(limit, attempt)
+
+    async def follow_logs(self) -> AsyncIterator[LogLine]:
+        """The lines that are kept, then the new ones as they are written, until the job has ended.
+
+        async for line in handle.follow_logs():
+            print(line.time, line.level, line.message)
+        """
+        logs = JobLogs(self._store, self._reader, await self._named(), self.id)
+        async with contextlib.aclosing(logs.follow()) as lines:
+            async for line in lines:
+                yield line
 
     async def _end(self) -> JobRecord:
         async with contextlib.aclosing(self._reader.changes(await self._named(), self.id, ends=True)) as changes:
