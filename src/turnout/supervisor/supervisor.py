@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 
 import attrs
 
@@ -22,7 +23,9 @@ from turnout.jetstream.registry import Retention, scan
 from turnout.jetstream.suspension import suspended_too
 from turnout.supervisor.election import Election
 from turnout.supervisor.objects import ObjectCollector
+from turnout.supervisor.queues import Queues
 from turnout.supervisor.sweep import Sweep, advisory
+from turnout.telemetry import metrics
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -66,6 +69,7 @@ class Supervisor:
         self._late_at = suspended_too()
         self._looked_at = suspended_too()
         self._alarmed = asyncio.Event()
+        self._queues = Queues()
         self.acting = False
 
     def confident(self) -> bool:
@@ -76,11 +80,13 @@ class Supervisor:
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
         connection = await Connection.open(self._connect_options, name="turnout-supervisor")
+        unwatched = metrics.watch_queues(self._look_at_queues)
         try:
             with contextlib.suppress(TurnoutError):
                 await connection.sync_clock(self._names.work)
             await self._supervise(connection)
         finally:
+            unwatched()
             await connection.close()
 
     async def _supervise(self, connection: Connection) -> None:
@@ -101,6 +107,7 @@ class Supervisor:
                         await self._act(store, sweep, duty)
                     else:
                         duty = _Duty(self._options)
+                        self._queues.forget()
                     looked = True
                 except TurnoutError as error:
                     self._late_at = suspended_too()
@@ -141,7 +148,8 @@ class Supervisor:
             self._alarmed.clear()
             await self._alarms(store, sweep)
             reach("supervisor.alarms")
-        if duty.sweep_due():
+        swept = duty.sweep_due()
+        if swept:
             await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
             await sweep.everything()
             reach("supervisor.swept")
@@ -150,6 +158,8 @@ class Supervisor:
             await sweep.registry()
             duty.registry_done()
             reach("supervisor.registry")
+        if (swept or duty.new) and metrics.look():
+            await self._queues.measure(store, sweep.consumers)
         duty.new = False
 
     async def _alarms(self, store: Store, sweep: Sweep) -> None:
@@ -176,6 +186,11 @@ class Supervisor:
 
     def _hear(self, _: Received) -> None:
         self._alarmed.set()
+
+    def _look_at_queues(self) -> Mapping[str, metrics.Queue]:
+        """For whoever collects metrics, in any thread: one supervisor tells it, who knows that it acts still."""
+        current = suspended_too() - self._looked_at < self._options.liveness_ttl
+        return self._queues.look() if self.acting and current else {}
 
     def _in_time(self) -> None:
         """A look that came late, for whatever reason, costs the right to call others dead for a while."""

@@ -36,12 +36,14 @@ SETTLING_S = 10.0
 
 @attrs.frozen
 class Consumer:
-    """What the server says of an activity's consumer. `idle`: it has pulls waiting, so nothing is left to hand over."""
+    """What the server says of an activity's consumer. `idle`: it has pulls waiting, so nothing is left to hand over.
+    `pending`: how many messages have not been handed to anybody."""
 
     activity: str
     delivered_seq: int
     ack_wait_s: float
     idle: bool
+    pending: int = 0
 
 
 @attrs.frozen
@@ -68,6 +70,8 @@ class Sweep:
     def __init__(self, store: Store, performer: Performer, confident: Callable[[], bool]) -> None:
         self.unresolved = False
         """Whether there is a job whose owner seems dead, and nothing could be decided yet."""
+        self.consumers: list[Consumer] = []
+        """All there are, as they were last read."""
         self._store = store
         self._performer = performer
         self._confident = confident
@@ -277,6 +281,7 @@ class Sweep:
                 page = await self._store.connection.api(f"CONSUMER.LIST.{self._store.names.work}", {"offset": offset})
             except ApiError as error:
                 if error.code == 404:
+                    self.consumers = []
                     return []
                 raise
             total = page["total"]
@@ -290,9 +295,11 @@ class Sweep:
                     delivered_seq=info["delivered"]["stream_seq"],
                     ack_wait_s=info["config"].get("ack_wait", 30e9) / 1e9,
                     idle=info.get("num_waiting", 0) > 0,
+                    pending=info.get("num_pending", 0),
                 )
                 for info in infos
             ]
+        self.consumers = found
         return found
 
     async def _each(self, tasks: Iterable[Any]) -> None:

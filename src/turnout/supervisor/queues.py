@@ -1,0 +1,75 @@
+"""How long the queues are: what the acting supervisor tells the metrics.
+
+One process tells it for the whole namespace, so that a sum over all processes is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from turnout.errors import TurnoutError
+from turnout.jetstream.perform import Store
+from turnout.jetstream.suspension import suspended_too
+from turnout.supervisor.sweep import Consumer
+from turnout.telemetry import metrics
+
+_AT_ONCE = 16
+
+
+@attrs.frozen
+class _Measured:
+    """An activity's queue at an instant of `suspended_too()`."""
+
+    depth: int
+    oldest_age_s: float
+    at: float
+
+    def now(self) -> metrics.Queue:
+        """The age has grown since, as long as somebody waits."""
+        grown = suspended_too() - self.at if self.depth else 0.0
+        return metrics.Queue(self.depth, self.oldest_age_s + grown)
+
+
+class Queues:
+    """The queues as they were last measured, for any thread to look at."""
+
+    def __init__(self) -> None:
+        self._measured: dict[str, _Measured] = {}
+
+    async def measure(self, store: Store, consumers: Iterable[Consumer]) -> None:
+        """Ask how old the first message is that each of these consumers has not handed over. Trouble is for later."""
+        consumers = list(consumers)
+        metrics.know(consumer.activity for consumer in consumers)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(consumer: Consumer) -> tuple[str, _Measured]:
+            async with gate:
+                age_s = await _oldest_age(store, consumer) if consumer.pending else 0.0
+            return consumer.activity, _Measured(consumer.pending, age_s, suspended_too())
+
+        with contextlib.suppress(TurnoutError):
+            self._measured = dict(await asyncio.gather(*(one(consumer) for consumer in consumers)))
+
+    def look(self) -> Mapping[str, metrics.Queue]:
+        """The queues as they are by now."""
+        return {activity: measured.now() for activity, measured in self._measured.items()}
+
+    def forget(self) -> None:
+        """Somebody else tells it from now on."""
+        self._measured = {}
+
+
+async def _oldest_age(store: Store, consumer: Consumer) -> float:
+    names, connection = store.names, store.connection
+    # A bare job is on a subject of its own, which no pattern shares with those that have an id.
+    subjects = (names.bare(consumer.activity), names.jobs(consumer.activity, "*"))
+    found = [
+        await connection.get_message(names.work, seq=consumer.delivered_seq + 1, next_by_subj=subject)
+        for subject in subjects
+    ]
+    times = [stored.time_ns / 1e9 for stored in found if stored is not None]
+    return max(connection.now() - min(times), 0.0) if times else 0.0
