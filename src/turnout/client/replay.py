@@ -16,6 +16,7 @@ from turnout.core.values import JobRecord, JobState
 from turnout.errors import AmbiguousJob, InvalidState, JobNotFound
 from turnout.jetstream.letters import StoredLetter
 from turnout.jetstream.perform import Performer, Store
+from turnout.telemetry import spans
 
 _AT_ONCE = 32
 
@@ -68,7 +69,8 @@ class Replays:
             raise InvalidState(f"job {job_id} is {record.state}; only a faulted or cancelled job can be retried")
         found = await self._store.queue.find(activity, job_id)
         event = RetryRequested(now=self._store.connection.now(), found=found, letter=letter)
-        await self._performer.apply(activity, job_id, event)
+        with spans.replaying(record, self._store.names.bare(activity)):
+            await self._performer.apply(activity, job_id, event)
 
     async def locate(self, job_id: str) -> str:
         """The activity of a job that may be known by its dead letters alone. JobNotFound, AmbiguousJob."""

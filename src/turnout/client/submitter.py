@@ -77,7 +77,7 @@ class Submitter:
                 _no_id_twice(ids)
             return await self._one_by_one(ref, texts, ids)
         job_ids = [new_id() for _ in texts]
-        with spans.submitting(ref.name, f"{len(texts)} jobs", self._store.names.bare(ref.name)) as headers:
+        with spans.submitting(ref.name, None, self._store.names.bare(ref.name), count=len(texts)) as headers:
             for first in range(0, len(texts), _IN_FLIGHT):
                 part = slice(first, first + _IN_FLIGHT)
                 await self._pipeline(ref, job_ids[part], texts[part], headers)
