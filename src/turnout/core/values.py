@@ -128,7 +128,11 @@ class ErrorInfo:
 
 @attrs.frozen(slots=False)
 class Attempt:
-    """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone."""
+    """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone.
+
+    `due_at`: from when on it might begin, where that is not just when the job was submitted or the attempt before ended:
+    after a delay, or after somebody has retried the job.
+    """
 
     number: int
     generation: int
@@ -138,6 +142,7 @@ class Attempt:
     ended_at: float | None = None
     error: ErrorInfo | None = None
     span_id: str = ""
+    due_at: float | None = None
 
 
 @attrs.frozen
@@ -183,6 +188,9 @@ class Rules:
     lease: float = 30.0
 
 
+DEFAULT_RULES = Rules()
+
+
 @attrs.frozen(slots=False)
 class JobRecord:
     """All that is known of a job; one value in the registry. See docs/lifecycle.md for who writes which field."""
@@ -195,7 +203,7 @@ class JobRecord:
     payload: Body = Body()
     headers: dict[str, str] = attrs.field(factory=dict)
     options: SubmitOptions = SubmitOptions()
-    rules: Rules = Rules()
+    rules: Rules = DEFAULT_RULES
     message: MessageRef | None = None
     token: Token | None = None
     attempt: int = 0

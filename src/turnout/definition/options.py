@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 
 from turnout.core.retry import RetryPolicy, seconds
-from turnout.core.values import BARE_ID, Rules, SubmitOptions, valid_name
+from turnout.core.values import BARE_ID, DEFAULT_RULES, Rules, SubmitOptions, valid_name
 from turnout.definition.hooks import HOOK_NAMES, Hook, Hooks
 from turnout.errors import DefinitionError, InvalidValue
 
@@ -152,8 +152,9 @@ class ActivityOptions(Hooks):
 
     @property
     def rules(self) -> Rules:
-        """The part that decides a job's life, as a record keeps it."""
-        return Rules(retry=self.retry, max_lost=self.max_lost, lease=self.lease)
+        """The part that decides a job's life, as a record keeps it; the default ones are one and the same object."""
+        rules = Rules(retry=self.retry, max_lost=self.max_lost, lease=self.lease)
+        return DEFAULT_RULES if rules == DEFAULT_RULES else rules
 
 
 def _id(value: object) -> str | None:
