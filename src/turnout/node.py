@@ -37,8 +37,8 @@ class Worker:
 
     `name` defaults to the host's; the node's id adds a random part. `liveness_ttl` is the seconds after which others
     take this node for dead when it falls silent. `hooks` are told of the jobs of all its activities. `health` is the
-    address and port on which /livez, /readyz and /status are served over HTTP; port 0 takes a free one. It installs no
-    signal handlers.
+    address and port on which /livez, /readyz, /status and /metrics are served over HTTP; port 0 takes a free one. It
+    installs no signal handlers.
 
         async with Client.connect() as client, Worker(client, activities=[convert_video]):
             ...

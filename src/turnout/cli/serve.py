@@ -19,6 +19,7 @@ from turnout.cli.loading import activities_of
 from turnout.client.client import Client
 from turnout.definition.activity import Activity
 from turnout.node import Worker
+from turnout.telemetry.metric_setup import set_up as set_up_metrics
 from turnout.telemetry.setup import set_up as set_up_telemetry
 from turnout.worker.runner import WorkerDied
 
@@ -40,14 +41,14 @@ class Plan:
 
 def worker(plan: Plan) -> int:
     """`turnout worker`: returns the exit code after the order to stop has been carried out."""
-    logs.set_up(options.given().get("log_level"), logging.INFO)
+    logs.set_up(options.given(), logging.INFO)
     activities = activities_of(plan.module)
 
     def ready(node: Worker, client: Client) -> None:
         names = [each.name for each in activities]
         logger.info("node %s works on %s", node.id, ", ".join(sorted(names)))
         if node.health_port is not None:
-            logger.info("its health is told on port %d: /livez, /readyz, /status", node.health_port)
+            logger.info("its health is told on port %d: /livez, /readyz, /status, /metrics", node.health_port)
         if session.as_json():
             facts = {"id": node.id, "namespace": client.namespace, "activities": names, "slots": plan.concurrency}
             if node.health_port is not None:
@@ -68,7 +69,9 @@ def work(
 
     `ready` is called when it pulls, `finish` after it has stopped; little time is left to do anything after that.
     """
+    logs.cover()
     end_telemetry = set_up_telemetry("turnout-worker")
+    end_metrics = set_up_metrics("turnout-worker")
     runner = asyncio.Runner(loop_factory=_loop_factory())
     gc.collect()
     gc.freeze()  # what the imports made stays to the end: a busy worker's collector need not look at it again and again
@@ -80,6 +83,7 @@ def work(
     finally:
         finish()
         end_telemetry()
+        end_metrics()
         _end_soon(code)
         runner.close()
     return code

@@ -77,6 +77,11 @@ class Supervisor:
         now, ttl = suspended_too(), self._options.liveness_ttl
         return now - self._looked_at < ttl / 2 and now - self._late_at > ttl
 
+    @property
+    def looking(self) -> bool:
+        """Whether it has looked lately. For any thread."""
+        return suspended_too() - self._looked_at < self._options.liveness_ttl
+
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
         connection = await Connection.open(self._connect_options, name="turnout-supervisor")
@@ -189,8 +194,7 @@ class Supervisor:
 
     def _look_at_queues(self) -> Mapping[str, metrics.Queue]:
         """For whoever collects metrics, in any thread: one supervisor tells it, who knows that it acts still."""
-        current = suspended_too() - self._looked_at < self._options.liveness_ttl
-        return self._queues.look() if self.acting and current else {}
+        return self._queues.look() if self.acting and self.looking else {}
 
     def _in_time(self) -> None:
         """A look that came late, for whatever reason, costs the right to call others dead for a while."""

@@ -274,9 +274,14 @@ def watch_queues(look_at: Callable[[], Mapping[str, Queue]]) -> Callable[[], Non
 
 def look() -> bool:
     """Whether anybody listens, as far as was looked: an SDK is set up, or a page is served."""
-    if not _Ears.open and not type(api.get_meter_provider()).__module__.startswith("opentelemetry.metrics"):
-        listen()  # it is none of the API's own, which do nothing
+    if not _Ears.open and provided():
+        listen()
     return _Ears.open
+
+
+def provided() -> bool:
+    """Whether a provider of meters is set up that is none of the API's own, which do nothing."""
+    return not type(api.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
 
 
 def listen() -> None:

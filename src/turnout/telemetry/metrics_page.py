@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from turnout.telemetry import metrics
 from turnout.version import version
 
+
 class Page:
     """Serves everything that the process counts; there is one for a process, however many workers it has."""
 

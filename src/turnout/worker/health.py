@@ -26,7 +26,7 @@ _LINE_BYTES = 4096
 
 
 class CannotListen(TurnoutError):
-    """The port for the worker's health can't be listened on: it is taken, or not allowed."""
+    """The port for the health can't be listened on: it is taken, or not allowed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +62,7 @@ class HealthServer:
         await asyncio.to_thread(self._listening.wait)
         if self._error is not None:
             reason = self._error.strerror or self._error
-            raise CannotListen(f"can't serve the worker's health on {self.host}:{self.port}: {reason}")
+            raise CannotListen(f"can't serve the health on {self.host}:{self.port}: {reason}")
 
     async def stop(self) -> None:
         """No more answers."""
@@ -116,8 +116,8 @@ class HealthServer:
         try:
             code, body, kind = self._page(path)
         except Exception:  # this server must survive whatever is wrong with what it reports on
-            logger.exception("the worker's health can't be told")
-            code, body, kind = 500, "the worker's health can't be told: see its log\n", "text/plain"
+            logger.exception("the health can't be told")
+            code, body, kind = 500, "the health can't be told: see its log\n", "text/plain"
         return _response(code, body, kind=kind, head=method == "HEAD")
 
     def _page(self, path: str) -> tuple[int, str, str]:

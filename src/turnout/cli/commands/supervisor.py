@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from turnout.cli.options import Duration, Verb
+from turnout.cli.options import Address, Duration, Verb
 
 
 @click.command(cls=Verb)
@@ -12,7 +12,13 @@ from turnout.cli.options import Duration, Verb
 @click.option(
     "--registry-every", type=Duration(), default=30.0, show_default=True, help="How often to look at all records."
 )
-def supervisor(name: str, registry_every: float) -> int:
+@click.option(
+    "--health-port",
+    type=Address(),
+    metavar="[HOST:]PORT",
+    help="Serve /livez, /readyz, /status and /metrics there, like a worker.",
+)
+def supervisor(name: str, registry_every: float, health_port: tuple[str, int] | None) -> int:
     """Look after jobs without running any.
 
     Finds dead nodes, messages whose deliveries ran out, and deadlines that have passed. Every worker carries a
@@ -21,4 +27,4 @@ def supervisor(name: str, registry_every: float) -> int:
     """
     from turnout.cli import alone
 
-    return alone.supervisor(name, registry_every)
+    return alone.supervisor(name, registry_every, health_port)

@@ -18,7 +18,7 @@ _CONCURRENCY = click.IntRange(1, 100_000)
     "--health-port",
     type=Address(),
     metavar="[HOST:]PORT",
-    help="Serve /livez, /readyz and /status over HTTP there; without a host on every address. 0 takes a free port.",
+    help="Serve /livez, /readyz, /status and /metrics there; without a host on every address. 0 takes a free port.",
 )
 def worker(module: str, concurrency: int, grace: float, name: str | None, health_port: tuple[str, int] | None) -> int:
     """Run the jobs of a module's activities.
