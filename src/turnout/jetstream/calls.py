@@ -16,8 +16,16 @@ from turnout.errors import TurnoutError
 from turnout.jetstream.messages import NoResponders, PubAck, Received, RequestTimeout, pub_ack, received
 
 T = TypeVar("T")
+Answers = list[tuple[bytes, bytes]]
+"""The bodies and header blocks of many answers, as they came; the last is the server's notice that this was all."""
+
 Accept = Callable[[str, bytes, bytes, bytes | None], T]
 """(subject asked, inbox subject, data, raw headers) -> the answer's value; a refusal is raised as a TurnoutError."""
+
+
+_BETWEEN_ANSWERS_S = 5.0
+_AT = b"\r\nNats-Sequence: "
+"""Tells a stored message from a notice, even one that somebody has published with a notice's status."""
 
 
 def accept_received(_asked: str, inbox: bytes, data: bytes, raw: bytes | None) -> Received:
@@ -47,6 +55,40 @@ class _Batch:
         self.asked = asked
         self.queue: asyncio.Queue[Received | TurnoutError] = asyncio.Queue()
 
+    def take(self, inbox: bytes, data: bytes, raw: bytes | None) -> None:
+        self.queue.put_nowait(received(inbox, b"", data, raw))
+
+    def fail(self, error: TurnoutError) -> None:
+        self.queue.put_nowait(error)
+
+
+class _Page:
+    """A request whose many answers are handed over at once, unparsed: whoever asked wakes up for the last one only."""
+
+    __slots__ = ("answers", "asked", "deadline", "future", "seen")
+
+    def __init__(self, future: asyncio.Future[Answers], asked: str, deadline: float) -> None:
+        self.answers: Answers = []
+        self.asked = asked
+        self.deadline = deadline
+        self.future = future
+        self.seen = 0
+
+    def take(self, _inbox: bytes, data: bytes, raw: bytes | None) -> None:
+        self.answers.append((data, raw or b""))
+        if raw is not None and raw.startswith(b"NATS/1.0 ") and _AT not in raw and not self.future.done():
+            self.future.set_result(self.answers)
+
+    def fail(self, error: TurnoutError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def late(self, now: float, timeout_s: float) -> bool:
+        """Whether its time is over: it begins anew for as long as answers come."""
+        if len(self.answers) > self.seen:
+            self.seen, self.deadline = len(self.answers), now + timeout_s
+        return self.deadline <= now
+
 
 class Calls:
     """The calls in flight, by the token of their reply subject."""
@@ -54,7 +96,7 @@ class Calls:
     def __init__(self) -> None:
         self._tokens = itertools.count(1)
         self._calls: dict[bytes, _Call] = {}
-        self._batches: dict[bytes, _Batch] = {}
+        self._batches: dict[bytes, _Batch | _Page] = {}
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._batches)
@@ -74,6 +116,15 @@ class Calls:
         batch = self._batches[token.encode()] = _Batch(asked)
         return batch.queue
 
+    def expect_page(
+        self, loop: asyncio.AbstractEventLoop, token: str, asked: str, timeout_s: float
+    ) -> asyncio.Future[Answers]:
+        """A future for all answers to `token`. The deadline is for the first, and again for each that follows."""
+        future: asyncio.Future[Answers] = loop.create_future()
+        self._batches[token.encode()] = _Page(future, asked, loop.time() + timeout_s)
+        future.add_done_callback(lambda _: self.forget(token))
+        return future
+
     def forget(self, token: str) -> None:
         self._calls.pop(token.encode(), None)
         self._batches.pop(token.encode(), None)
@@ -83,7 +134,7 @@ class Calls:
         if call is None:
             batch = self._batches.get(token)
             if batch is not None:
-                batch.queue.put_nowait(received(inbox, b"", data, raw))
+                batch.take(inbox, data, raw)
             return
         future = call.future
         if future.done():
@@ -102,6 +153,9 @@ class Calls:
             call = self._calls.pop(token)
             if not call.future.done():
                 call.future.set_exception(no_answer(call.asked))
+        for batch in self._batches.values():
+            if isinstance(batch, _Page) and batch.late(now, _BETWEEN_ANSWERS_S):
+                batch.fail(no_answer(batch.asked))
 
     def fail(self, error: Callable[[], TurnoutError], asked: str | None = None) -> None:
         """Fail every call, or those that asked on this subject (compared in lower case)."""
@@ -112,7 +166,7 @@ class Calls:
                     call.future.set_exception(error())
         for batch in self._batches.values():
             if asked is None or batch.asked.lower() == asked:
-                batch.queue.put_nowait(error())
+                batch.fail(error())
 
 
 async def next_answer(queue: asyncio.Queue[Received | TurnoutError], timeout_s: float, asked: str) -> Received:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from turnout import fastjson
 from turnout.errors import ServerUnavailable, ServerUnsuitable
 from turnout.jetstream import messages
-from turnout.jetstream.calls import Accept, Calls, accept_pub_ack, accept_received, next_answer, no_answer
+from turnout.jetstream.calls import Accept, Answers, Calls, accept_pub_ack, accept_received, next_answer, no_answer
 from turnout.jetstream.clock import ServerClock
 from turnout.jetstream.direct import direct_get
 from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, dial
@@ -366,6 +366,19 @@ class Connection:
         most 1,024 subjects), or for one message `{"last_by_subj": "a.b"}`. `timeout_s` bounds the wait for each.
         """
         return direct_get(lambda subject, asked: self._ask_many(subject, asked, timeout_s), stream, body)
+
+    def ask_page(
+        self, subject: str, body: Mapping[str, Any], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> asyncio.Future[Answers]:
+        """Send now a request with many answers, and get a future for all of them, as they came: see direct.py.
+
+        `timeout_s` bounds the wait for the first; those that follow may be 5 s apart. Cancel the future to forget it.
+        """
+        link = self._live()
+        token = self._calls.token()
+        data = fastjson.dumps(body)
+        link.write(*messages.encode_publish(subject, data, None, self._inbox + token, self.max_payload))
+        return self._calls.expect_page(self._loop, token, subject, timeout_s)
 
     # -- listening -----------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,28 @@
 
 The server ends a batch early when it has sent 64 MiB of it, and that is no error. So a batch is asked for in rounds of
 a bounded size, which also bounds what waits in memory, and the next round begins after the last message.
+
+`direct_get` gives messages one by one, parsed. `page_of` is for those who read very many (walk.py): a whole answer at
+once, of which only the place of each message is read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
-from turnout.jetstream.calls import no_responders
-from turnout.jetstream.messages import ApiError, Received, StoredMessage, stored_by_direct_get
+from turnout.jetstream.calls import Answers, no_responders
+from turnout.jetstream.messages import (
+    ApiError,
+    Received,
+    StoredMessage,
+    parse_headers,
+    received,
+    stored_by_direct_get,
+    unix_ns,
+)
 
 ROUND_BYTES = 8 * 1024 * 1024
 
@@ -56,3 +68,54 @@ def _pending(end: Received, subject: str) -> int:
     if end.status == 503:
         raise no_responders(subject)
     raise ApiError(end.status or 500, 0, end.description, subject)
+
+
+# --- whole pages, unparsed -------------------------------------------------------------------------------------------
+
+
+class Raw(NamedTuple):
+    """A stored message as it came, for whoever reads many and parses few. `block` are its headers, unparsed."""
+
+    seq: int
+    subject: bytes
+    data: bytes
+    block: bytes
+
+    @property
+    def time_ns(self) -> int:
+        """When it was stored, in unix nanoseconds of the server."""
+        begin = self.block.rindex(_TIME) + len(_TIME)
+        return unix_ns(self.block[begin : self.block.index(b"\r", begin)].decode())
+
+    def parsed(self) -> StoredMessage:
+        _, _, headers = parse_headers(self.block)
+        return stored_by_direct_get(Received("", "", self.data, headers))
+
+
+class Page(NamedTuple):
+    """The messages of one direct read, in the order of the stream; `more`: there are others behind them."""
+
+    messages: list[Raw]
+    more: bool
+
+
+_TIME = b"\r\nNats-Time-Stamp: "
+_SUBJECT = b"\r\nNats-Subject: "
+_PLACE = re.compile(rb"\r\nNats-Subject: ([^\r]*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ")
+
+
+def page_of(answers: Answers, subject: str) -> Page:
+    """The page in the answers to a direct read; raises what the server says is wrong. 12 us of CPU for a record."""
+    _, last = answers[-1]
+    end = received(b"", b"", b"", last)
+    more = _pending(end, subject) > 0
+    return Page([_raw(data, block) for data, block in answers[:-1]], more)
+
+
+def _raw(data: bytes, block: bytes) -> Raw:
+    # The server's own headers come last: what a publisher may have written under their names lies before.
+    found = _PLACE.match(block, block.rfind(_SUBJECT))
+    if found is None:
+        _, _, headers = parse_headers(block)
+        return Raw(int(headers["Nats-Sequence"]), headers["Nats-Subject"].encode(), data, block)
+    return Raw(int(found[2]), found[1], data, block)
