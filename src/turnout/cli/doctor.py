@@ -44,7 +44,7 @@ class Check:
 
 def doctor() -> int:
     """Print the checks; 1 if something is wrong."""
-    logs.set_up(options.given().get("log_level"), logging.ERROR)
+    logs.set_up(options.given(), logging.ERROR)
     checks = asyncio.run(_examine())
     wrong = any(check.verdict == "wrong" for check in checks)
     session.show({"ok": not wrong, "checks": checks}, lambda: _lines(checks), as_json=session.as_json())

@@ -17,7 +17,7 @@ from turnout.client.info import JobInfo
 from turnout.core.values import JobState
 from turnout.errors import TurnoutError
 
-_EXITS = {JobState.completed: exits.OK, JobState.faulted: exits.FAILED, JobState.cancelled: exits.CANCELLED}
+EXITS = {JobState.completed: exits.OK, JobState.faulted: exits.FAILED, JobState.cancelled: exits.CANCELLED}
 
 
 async def ls(s: Session, states: Sequence[str], filters: Mapping[str, Any], limit: int) -> int:
@@ -114,7 +114,7 @@ async def wait_and_show(s: Session, handle: AnyHandle, timeout_s: float | None, 
         info = await wait(handle, timeout_s)
     if s.json:
         s.show(info, list)
-        return _EXITS[info.state]
+        return EXITS[info.state]
     if info.state is JobState.completed:
         click.echo(output.dumps(info.result))
         return 0
@@ -144,4 +144,4 @@ async def wait(handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobIn
 def _say_end(info: JobInfo) -> int:
     """On stderr: how a job ended that has no result."""
     output.note("\n".join(jobview.end(info)))
-    return _EXITS[info.state]
+    return EXITS[info.state]

@@ -39,6 +39,7 @@ def _common(*, hidden: bool) -> list[click.Parameter]:
         return click.Option(names, callback=_keep, expose_value=False, hidden=rare and hidden, **attributes)
 
     levels = click.Choice(["debug", "info", "warning", "error"], case_sensitive=False)
+    formats = click.Choice(["console", "json"], case_sensitive=False)
     return [
         option("-o", "--output", type=click.Choice(["table", "json"]), help="For people, or one JSON document."),
         option("-s", "--server", metavar="URL", help="NATS server(s), comma separated; else $NATS_URL."),
@@ -53,6 +54,7 @@ def _common(*, hidden: bool) -> list[click.Parameter]:
         option("--tlscert", metavar="FILE", rare=True, help="A client certificate."),
         option("--tlskey", metavar="FILE", rare=True, help="The client certificate's key."),
         option("--log-level", type=levels, rare=True, help="What to log on stderr."),
+        option("--log-format", type=formats, rare=True, help="How: for people, or a JSON object a line."),
     ]
 
 

@@ -102,7 +102,7 @@ async def _check_exists(connection: Connection, names: Names) -> None:
 
 def run(work: Callable[[Session], Awaitable[int | None]], *, create: bool = False) -> int:
     """Run a verb's work with a session; gives its exit code."""
-    logs.set_up(options.given().get("log_level"), logging.WARNING)
+    logs.set_up(options.given(), logging.WARNING)
 
     async def main() -> int:
         async with opened(create=create) as session:

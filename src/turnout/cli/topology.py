@@ -18,7 +18,7 @@ _DAY_NS = 86_400 * 1_000_000_000
 
 def setup(replicas: int | None, *, dry_run: bool) -> int:
     """Create what is missing and change what differs. Replicas that were chosen before stay, unless given."""
-    logs.set_up(options.given().get("log_level"), logging.WARNING)
+    logs.set_up(options.given(), logging.WARNING)
     return asyncio.run(_setup(replicas, dry_run=dry_run))
 
 

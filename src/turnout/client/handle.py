@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -158,20 +158,24 @@ class JobHandle(Generic[R]):
         `limit`: how many at most. Lines are kept for 30 days, 64 batches of a job, and are written once a second: those
         of the last second of a node that died are missing. JobNotFound when there is no such job.
         """
-        if limit is not None and limit < 1:
-            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
-        return await JobLogs(self._store, self._reader, await self._named(), self.id).last(limit, attempt)
+        return await (await self._logs(limit)).last(limit, attempt)
 
-    async def follow_logs(self) -> AsyncIterator[LogLine]:
-        """The lines that are kept, then the new ones as they are written, until the job has ended.
+    async def follow_logs(
+        self, limit: int | None = None, *, attempt: int | None = None
+    ) -> AsyncGenerator[LogLine, None]:
+        """The last lines as `logs` gives them, then the new ones as they are written, until the job has ended.
 
         async for line in handle.follow_logs():
             print(line.time, line.level, line.message)
         """
-        logs = JobLogs(self._store, self._reader, await self._named(), self.id)
-        async with contextlib.aclosing(logs.follow()) as lines:
+        async with contextlib.aclosing((await self._logs(limit)).follow(limit, attempt)) as lines:
             async for line in lines:
                 yield line
+
+    async def _logs(self, limit: int | None) -> JobLogs:
+        if limit is not None and limit < 1:
+            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+        return JobLogs(self._store, self._reader, await self._named(), self.id)
 
     async def _end(self) -> JobRecord:
         async with contextlib.aclosing(self._reader.changes(await self._named(), self.id, ends=True)) as changes:

@@ -46,11 +46,11 @@ class JobLogs:
                 break
             found += more
         # A node that was cut off writes the lines of its attempt when it is back, after those of the next.
-        lines = sorted((line for line in found if attempt in (None, line.attempt)), key=lambda line: line.attempt)
-        return [log_line(line) for line in (lines if limit is None else lines[max(len(lines) - limit, 0) :])]
+        found.sort(key=lambda line: line.attempt)
+        return _chosen(found, limit, attempt)
 
-    async def follow(self) -> AsyncGenerator[LogLine, None]:
-        """The lines that are kept, then those that come, until the job has ended. JobNotFound."""
+    async def follow(self, limit: int | None, attempt: int | None) -> AsyncGenerator[LogLine, None]:
+        """The last `limit` lines that are kept, then those that come, until the job has ended. JobNotFound."""
         record = await self._reader.read(self._activity, self._id)
         heard = asyncio.Event()
         connection = self._store.connection
@@ -62,8 +62,9 @@ class JobLogs:
             while True:
                 over = end.done()
                 heard.clear()
-                for line in await self._new(record):
-                    yield log_line(line)
+                for line in _chosen(await self._new(record), limit, attempt):
+                    yield line
+                limit = None
                 if over:
                     break
                 with contextlib.suppress(TimeoutError):
@@ -93,3 +94,8 @@ class JobLogs:
             async for record in changes:
                 if record.state.final:
                     return
+
+
+def _chosen(lines: list[Line], limit: int | None, attempt: int | None) -> list[LogLine]:
+    found = [line for line in lines if attempt in (None, line.attempt)]
+    return [log_line(line) for line in (found if limit is None else found[-limit:])]

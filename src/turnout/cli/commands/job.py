@@ -118,6 +118,24 @@ def follow(id_: str, timeout: float | None, activity: str | None) -> int:
 
 @job.command()
 @click.argument("id_", metavar="ID")
+@click.option("--limit", type=click.IntRange(1), help="How many of the last lines; by default all that are kept.")
+@click.option("--attempt", type=click.IntRange(1), help="Of this attempt alone.")
+@click.option("--follow", is_flag=True, help="Go on with new lines until the job ends; exit by how it did.")
+@_of_activity
+def logs(id_: str, limit: int | None, attempt: int | None, follow: bool, activity: str | None) -> int:
+    """Show what a job has logged, also after its end.
+
+    These are the last lines that its code has given to job.log, of all attempts, on whatever node they ran.
+    """
+    from turnout.cli import joblogs, session
+
+    if follow:
+        return session.run(lambda s: joblogs.follow(s, id_, activity, limit, attempt))
+    return session.run(lambda s: joblogs.logs(s, id_, activity, limit, attempt))
+
+
+@job.command()
+@click.argument("id_", metavar="ID")
 @click.option("--timeout", type=Duration(), help="How long to wait for the end; 0: not at all. By default for ever.")
 @_of_activity
 def result(id_: str, timeout: float | None, activity: str | None) -> int:
