@@ -19,13 +19,31 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 
+from bench.processes import cpu_s
+
 STREAM = "floor_work"
 BUCKET = "floor_jobs"
 SUBJECT = "floor.jobs.noop"
 RESULT = b'{"v":1,"state":"completed","result":{"text":"1","size":1}}'
 
 
-async def _fresh(nc: Client) -> JetStreamContext:
+class Meter:
+    """From its making to its reading: the rate, and the CPU of this process and of the servers per job."""
+
+    def __init__(self, servers: list[int]) -> None:
+        self._servers = servers
+        self._begun = cpu_s(servers), time.process_time(), time.perf_counter()
+
+    def read(self, jobs: int) -> dict[str, Any]:
+        server_s, worker_s, started = self._begun
+        return {
+            "rate": jobs / (time.perf_counter() - started),
+            "worker_us": (time.process_time() - worker_s) / jobs * 1e6,
+            "server_us": (cpu_s(self._servers) - server_s) / jobs * 1e6,
+        }
+
+
+async def _fresh(nc: Client, replicas: int = 1) -> JetStreamContext:
     js = nc.jetstream(publish_async_max_pending=20_000)
     with contextlib.suppress(nats.js.errors.NotFoundError):
         await js.delete_stream(STREAM)
@@ -33,9 +51,15 @@ async def _fresh(nc: Client) -> JetStreamContext:
         await js.delete_key_value(BUCKET)
     subjects = ["floor.jobs.*", "floor.jobs.*.*"]
     await js.add_stream(
-        StreamConfig(name=STREAM, subjects=subjects, retention=RetentionPolicy.WORK_QUEUE, storage=StorageType.FILE)
+        StreamConfig(
+            name=STREAM,
+            subjects=subjects,
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+        )
     )
-    await js.create_key_value(bucket=BUCKET, storage=StorageType.FILE)
+    await js.create_key_value(bucket=BUCKET, storage=StorageType.FILE, replicas=replicas)
     await js.add_consumer(
         STREAM, ConsumerConfig(durable_name="noop", ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=-1)
     )
@@ -52,9 +76,22 @@ async def _publish(js: JetStreamContext, jobs: int) -> None:
     await asyncio.gather(*futures)
 
 
-async def publish_pipelined(url: str, jobs: int) -> dict[str, Any]:
+async def led(url: str) -> dict[str, Any]:
+    """Wait until the servers of a cluster have found each other and chosen a leader."""
     nc = await nats.connect(url)
-    js = await _fresh(nc)
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await _fresh(nc, replicas=3)
+                break
+            await asyncio.sleep(0.1)
+    await nc.close()
+    return {}
+
+
+async def publish_pipelined(url: str, jobs: int, replicas: int = 1) -> dict[str, Any]:
+    nc = await nats.connect(url)
+    js = await _fresh(nc, replicas)
     started = time.perf_counter()
     await _publish(js, jobs)
     took = time.perf_counter() - started
@@ -81,7 +118,7 @@ async def prepare(url: str, jobs: int) -> dict[str, Any]:
     return {}
 
 
-async def drain(url: str, jobs: int) -> dict[str, Any]:
+async def drain(url: str, jobs: int, servers: list[int]) -> dict[str, Any]:
     """Pull by the hundred; one awaited put and an ack per job."""
     nc = await nats.connect(url)
     js = nc.jetstream()
@@ -92,18 +129,18 @@ async def drain(url: str, jobs: int) -> dict[str, Any]:
         await kv.put(message.subject, RESULT)
         await message.ack()
 
-    started, done, busy_s = time.perf_counter(), 0, time.process_time()
+    meter, done = Meter(servers), 0
     while done < jobs:
         messages = await pull.fetch(100, timeout=5)
         await asyncio.gather(*(one(message) for message in messages))
         done += len(messages)
     await nc.flush()
-    took, busy_s = time.perf_counter() - started, time.process_time() - busy_s
+    found = meter.read(jobs)
     await nc.close()
-    return {"rate": jobs / took, "busy_s": busy_s}
+    return found
 
 
-async def drain_tight(url: str, jobs: int) -> dict[str, Any]:
+async def drain_tight(url: str, jobs: int, servers: list[int]) -> dict[str, Any]:
     """One inbox, three pulls in flight, puts answered into the same loop, acks sent when the put is stored."""
     nc = await nats.connect(url)
     finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,14 +168,14 @@ async def drain_tight(url: str, jobs: int) -> dict[str, Any]:
 
     await nc.subscribe(inbox, cb=job)
     await nc.subscribe(f"{results}.*", cb=stored)
-    started = time.perf_counter()
+    meter = Meter(servers)
     for _ in range(3):
         await nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.noop", ask, reply=inbox)
     await finished
     await nc.flush()
-    took = time.perf_counter() - started
+    found = meter.read(jobs)
     await nc.close()
-    return {"rate": jobs / took}
+    return found
 
 
 async def serve(url: str, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The activity that is measured: it does nothing."""
+"""The activities that are measured: they do nothing, or sleep."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from turnout import activity
@@ -11,6 +12,11 @@ from turnout.definition.activity import Activity
 @activity
 async def noop(n: int = 0) -> int:
     return n
+
+
+@activity(lease=30)
+async def sleeper(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def _another(name: str) -> Activity[..., Any]:

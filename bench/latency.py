@@ -10,7 +10,8 @@ from typing import Any
 from bench.child import Child, measure
 from bench.jobs import noop
 from bench.processes import worker_process
-from bench.table import Row, limit_row, show
+from bench.sizes import Sizes, show
+from bench.table import Aim, Row
 from turnout import Client
 from turnout.testing.server import NatsServer
 
@@ -35,29 +36,29 @@ def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def measured(rounds: int, jobs: int) -> list[Row]:
-    some = max(100, jobs // 10)
+def measured(sizes: Sizes) -> list[Row]:
     floors: list[list[float]] = []
     taken: list[list[float]] = []
-    for _ in range(rounds):
+    for _ in range(sizes.rounds):
         with NatsServer() as server:
             serving = Child("bench.floor:serve", url=server.url, seconds=300)
             serving.wait_for("serving")
-            floors.append(measure("bench.floor:latency", url=server.url, jobs=some)["ms"])
+            floors.append(measure("bench.floor:latency", url=server.url, jobs=sizes.turns)["ms"])
             serving.result()
             namespace = f"l{secrets.token_hex(4)}"
             with worker_process(server.url, namespace):
-                found = measure("bench.latency:roundtrips", url=server.url, namespace=namespace, jobs=some)
+                found = measure("bench.latency:roundtrips", url=server.url, namespace=namespace, jobs=sizes.turns)
                 taken.append(found["ms"])
     return [
-        limit_row(
-            f"submit to result, {name}",
-            "ms",
-            [quantile(each, share) for each in taken],
-            most=most,
-            floors=[quantile(each, share) for each in floors],
+        Row(
+            key=name,
+            work=f"submit to result, idle system, {name}",
+            unit="ms",
+            rounds=[quantile(each, share) for each in taken],
+            against=[quantile(each, share) for each in floors],
+            aim=Aim(of="value", most=most),
         )
-        for name, share, most in (("p50", 0.5, 3.0), ("p99", 0.99, 10.0))
+        for name, share, most in (("p50", 0.5, 1.5), ("p99", 0.99, 4.0))
     ]
 
 

@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import argparse
+import sys
 import time
-from datetime import UTC, datetime
+import traceback
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-from bench import drain, latency, memory, submit
-from bench.table import Row, arguments, as_json, as_markdown
+from bench import backlog, drain, failover, finished, idle, latency, replicas, running, scaling, submit, tracing
+from bench.results import FOLDER, Results, machine, now
+from bench.sizes import Sizes, add_arguments, chosen
+from bench.table import Row, as_markdown
 
-RESULTS = Path(__file__).parent / "results"
-PARTS = (drain, submit, latency, memory)
+PARTS = (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, idle, replicas)
+
+
+def name(part: ModuleType) -> str:
+    return part.__name__.rpartition(".")[2]
 
 
 def main() -> None:
-    chosen = arguments("Measure turnout against bare nats-py on this machine, floor and turnout in turns.")
+    names = [name(part) for part in PARTS]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure turnout against bare nats-py on this machine, in turns."
+    )
+    add_arguments(parser)
+    parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
+    arguments = parser.parse_args()
+    results = run([part for part in PARTS if name(part) in (arguments.part or names)], chosen(arguments))
+    print(f"\n{results.as_markdown()} It took {results.took_s:.0f} s.")
+    detail = [row for row in results.rows if row.detail]
+    if detail:
+        print(f"\nTo compute bigger machines with:\n\n{as_markdown(detail)}")
+    if arguments.quick:
+        print("\nThis was a quick run: it shows that all of it works. The aims are meant for full sizes.")
+    sys.exit(1 if results.failed else 0)
+
+
+def run(parts: list[ModuleType], sizes: Sizes) -> Results:
+    """Measure these parts. One that fails does not stop the others; the file is written after each."""
+    at, started = now(), time.perf_counter()
+    path = FOLDER / f"{at[:19].replace(':', '-')}.json"
     rows: list[Row] = []
-    started = time.perf_counter()
-    for part in PARTS:
-        print(f"measuring {part.__name__.rpartition('.')[2]} ...", flush=True)
-        rows += part.measured(chosen.rounds, chosen.jobs)
-    took = time.perf_counter() - started
-    print(f"\n{as_markdown(rows)}\n\n{chosen.rounds} rounds, {_machine()['cpus']} CPUs, {took:.0f} s")
-    print(f"written to {_write(rows, chosen.rounds, chosen.jobs)}")
-
-
-def _machine() -> dict[str, Any]:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpus": cpus, "machine": platform.machine(), "python": platform.python_version()}
-
-
-def _write(rows: list[Row], rounds: int, jobs: int) -> Path:
-    now = datetime.now(UTC)
-    found = {
-        "at": now.isoformat(timespec="seconds"),
-        **_machine(),
-        "rounds": rounds,
-        "jobs": jobs,
-        "rows": [as_json(row) for row in rows],
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%dT%H-%M-%S}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return path.relative_to(RESULTS.parent.parent)
+    failed: list[str] = []
+    results = Results(at=at, machine=machine(), sizes=sizes, rows=())
+    for part in parts:
+        print(f"{time.perf_counter() - started:5.0f} s: {name(part)} ...", flush=True)
+        try:
+            rows += part.measured(sizes)
+        except Exception:  # what the others measure counts nevertheless
+            traceback.print_exc()
+            failed.append(name(part))
+        results = Results(
+            at=at,
+            machine=results.machine,
+            sizes=sizes,
+            rows=tuple(rows),
+            failed=tuple(failed),
+            took_s=time.perf_counter() - started,
+        )
+        results.write(path)
+    print(f"written to {path.relative_to(Path(__file__).parents[1])}")
+    return results
 
 
 if __name__ == "__main__":

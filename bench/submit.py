@@ -8,7 +8,8 @@ from typing import Any
 
 from bench.child import measure
 from bench.jobs import noop
-from bench.table import Row, rate_row, show
+from bench.sizes import Sizes, show
+from bench.table import Aim, Row
 from turnout import Client
 from turnout.testing.server import NatsServer
 
@@ -29,19 +30,30 @@ async def one_by_one(url: str, jobs: int) -> dict[str, Any]:
         return {"rate": jobs / (time.perf_counter() - started)}
 
 
-def measured(rounds: int, jobs: int) -> list[Row]:
-    floors: dict[str, list[float]] = {"many": [], "one": []}
-    rates: dict[str, list[float]] = {"many": [], "one": []}
-    some = max(1, jobs // 5)
-    for _ in range(rounds):
+def measured(sizes: Sizes) -> list[Row]:
+    jobs = {"many": sizes.jobs, "one_by_one": sizes.turns}
+    floors = {"many": "publish_pipelined", "one_by_one": "publish_one_by_one"}
+    rates: dict[str, list[float]] = {name: [] for name in jobs}
+    against: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(sizes.rounds):
         with NatsServer() as server:
-            floors["many"].append(measure("bench.floor:publish_pipelined", url=server.url, jobs=jobs)["rate"])
-            rates["many"].append(measure("bench.submit:many", url=server.url, jobs=jobs)["rate"])
-            floors["one"].append(measure("bench.floor:publish_one_by_one", url=server.url, jobs=some)["rate"])
-            rates["one"].append(measure("bench.submit:one_by_one", url=server.url, jobs=some)["rate"])
+            for name, count in jobs.items():
+                against[name].append(measure(f"bench.floor:{floors[name]}", url=server.url, jobs=count)["rate"])
+                rates[name].append(measure(f"bench.submit:{name}", url=server.url, jobs=count)["rate"])
+
+    def row(name: str, work: str, least: float) -> Row:
+        return Row(
+            key=f"submit_{name}",
+            work=work,
+            unit="jobs/s",
+            rounds=rates[name],
+            against=against[name],
+            aim=Aim(least=least),
+        )
+
     return [
-        rate_row(f"submit_many of {jobs:,}", rates["many"], floors["many"], least=0.5),
-        rate_row("one submit after the other", rates["one"], floors["one"]),
+        row("many", f"`submit_many` of {sizes.jobs:,}", 0.6),
+        row("one_by_one", "one `submit` after the other", 0.8),
     ]
 
 

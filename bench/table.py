@@ -1,81 +1,105 @@
-"""Rows of results: medians of several rounds, and their ratio to the floor's."""
+"""Rows of results: medians of several rounds, what they are compared with, what was aimed for, and what became of it.
+
+`python -m bench.table --render FILE` prints the table of a run that was written as JSON.
+"""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
+HEAD = ("work", "turnout", "against", "ratio", "aim", "")
+
+
+@attrs.frozen(kw_only=True)
+class Aim:
+    """From where to where the ratio should be, or with `of="value"` the value itself."""
+
+    of: str = "ratio"
+    least: float | None = None
+    most: float | None = None
+
+    def met(self, found: float) -> bool:
+        return (self.least is None or found >= self.least) and (self.most is None or found <= self.most)
+
+    def words(self, unit: str) -> str:
+        show = "{:.2f}".format if self.of == "ratio" else lambda bound: f"{bound:g} {unit}".rstrip()
+        if self.least is not None and self.most is not None:
+            if self.least == self.most:
+                return f"exactly {show(self.least)}"
+            return f"{show(self.least)} to {show(self.most)}"
+        if self.least is not None:
+            return f"at least {show(self.least)}"
+        return f"at most {show(self.most)}" if self.most is not None else ""
+
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One line of the table. `value` and `floor` are medians in `unit`; `ratio` is turnout's share of the floor.
+    """One line of the table. `rounds` and `against` are in `unit`, a round of each at the same place.
 
-    `reach` is what is aimed for, in words; `reached` whether it was; None where nothing is aimed for.
+    `key` names the row for programs, `other` what it is compared with. `detail`: a figure to compute with, which is
+    aimed at nothing and stands apart.
     """
 
-    what: str
+    key: str
+    work: str
     unit: str
-    value: float
-    floor: float | None = None
-    reach: str = ""
-    reached: bool | None = None
-    rounds: tuple[float, ...] = ()
-    floor_rounds: tuple[float, ...] = ()
+    rounds: Sequence[float]
+    against: Sequence[float] = ()
+    other: str = "floor"
+    aim: Aim | None = None
+    detail: bool = False
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Each round's ratio: both sides ran in the same minute, so a slow minute is slow for both."""
+        return (
+            [one / other for one, other in zip(self.rounds, self.against, strict=True) if other] if self.against else []
+        )
 
     @property
     def ratio(self) -> float | None:
-        return self.value / self.floor if self.floor else None
+        ratios = self.ratios
+        return statistics.median(ratios) if ratios else None
 
-
-def rate_row(
-    what: str, rates: Sequence[float], floors: Sequence[float], *, least: float | None = None, unit: str = "jobs/s"
-) -> Row:
-    """A rate against the floor's; `least` is the ratio aimed for."""
-    value, floor = statistics.median(rates), statistics.median(floors)
-    return Row(
-        what=what,
-        unit=unit,
-        value=value,
-        floor=floor,
-        reach=f">= {least:.2f} of the floor" if least is not None else "",
-        reached=value / floor >= least if least is not None else None,
-        rounds=tuple(rates),
-        floor_rounds=tuple(floors),
-    )
-
-
-def limit_row(
-    what: str, unit: str, values: Sequence[float], *, most: float | None, floors: Sequence[float] = ()
-) -> Row:
-    """A value that should stay below `most`."""
-    value = statistics.median(values)
-    return Row(
-        what=what,
-        unit=unit,
-        value=value,
-        floor=statistics.median(floors) if floors else None,
-        reach=f"<= {most:g} {unit}" if most is not None else "",
-        reached=value <= most if most is not None else None,
-        rounds=tuple(values),
-        floor_rounds=tuple(floors),
-    )
+    @property
+    def reached(self) -> bool | None:
+        """None where nothing is aimed for."""
+        if self.aim is None:
+            return None
+        found = self.ratio if self.aim.of == "ratio" else self.value
+        return found is not None and self.aim.met(found)
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    return {**attrs.asdict(row), "ratio": row.ratio}
+    """What `from_json` reads, and beside it what follows from it, for other readers."""
+    return {**attrs.asdict(row), "value": row.value, "ratio": row.ratio, "reached": row.reached}
+
+
+def from_json(raw: dict[str, Any]) -> Row:
+    known = {field.name: raw[field.name] for field in attrs.fields(Row)}
+    return Row(**{**known, "aim": Aim(**raw["aim"]) if raw["aim"] is not None else None})
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """The table, aligned for reading in a terminal and valid in a document."""
-    head = ("work", "turnout", "floor", "ratio", "reach", "")
-    lines = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return aligned(HEAD, [_cells(row) for row in rows])
+
+
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in [head, *lines]
     ]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
@@ -83,25 +107,31 @@ def as_markdown(rows: Iterable[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     verdict = {True: "reached", False: "MISSED", None: ""}[row.reached]
-    floor = "" if row.floor is None else _number(row.floor, row.unit)
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-    return row.what, _number(row.value, row.unit), floor, ratio, row.reach, verdict
+    against = f"{number(statistics.median(row.against), row.unit)} ({row.other})" if row.against else ""
+    aim = row.aim.words(row.unit) if row.aim is not None else ""
+    return row.work, number(row.value, row.unit), against, _spread(row), aim, verdict
 
 
-def _number(value: float, unit: str) -> str:
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f} {unit}"
+def _spread(row: Row) -> str:
+    """The median of the rounds' ratios, and from where to where they go."""
+    if row.ratio is None:
+        return ""
+    low, high = min(row.ratios), max(row.ratios)
+    return f"{row.ratio:.2f}" if len(row.ratios) == 1 else f"{row.ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
-def arguments(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What every program of bench/ understands."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured; medians are shown")
-    parser.add_argument("--jobs", type=int, default=10_000, help="how many jobs a round drains or submits")
-    return parser.parse_args(argv)
+def number(value: float, unit: str) -> str:
+    digits = 0 if abs(value) >= 100 or value == round(value) else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f} {unit}".rstrip()
 
 
-def show(measured: Callable[[int, int], list[Row]], description: str) -> None:
-    """The main program of one part."""
-    chosen = arguments(description)
-    print(as_markdown(measured(chosen.rounds, chosen.jobs)))
+def main() -> None:
+    from bench.results import Results
+
+    parser = argparse.ArgumentParser(description="Print the table of a run.")
+    parser.add_argument("--render", required=True, type=Path, metavar="FILE", help="a JSON file of `python -m bench`")
+    print(Results.read(parser.parse_args().render).as_markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A large backlog against a small one, and what becomes of the worker's and the server's memory meanwhile.
+
+One worker process warms up, drains the small backlog a few times, then the large one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+from typing import Any
+
+from bench.child import measure
+from bench.processes import server_pid, worker_process
+from bench.sizes import Sizes, show
+from bench.table import Aim, Row
+from turnout.testing.server import NatsServer
+
+SMALL_DRAINS = 5
+GROWTH_MB = 2.0
+"""Less than this is no growth: allocators come and go by as much."""
+
+
+def one_round(sizes: Sizes) -> dict[str, float]:
+    namespace = f"b{secrets.token_hex(4)}"
+    with NatsServer() as server, worker_process(server.url, namespace) as worker:
+        pid = server_pid(server)
+
+        def drain(jobs: int) -> dict[str, Any]:
+            return measure(
+                "bench.gate:drain", url=server.url, namespace=namespace, jobs=jobs, workers=[worker.pid], servers=[pid]
+            )
+
+        start_mb = worker.rss_mb
+        drain(sizes.jobs)
+        warm_mb = worker.rss_mb
+        small = statistics.median(drain(sizes.small)["rate"] for _ in range(SMALL_DRAINS))
+        large = drain(sizes.large)
+        return {
+            "small": small,
+            "large": large["rate"],
+            "start_mb": start_mb,
+            "warm_mb": warm_mb,
+            "end_mb": worker.rss_mb,
+            **{name: large[name] for name in ("queued_memory", "queued_disk", "record_disk")},
+        }
+
+
+def measured(sizes: Sizes) -> list[Row]:
+    found = [one_round(sizes) for _ in range(sizes.rounds)]
+
+    def values(what: str) -> list[float]:
+        return [each[what] for each in found]
+
+    def row(key: str, work: str, what: str, unit: str, **more: Any) -> Row:
+        return Row(key=key, work=work, unit=unit, rounds=values(what), **more)
+
+    grown = [each["end_mb"] - each["warm_mb"] for each in found]
+    return [
+        row(
+            "backlog",
+            f"drain {sizes.large:,}",
+            "large",
+            "jobs/s",
+            against=values("small"),
+            other=f"{sizes.small:,} queued",
+            aim=Aim(least=0.9, most=1.1),
+        ),
+        row("memory", "memory of the worker at its start", "start_mb", "MB"),
+        row("memory_warm", f"the same after {sizes.jobs:,} jobs", "warm_mb", "MB"),
+        Row(
+            key="growth",
+            work=f"its growth from there over {sizes.large:,} more",
+            unit="MB",
+            rounds=grown,
+            aim=Aim(of="value", most=GROWTH_MB),
+        ),
+        row("queued_memory", "memory of the server per queued job", "queued_memory", "B", detail=True),
+        row("queued_disk", "disk per queued job", "queued_disk", "B", detail=True),
+        row("record_disk", "disk per record of an ended job", "record_disk", "B", detail=True),
+    ]
+
+
+if __name__ == "__main__":
+    show(measured, __doc__)

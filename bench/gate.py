@@ -1,0 +1,84 @@
+"""A queue with a gate: jobs are queued while the gate is closed, and the clock starts when it opens.
+
+The gate is the server's own: a consumer that is paused hands nothing over. Whoever works stands ready behind it, so
+neither a process's start nor the submission counts, whatever the number of jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from bench.jobs import noop
+from bench.processes import cpu_s, rss_mb
+from turnout import Client, JobState
+from turnout.jetstream.queue import rfc3339
+
+_LOOK_S = (0.002, 0.25)
+_OPENS_IN_S = 0.2
+_STUCK_S = 20.0
+
+
+async def drain(url: str, namespace: str, jobs: int, workers: list[int], servers: list[int]) -> dict[str, Any]:
+    """Queue no-op jobs behind the gate, open it, and wait until the queue is empty: then all must be completed.
+
+    `workers` and `servers` are process ids. Gives the rate in jobs per second, their CPU in microseconds per job, and
+    what a queued job and an ended one take on the server.
+    """
+    async with Client.connect(url, namespace=namespace) as client:
+        before = (await client.count())[JobState.completed]
+        server_mb = rss_mb(servers)
+        await _close(client, time.time() + 3600)
+        await client.submit_many(noop, [{"n": 1}] * jobs)
+        queue, server_mb = await _state(client, client.store.names.work), rss_mb(servers) - server_mb
+        opens = time.time() + _OPENS_IN_S
+        await _close(client, opens)
+        await asyncio.sleep(opens - time.time())
+        busy = cpu_s(workers), cpu_s(servers)
+        took = await _empty(client, jobs)
+        busy = cpu_s(workers) - busy[0], cpu_s(servers) - busy[1]
+        counts = await client.count()
+        if counts[JobState.completed] != before + jobs:
+            raise RuntimeError(f"{jobs} jobs were drained beside {before}, but these are the records: {counts}")
+        records = await _state(client, f"KV_{client.store.names.jobs_bucket}")
+        return {
+            "rate": jobs / took,
+            "worker_us": busy[0] / jobs * 1e6,
+            "server_us": busy[1] / jobs * 1e6,
+            "queued_memory": server_mb * 1e6 / jobs,
+            "queued_disk": queue["bytes"] / queue["messages"],
+            "record_disk": records["bytes"] / records["messages"],
+        }
+
+
+async def _close(client: Client, until: float) -> None:
+    """Close the gate until this time, in unix seconds. Opened by hand it would not wake who waits behind it."""
+    body = {"pause_until": rfc3339(until)}
+    await client.store.connection.api(f"CONSUMER.PAUSE.{client.store.names.work}.{noop.name}", body)
+
+
+async def _empty(client: Client, jobs: int) -> float:
+    """The seconds from now until the queue is empty. It is looked at seldom at first, and often towards the end."""
+    started = moved = time.perf_counter()
+    before = jobs
+    while left := await queued(client):
+        took = time.perf_counter() - started
+        moved = started + took if left < before else moved
+        if started + took > moved + _STUCK_S:
+            raise RuntimeError(f"{left} of {jobs} jobs are left, and nothing has moved for {_STUCK_S:g} s")
+        before = left
+        rest_s = took * left / (jobs - left) if left < jobs else 0.0
+        await asyncio.sleep(min(max(rest_s / 4, _LOOK_S[0]), _LOOK_S[1]))
+    return time.perf_counter() - started
+
+
+async def queued(client: Client) -> int:
+    """How many messages are in the work stream."""
+    return int((await _state(client, client.store.names.work))["messages"])
+
+
+async def _state(client: Client, stream: str) -> dict[str, Any]:
+    """The server's figures of a stream: how many messages, and how many bytes of them."""
+    state: dict[str, Any] = (await client.store.connection.api(f"STREAM.INFO.{stream}"))["state"]
+    return state

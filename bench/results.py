@@ -1,0 +1,93 @@
+"""A run as a value and as a JSON file: the rows, the machine, and how much was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from bench.sizes import Sizes
+from bench.table import Row, as_json, as_markdown, from_json
+from turnout.testing.server import find_binary
+
+FOLDER = Path(__file__).parent / "results"
+PUBLISHED = FOLDER / "published.json"
+"""The run that the documents quote; the only one that is committed."""
+
+
+@attrs.frozen(kw_only=True)
+class Results:
+    at: str
+    machine: dict[str, Any]
+    sizes: Sizes
+    rows: tuple[Row, ...]
+    failed: tuple[str, ...] = ()
+    took_s: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        raw = json.loads(path.read_text())
+        rows = tuple(from_json(row) for row in raw["rows"])
+        return cls(**{**raw, "sizes": Sizes(**raw["sizes"]), "rows": rows, "failed": tuple(raw["failed"])})
+
+    def write(self, path: Path) -> None:
+        raw = {**attrs.asdict(self, recurse=False), "sizes": attrs.asdict(self.sizes)}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**raw, "rows": [as_json(row) for row in self.rows]}, indent=1) + "\n")
+
+    def as_markdown(self) -> str:
+        """The table of what is aimed for, and under what circumstances it was measured."""
+        table = as_markdown([row for row in self.rows if not row.detail])
+        failed = "".join(f"\nCould not be measured: {part}." for part in self.failed)
+        return f"{table}\n{failed}\n{self.circumstances}"
+
+    @property
+    def circumstances(self) -> str:
+        machine, rounds = self.machine, self.sizes.rounds
+        of = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+        return (
+            f"{of[0].upper()}{of[1:]}, {self.at[:10]}, {machine['cpus']} CPUs ({machine['model']}), "
+            f"Python {machine['python']} with {machine['with']}, nats-server {machine['nats-server']}."
+        )
+
+    def row(self, key: str) -> Row:
+        """The row of this key; KeyError when that was not measured."""
+        for row in self.rows:
+            if row.key == key:
+                return row
+        raise KeyError(key)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = subprocess.run([find_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    extras = [name for name in ("uvloop", "orjson") if importlib.util.find_spec(name) is not None]
+    return {
+        "cpus": cpus,
+        "model": _model(),
+        "python": platform.python_version(),
+        "with": " and ".join(extras) or "neither uvloop nor orjson",
+        "nats-server": told.strip().rpartition("v")[2],
+        "nats-py": importlib.metadata.version("nats-py"),
+    }
+
+
+def _model() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
