@@ -179,26 +179,38 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
 
 def _start(queued: JobRecord, event: Received) -> Effects:
     """The next attempt, unless the job must not start any more."""
-    delivery = event.delivery
-    record = evolve(queued, message=delivery.message, rules=event.rules)
+    delivery, message = event.delivery, event.delivery.message
     if delivery.problem is not None:
-        return _fault_unstarted(record, event.now, "invalid", delivery.problem, Ack(delivery.message))
-    if record.expires_at is not None and event.now >= record.expires_at:
-        return _fault_unstarted(record, event.now, "expired", _expiry(record), Ack(delivery.message))
-    number = record.attempt + 1
-    token = Token(event.node, record.generation, number, event.nonce)
-    attempt = Attempt(number, record.generation, event.node, event.now, span_id=event.span_id)
+        known = evolve(queued, message=message, rules=event.rules)
+        return _fault_unstarted(known, event.now, "invalid", delivery.problem, Ack(message))
+    if (expires_at := queued.expires_at) is not None and event.now >= expires_at:
+        known = evolve(queued, message=message, rules=event.rules)
+        return _fault_unstarted(known, event.now, "expired", _expiry(known), Ack(message))
+    number = queued.attempt + 1
+    token = Token(event.node, queued.generation, number, event.nonce)
+    attempt = Attempt(
+        number, queued.generation, event.node, event.now, span_id=event.span_id, due_at=_due_at(queued, message)
+    )
     running = evolve(
-        record,
+        queued,
         state=JobState.running,
+        message=message,
+        rules=event.rules,
         token=token,
         attempt=number,
-        attempts=(*_briefly(record), attempt)[-ATTEMPTS_KEPT:],
-        started_at=record.started_at or event.now,
+        attempts=(*_briefly(queued), attempt)[-ATTEMPTS_KEPT:],
+        started_at=queued.started_at or event.now,
         finished_at=None,
         due_at=None,
     )
     return (Save(running),)
+
+
+def _due_at(queued: JobRecord, message: MessageRef) -> float | None:
+    """From when on the attempt that begins now might have begun, if the attempts before do not tell."""
+    if queued.due_at is None and queued.attempts and queued.attempts[-1].generation < queued.generation:
+        return message.time  # retried by somebody, just then
+    return queued.due_at
 
 
 def _start_when_due(record: JobRecord, event: Received) -> Effects:
@@ -264,7 +276,9 @@ def _ended(record: JobRecord | None, event: Completed | Failed | Cancelled | Abo
     if record is None or record.token != event.token:
         return (Abandon(),)
     if record.owned_by(event.token):
-        after = _after_end(evolve(record, progress=event.progress or record.progress), event)
+        progress = event.progress
+        reported = record if progress is None or progress == record.progress else evolve(record, progress=progress)
+        after = _after_end(reported, event)
         return (Save(after, expires=after.state.final), *_settle(after, event))
     ended_by_us = bool(record.attempts) and record.attempts[-1].outcome is not Outcome.lost
     return _settle(record, event) if ended_by_us else (Abandon(),)
@@ -445,8 +459,8 @@ def _close_attempt(record: JobRecord, now: float, outcome: Outcome | None, error
 
 
 def _complete(record: JobRecord, now: float, result: Body) -> JobRecord:
-    closed = _close_attempt(record, now, Outcome.completed)
-    return evolve(closed, state=JobState.completed, finished_at=now, result=result, error=None)
+    attempts = record.with_attempt(outcome=Outcome.completed, ended_at=now, error=None)
+    return evolve(record, attempts=attempts, state=JobState.completed, finished_at=now, result=result, error=None)
 
 
 def _fault(record: JobRecord, now: float, reason: str, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
