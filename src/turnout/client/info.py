@@ -19,7 +19,11 @@ def instant(seconds: float | None) -> dt.datetime | None:
 
 @attrs.frozen(kw_only=True)
 class AttemptInfo:
-    """One attempt of a job. `number` counts from 1 over all generations; `error` tells why it did not complete."""
+    """One attempt of a job. `number` counts from 1 over all generations; `error` tells why it did not complete.
+
+    `due_at`: from when on it might begin, if it waited for a delay or for somebody's retry. `span_id`: that of its span
+    in the trace, in hex; None when nobody traced.
+    """
 
     number: int
     node: str
@@ -28,6 +32,8 @@ class AttemptInfo:
     ended_at: dt.datetime | None = None
     error: ErrorInfo | None = None
     generation: int = 1
+    due_at: dt.datetime | None = None
+    span_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -170,6 +176,8 @@ def _attempt_info(attempt: Attempt) -> AttemptInfo:
         ended_at=instant(attempt.ended_at),
         error=attempt.error,
         generation=attempt.generation,
+        due_at=instant(attempt.due_at),
+        span_id=attempt.span_id or None,
     )
 
 

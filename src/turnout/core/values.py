@@ -130,7 +130,7 @@ class ErrorInfo:
 class Attempt:
     """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone.
 
-    `due_at`: from when on it might begin, where that is not just when the job was submitted or the attempt before ended:
+    `due_at`: from when on it might begin, where that is not when the job was submitted or the attempt before ended:
     after a delay, or after somebody has retried the job.
     """
 
