@@ -58,12 +58,12 @@ def tally(before: JobRecord | None, after: JobRecord) -> Tally:
     same_life = before is not None and before.generation == after.generation
     then = before if same_life else None
     counts: list[Count] = []
-    if after.attempt > (before.attempt if before is not None else 0):
-        counts.append(Count.started)
     if after.losses > (then.losses if then is not None else 0):
         counts.append(Count.lost)
     if after.aborts > (then.aborts if then is not None else 0):
         counts.append(Count.aborted)
+    if after.attempt > (before.attempt if before is not None else 0):
+        counts.append(Count.started)
     if after.failures > (then.failures if then is not None else 0) and not after.state.final:
         counts.append(Count.retried)
     if after.state.final and (then is None or then.state is not after.state):

@@ -43,7 +43,7 @@ class Queues:
     async def measure(self, store: Store, consumers: Iterable[Consumer]) -> None:
         """Ask how old the first message is that each of these consumers has not handed over. Trouble is for later."""
         consumers = list(consumers)
-        metrics.know(consumer.activity for consumer in consumers)
+        metrics.serve(consumer.activity for consumer in consumers)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(consumer: Consumer) -> tuple[str, _Measured]:

@@ -231,7 +231,7 @@ def _learn(activity: str) -> str:
 
 
 def serve(activities: Iterable[str]) -> None:
-    """This process works on these activities: their counts begin at zero, and are there from now on."""
+    """This process works on these activities, or watches over them: their counts are there from now on, from zero."""
     names = list(activities)
     know(names)
     for name in {label(each) for each in names}:
