@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import secrets
 import time
 from collections import Counter
@@ -39,6 +41,8 @@ class Submitter:
         self._store = store
         self._performer = performer
         self._reader = reader
+        self._nonce = secrets.token_hex(8)
+        self._count = itertools.count()
 
     def untyped(self, ref: ActivityRef, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The payload of an activity by name: one positional payload, or keywords as its object."""
@@ -140,7 +144,7 @@ class Submitter:
             payload=body,
             headers=headers,
             options=ref.submission.recorded,
-            token=Token("", 1, 0, secrets.token_hex(8)),
+            token=Token("", 1, 0, f"{self._nonce}{next(self._count):x}"),
             trace_id=wire.trace_id_of(headers, ref.name, job_id),
         )
 
@@ -195,9 +199,11 @@ def _no_id_twice(ids: Sequence[str]) -> None:
 
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_SHIFTS = tuple(range(120, -1, -10))
 
 
 def new_id() -> str:
     """An id that sorts by time: a ULID (https://github.com/ulid/spec)."""
-    number = int(time.time() * 1000) << 80 | secrets.randbits(80)
-    return "".join(_DIGITS[number >> shift & 31] for shift in range(125, -1, -5))
+    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

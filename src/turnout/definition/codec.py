@@ -105,10 +105,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+_to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes an encoder for each call that asks for other than its defaults."""
+
+
 def _dumps(value: Any, what: str) -> str:
     """JSON text of what `_plain` or an adapter gave; refuses what slipped through those two (a NaN in a model)."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _to_text(value)
         if not text.isascii():
             text.encode()
         return text

@@ -155,6 +155,8 @@ class Connection:
 
     async def wait_up(self, *, timeout_s: float | None = None) -> None:
         """Return when connected; `Disconnected` after `timeout_s`, or at once if the connection is closed."""
+        if self._link is not None:
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 while self._link is None:
@@ -308,6 +310,8 @@ class Connection:
         Raises `WrongLastSequence`, `StoreRefused` (a full stream or disk), `ApiError`, `NoResponders` (no such stream).
         After `RequestTimeout` or `Disconnected` it may have been stored, or even be stored later.
         """
+        if timeout_s >= DEFAULT_TIMEOUT_S:
+            return await self._ask(subject, data, headers, timeout_s, accept_pub_ack)[1]
         return await self._answer(subject, data, headers, timeout_s, accept_pub_ack)
 
     def store_nowait(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import attrs
 
@@ -170,9 +170,10 @@ class Queue:
         trouble: TurnoutError | None = None
         for _ in range(_RESENDS):
             try:
-                await self._connection.wait_up(timeout_s=_PATIENCE_S)
+                if not self._connection.up:
+                    await self._connection.wait_up(timeout_s=_PATIENCE_S)
                 sent = True
-                return await self._led(lambda: self._connection.store(subject, body, headers))
+                return await self._led(subject, body, headers)
             except WrongLastSequence:
                 await self._own_or_taken(subject, headers)
                 return None
@@ -182,14 +183,16 @@ class Queue:
             raise trouble
         raise OutcomeUnknown(f"nobody said whether the message on {subject} is stored: {trouble}") from trouble
 
-    async def _led(self, call: Callable[[], Awaitable[PubAck]]) -> PubAck:
+    async def _led(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck:
         """A stream that is between two leaders answers nobody for some seconds; one that is gone, never."""
-        deadline = asyncio.get_running_loop().time() + _LEADERLESS_S
+        deadline = 0.0
         while True:
             try:
-                return await call()
+                return await self._connection.store(subject, body, headers)
             except NoResponders:
-                if asyncio.get_running_loop().time() > deadline:
+                now = asyncio.get_running_loop().time()
+                deadline = deadline or now + _LEADERLESS_S
+                if now > deadline:
                     raise
                 await asyncio.sleep(0.25)
 

@@ -62,6 +62,8 @@ def traced(headers: Mapping[str, str]) -> bool:
 
 def outgoing(context: Context) -> dict[str, str]:
     """The headers that carry `context` with a job."""
+    if not context:
+        return {}
     members = baggage.get_all(context)
     if members and _oversized(",".join(f"{quote_plus(k)}={quote_plus(str(v))}" for k, v in members.items())):
         _warn_of_baggage("is left behind")
