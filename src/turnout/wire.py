@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
@@ -27,6 +27,7 @@ from turnout.core.values import (
     Delivery,
     ErrorInfo,
     JobRecord,
+    JobState,
     MessageRef,
     Progress,
     Rules,
@@ -143,6 +144,31 @@ def _message_to_json(message: MessageRef) -> dict[str, Any]:
 def load_record(data: bytes) -> JobRecord:
     """The record that `dump_record` wrote, in this version or an earlier one."""
     return _load(data, JobRecord)
+
+
+class Glimpse(NamedTuple):
+    """What the first bytes of a record tell."""
+
+    state: JobState
+    generation: int
+    submitted_at: float
+
+
+_STATES = {state.encode(): state for state in JobState}
+_GLIMPSE = re.compile(
+    rb'\{"v":%d,"id":"[A-Za-z0-9_-]+","activity":"[A-Za-z0-9_-]+","state":"([a-z]+)"' % VERSION
+    + rb'(?:,"generation":([0-9]{1,15}))?,"submitted_at":([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)[,}]'
+)
+
+
+def glimpse(data: bytes) -> Glimpse | None:
+    """The record's state and age by its first bytes, in a thirtieth of the time; None: only `load_record` can tell."""
+    found = _GLIMPSE.match(data)
+    if found is None or data[-1:] != b"}":
+        return None
+    state, generation, submitted_at = found.groups()
+    known = _STATES.get(state)
+    return None if known is None else Glimpse(known, int(generation or 1), float(submitted_at))
 
 
 def tells_end(data: bytes) -> bool:

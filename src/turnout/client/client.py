@@ -9,9 +9,10 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import attrs
 
+from turnout.client.filters import Filters
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.info import FaultInfo, JobInfo
-from turnout.client.reader import Filters, Reader
+from turnout.client.reader import Reader
 from turnout.client.replay import LetterFilter, Replays
 from turnout.client.submitter import Submitter
 from turnout.core.catalog import ActivityInfo, NodeInfo
@@ -164,17 +165,25 @@ class Client:
     async def jobs(
         self,
         *,
-        state: JobState | str | None = None,
+        state: JobState | str | Iterable[JobState | str] | None = None,
         activity: str | ActivityRef | None = None,
         node: str | None = None,
         label: str | tuple[str, str] | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[JobInfo]:
-        """The jobs that match all that is given, newest first, queued ones too.
+        """The jobs that match all that is given, newest first, queued ones too, as they are found.
 
-        `node`: a node's id or name. `label`: `"key"`, `"key=value"` or a pair. `since`: submitted at or after this
-        instant, or within this many seconds.
+        `state`: one, or several. `node`: a node's id or name. `label`: `"key"`, `"key=value"` or a pair. `since`:
+        submitted at or after this instant, or within this many seconds.
+
+        Nothing is held but the page that is being read. So the order is that of submission among the newest 1,000
+        records at least; behind them, pages come in the order of their last change, each sorted by submission. Each
+        job comes once; one that changes meanwhile as it was or as it is, maybe at the end.
+
+        Ended jobs are found by their records, all others by their messages, so those are listed quickly however many
+        have ended. (A crash may leave a record of a job without its message, until the supervisor mends that within a
+        minute or so: it is listed when ended jobs are asked for as well.)
         """
         if limit is not None and (limit < 1):
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
@@ -184,13 +193,13 @@ class Client:
     async def count(
         self,
         *,
-        state: JobState | str | None = None,
+        state: JobState | str | Iterable[JobState | str] | None = None,
         activity: str | ActivityRef | None = None,
         node: str | None = None,
         label: str | tuple[str, str] | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
     ) -> dict[JobState, int]:
-        """How many jobs are in each state, each job once; filters as for `jobs`."""
+        """How many jobs are in each state, each job once; filters as for `jobs`. One pass over everything, unparsed."""
         return await self._reader.count(self._filters(state, activity, node, label, since))
 
     async def nodes(self) -> list[NodeInfo]:
@@ -265,16 +274,14 @@ class Client:
 
     def _filters(
         self,
-        state: JobState | str | None,
+        state: JobState | str | Iterable[JobState | str] | None,
         activity: str | ActivityRef | None,
         node: str | None,
         label: str | tuple[str, str] | None,
         since: dt.datetime | dt.timedelta | float | None,
     ) -> Filters:
-        if state is not None and state not in set(JobState):
-            raise InvalidValue(f"state must be one of {', '.join(JobState)}, not {state!r}")
         return Filters(
-            state=None if state is None else JobState(state),
+            states=_states(state),
             activity=_name(activity),
             node=None if node is None else valid_name(node, "node"),
             label=_label(label),
@@ -327,6 +334,16 @@ def _name(activity: str | ActivityRef | None) -> str | None:
     if activity is None:
         return None
     return valid_name(activity, "activity") if isinstance(activity, str) else activity.name
+
+
+def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozenset[JobState] | None:
+    if state is None:
+        return None
+    states = [state] if isinstance(state, str) or not isinstance(state, Iterable) else list(state)
+    for each in states:
+        if not isinstance(each, str) or each not in set(JobState):
+            raise InvalidValue(f"state must be one of {', '.join(JobState)}, not {each!r}")
+    return frozenset(JobState(each) for each in states)
 
 
 def _label(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 from collections.abc import AsyncGenerator, AsyncIterator
 
-import attrs
-
 from turnout import wire
+from turnout.client.counting import Counting
+from turnout.client.filters import Filters
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
+from turnout.client.listing import Listing
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
@@ -25,26 +25,6 @@ _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
 _HINT_READS = 12
-
-
-@attrs.frozen
-class Filters:
-    """Which jobs a listing wants; None wants all."""
-
-    state: JobState | None = None
-    activity: str | None = None
-    node: str | None = None
-    label: tuple[str, str | None] | None = None
-    since: float | None = None
-
-    def match(self, record: JobRecord) -> bool:
-        return (
-            (self.state is None or record.state is self.state)
-            and (self.activity is None or record.activity == self.activity)
-            and (self.node is None or _on_node(record, self.node))
-            and (self.label is None or _has_label(record, self.label))
-            and (self.since is None or record.submitted_at >= self.since)
-        )
 
 
 class Reader:
@@ -118,42 +98,24 @@ class Reader:
         return None if body is None else await self._store.payloads.get(body)
 
     async def jobs(self, filters: Filters, limit: int | None) -> AsyncIterator[JobInfo]:
-        """The jobs that match, newest first."""
-        living = {node.id for node in await self._store.nodes.living()}
-        matching = [record async for record in self.records(filters.activity) if filters.match(record)]
-        ordered = sorted(matching, key=_age, reverse=True) if limit is None else heapq.nlargest(limit, matching, _age)
-        for record in ordered:
-            suspect = record.state is JobState.running and record.token is not None and record.token.node not in living
-            yield job_info(record, await self._bodies(record), suspect=suspect)
+        """The jobs that match, newest first, as they are found."""
+        alive: dict[str, bool] = {}
+        async with contextlib.aclosing(Listing(self._store, filters, self._in_time).records()) as records:
+            async for record in records:
+                suspect = False
+                if record.state is JobState.running and record.token is not None:
+                    node = record.token.node
+                    alive = alive or {living.id: True for living in await self._store.nodes.living()}
+                    if node not in alive:  # it may have started since
+                        alive[node] = await self._store.nodes.get(node) is not None
+                    suspect = not alive[node]
+                yield job_info(record, await self._bodies(record), suspect=suspect)
+                if limit is not None and (limit := limit - 1) == 0:
+                    return
 
     async def count(self, filters: Filters) -> dict[JobState, int]:
         """How many jobs are in each state; each job once."""
-        counts = dict.fromkeys(JobState, 0)
-        async for record in self.records(filters.activity):
-            if filters.match(record):
-                counts[record.state] += 1
-        return counts
-
-    async def records(self, activity: str | None) -> AsyncIterator[JobRecord]:
-        """Every job once, with or without a record. What changes meanwhile may show as it was or as it is.
-
-        The messages are read first: a job that starts in between is then seen by its message or by its record, never by
-        neither.
-        """
-        queued = {(d.activity, d.id): d async for d in self._store.queue.scan(activity or "*")}
-
-        def unreadable(of: str, job_id: str) -> None:
-            queued.pop((of, job_id), None)  # what its message tells is out of date
-
-        async for loaded in self._store.registry.scan(activity or "*", unreadable):
-            record = loaded.record
-            if record is None:
-                continue
-            found = queued.pop((record.activity, record.id), None)
-            current = record_of(found, record) if found is not None and newer(found, record) else record
-            yield await self._in_time(current)
-        for delivery in queued.values():
-            yield await self._in_time(record_of(delivery))
+        return await Counting(self._store, filters, self._in_time).count()
 
     async def faults(self, activity: str | None, since: float | None, job_id: str = "*") -> AsyncIterator[FaultInfo]:
         """The dead letters, the oldest first."""
@@ -236,21 +198,5 @@ class Reader:
             return None
 
 
-def _age(record: JobRecord) -> tuple[float, str]:
-    return record.submitted_at, record.id
-
-
 def _inline_text(body: Body | None) -> str | None:
     return None if body is None else body.text
-
-
-def _on_node(record: JobRecord, node: str) -> bool:
-    """By a node's id or its name, which is the id without the random part."""
-    if record.state is not JobState.running or record.token is None:
-        return False
-    return node in (record.token.node, record.token.node.rpartition("-")[0])
-
-
-def _has_label(record: JobRecord, label: tuple[str, str | None]) -> bool:
-    name, value = label
-    return name in record.options.labels and value in (None, record.options.labels[name])

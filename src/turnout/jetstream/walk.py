@@ -84,7 +84,7 @@ class Backward:
         """With the first window: up to which sequence the walk goes. What is written later lies above it."""
         self._connection = connection
         self._stream = stream
-        self._subject = subject
+        self.subject = subject
         self._size = WINDOW
         self._density = 1.0
         self._widest = 0
@@ -127,7 +127,7 @@ class Backward:
         batch = min(PAGE, max(_LEAST_BATCH, math.ceil(1.1 * width * self._density)))
         if below != _END:
             batch = min(batch, width)
-        answers = _ask(self._connection, self._stream, self._subject, low, batch)
+        answers = _ask(self._connection, self._stream, self.subject, low, batch)
         return _Asked(low, below, width, answers)
 
     async def _read(self, asked: _Asked) -> tuple[list[Raw] | None, int]:
@@ -145,7 +145,7 @@ class Backward:
             if len(found) > 2 * PAGE or size > 2 * PAGE_BYTES:
                 # What is left of the newest, when the stream grows faster than it is read, is behind its end then.
                 return (None if asked.width > 1 else found), size
-            answers = _ask(self._connection, self._stream, self._subject, after, min(PAGE, asked.high - after))
+            answers = _ask(self._connection, self._stream, self.subject, after, min(PAGE, asked.high - after))
 
     def _learn(self, messages: int, size: int, width: int) -> None:
         self._widest = width

@@ -1,0 +1,125 @@
+"""Counting jobs by state: one pass over the messages and one over the records, of which a few bytes each are kept."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+
+import attrs
+
+from turnout import wire
+from turnout.client.filters import Filters
+from turnout.client.found import EXPIRES, GENERATION, RETRYABLE, Finder, Found
+from turnout.client.keys import Keys
+from turnout.client.listing import InTime
+from turnout.core.values import JobState
+from turnout.jetstream.direct import Raw
+from turnout.jetstream.names import kv_stream
+from turnout.jetstream.perform import Store
+from turnout.jetstream.walk import forward
+
+_STATES = tuple(JobState)
+_CODES = {state: code for code, state in enumerate(_STATES)}
+_NONE = 7
+"""The code of a record that is not counted. All codes fit into three bits, which a hash can spare."""
+
+
+class Counting:
+    """One count of the jobs that match. The messages are read first: a job that starts meanwhile has a record then.
+
+    A record that is written during the pass moves to the end of the stream and may be met twice: the newer one counts.
+    """
+
+    def __init__(self, store: Store, filters: Filters, in_time: InTime) -> None:
+        self._store = store
+        self._filters = filters
+        self._in_time = in_time
+        self._finder = Finder(store, attrs.evolve(filters, states=None, node=None))
+        self._needle = filters.needle
+        self._wanted = filters.wanted
+        self._since = filters.since or 0.0
+        self._parsing = filters.node is not None or filters.label is not None
+        self._waiting = Keys()
+        """Jobs that have a message and match as queued ones: those of them that turn out to have a record are not."""
+        self._lives: dict[bytes, Raw] = {}
+        """Messages that may be newer than their job's record."""
+
+    async def count(self) -> dict[JobState, int]:
+        store = self._store
+        await self._read_messages()
+        stream = kv_stream(store.names.jobs_bucket)
+        subject = store.names.record(self._filters.activity or "*", "*")
+        top = int((await store.connection.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+        counts, recorded = [0] * (_NONE + 1), 0
+        counted = array("q")
+        moved: dict[int, tuple[int, bool]] = {}
+        async with contextlib.aclosing(forward(store.connection, stream, subject)) as pages:
+            async for page in pages:
+                for raw in page:
+                    code = self._code(raw)
+                    if code is None:
+                        code = await self._parsed_code(raw)
+                    short = hash(raw.subject) & ~_NONE
+                    waiting = bool(self._waiting) and bool(raw.data) and raw.subject in self._waiting
+                    if raw.seq > top:
+                        moved[short] = (code, waiting)
+                    else:
+                        counts[code] += 1
+                        counted.append(short | code)
+                        recorded += waiting
+        twice = set()
+        for entry in counted if moved else ():
+            if (short := entry & ~_NONE) in moved:
+                twice.add(short)
+                counts[entry & _NONE] -= 1
+        for short, (code, waiting) in moved.items():
+            counts[code] += 1
+            recorded += waiting and short not in twice
+        counts[_CODES[JobState.queued]] += len(self._waiting) - recorded
+        return dict(zip(_STATES, counts, strict=False))
+
+    async def _read_messages(self) -> None:
+        names, activity = self._store.names, self._filters.activity
+        if self._wanted.isdisjoint({JobState.queued, *RETRYABLE}):
+            return
+        subjects = [f"{names.ns}.jobs.>"] if activity is None else [names.bare(activity), names.jobs(activity, "*")]
+        for subject in subjects:
+            async with contextlib.aclosing(forward(self._store.connection, names.work, subject)) as pages:
+                async for page in pages:
+                    for raw in page:
+                        await self._read_message(raw)
+
+    async def _read_message(self, raw: Raw) -> None:
+        name = self._finder.key_of(raw)
+        if name is None:
+            return
+        key = name.encode()
+        if GENERATION in raw.block:
+            self._lives[key] = raw
+        if JobState.queued not in self._wanted or raw.time_ns / 1e9 < self._since:
+            return
+        if self._parsing or EXPIRES in raw.block:
+            record = self._finder.record(Found(0.0, key, None, raw))
+            if record is None or not self._filters.match(await self._in_time(record)):
+                return
+        self._waiting.add(key)
+
+    def _code(self, raw: Raw) -> int | None:
+        """What the record counts as; None: it has to be parsed to be told."""
+        glimpse = wire.glimpse(raw.data)
+        if glimpse is None:
+            return None if raw.data else _NONE
+        state = glimpse.state
+        if EXPIRES in raw.data and not state.final:
+            return None
+        if self._lives and state in RETRYABLE and raw.subject in self._lives:
+            return None
+        if state not in self._wanted or glimpse.submitted_at < self._since or self._needle not in raw.data:
+            return _NONE
+        return None if self._parsing else _CODES[state]
+
+    async def _parsed_code(self, raw: Raw) -> int:
+        record = self._finder.record(Found(0.0, raw.subject, raw.data, self._lives.get(raw.subject)))
+        if record is None or not self._filters.match(record := await self._in_time(record)):
+            return _NONE
+        return _CODES[record.state]
