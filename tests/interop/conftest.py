@@ -1,15 +1,15 @@
-"""The real `nats` program, for tests of what people type without turnout."""
+"""The real `nats` program, for tests of what people type without turnout; and time to build such programs."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.natscli import BUILD_TIMEOUT_S, NatsCli, build
+from tests.support.gobuild import BUILD_TIMEOUT_S, need_go
+from tests.support.natscli import NatsCli, build
 
 HERE = Path(__file__).parent
 
@@ -23,12 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def nats_program() -> Path:
-    """The real `nats`. It takes Go to build it: without, these tests are left out, but never in CI."""
-    if shutil.which("go") is None:
-        message = "GO IS MISSING: the tests with the real `nats` program need it to build tests/interop/natscli"
-        if os.environ.get("CI"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+    need_go("`nats`")
     return build()
 
 

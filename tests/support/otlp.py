@@ -131,6 +131,10 @@ class OtlpReceiver:
                 self._changed.wait(left)
             return list(self._spans)
 
+    def of_job(self, job_id: str) -> list[Span]:
+        """The spans that carry the job's id."""
+        return [span for span in self.spans if span.attributes.get("turnout.job.id") == job_id]
+
     def of_trace(self, trace_id: str) -> list[Span]:
         return [span for span in self.spans if span.trace_id == trace_id]
 
