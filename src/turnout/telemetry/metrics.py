@@ -235,7 +235,7 @@ def serve(activities: Iterable[str]) -> None:
     names = list(activities)
     know(names)
     for name in {label(each) for each in names}:
-        for counter in _BY_COUNT.values():
+        for counter in (SUBMITTED, *_BY_COUNT.values()):
             counter.begin((name,))
         for reason in REASONS:
             FAULTED.begin((name, reason))

@@ -1,0 +1,31 @@
+"""Activities that end in every way a job can end."""
+
+import asyncio
+import time
+
+from turnout import RetryPolicy, activity, current_job
+
+
+@activity(lease=2)
+async def add(a: int, b: int = 0) -> int:
+    """Complete."""
+    return a + b
+
+
+@activity(lease=2, retry=RetryPolicy(max_attempts=2, delay=0.1))
+async def fail() -> None:
+    """Fail twice, and be faulted."""
+    raise ValueError("as ever")
+
+
+@activity(lease=2)
+async def stay() -> None:
+    """Stay until it is cancelled, or its node dies; the next attempt completes."""
+    if current_job().attempt == 1:
+        await asyncio.sleep(3600)
+
+
+@activity(lease=2)
+async def block(seconds: float) -> None:
+    """Block the event loop."""
+    time.sleep(seconds)
