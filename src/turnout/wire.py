@@ -7,6 +7,7 @@ and `v` names the version of the spelling: a reader takes every version up to it
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -35,6 +36,9 @@ from turnout.core.values import (
     Token,
 )
 from turnout.errors import InvalidValue, UnreadableRecord
+from turnout.once import warn_once
+
+logger = logging.getLogger("turnout.wire")
 
 VERSION = 1
 
@@ -45,8 +49,10 @@ SCHEDULED = "Turnout-Scheduled"
 REPLACED = "Turnout-Replaced"
 MSG_ID = "Nats-Msg-Id"
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}.*")
-"""W3C Trace Context, version 00 and, as it asks for, the beginning of those to come."""
+_TRACEPARENT = re.compile(
+    r"(?:00(?=.{53}$)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,400})?"
+)
+"""W3C Trace Context: version 00 to the letter, and, as it asks for, the beginning of those to come."""
 
 OPTIONS_CHARS = 256 * 1024
 """How long the options in a message may be: a record that holds them must fit in a message."""
@@ -155,20 +161,25 @@ class Glimpse(NamedTuple):
 
 
 _STATES = {state.encode(): state for state in JobState}
-_GLIMPSE = re.compile(
-    rb'\{"v":%d,"id":"[A-Za-z0-9_-]+","activity":"[A-Za-z0-9_-]+","state":"([a-z]+)"' % VERSION
-    + rb'(?:,"generation":([0-9]{1,15}))?,"submitted_at":([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)[,}]'
-)
+# Ids and names have no quotes in them, and a record begins with these: see `dump_record`.
+_STATE = re.compile(rb'\{"v":%d,"id":"[^"]*+","activity":"[^"]*+","state":"([a-z]*+)"' % VERSION)
+_AGE = re.compile(rb'(?:,"generation":([0-9]{1,15}))?,"submitted_at":([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)[,}]')
+
+
+def state_of(data: bytes) -> JobState | None:
+    """The record's state by its first bytes, in a fiftieth of the time; None: only `load_record` can tell."""
+    found = _STATE.match(data)
+    return _STATES.get(found[1]) if found is not None and data[-1:] == b"}" else None
 
 
 def glimpse(data: bytes) -> Glimpse | None:
-    """The record's state and age by its first bytes, in a thirtieth of the time; None: only `load_record` can tell."""
-    found = _GLIMPSE.match(data)
-    if found is None or data[-1:] != b"}":
+    """What the record's first bytes tell, unparsed; None: only `load_record` can tell."""
+    state = state_of(data)
+    found = _STATE.match(data)
+    age = _AGE.match(data, found.end()) if found is not None else None
+    if state is None or age is None:
         return None
-    state, generation, submitted_at = found.groups()
-    known = _STATES.get(state)
-    return None if known is None else Glimpse(known, int(generation or 1), float(submitted_at))
+    return Glimpse(state, int(age[1] or 1), float(age[2]))
 
 
 def tells_end(data: bytes) -> bool:
@@ -244,6 +255,9 @@ def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if room < 0:
             break
         kept[key] = value
+    dropped = ", ".join(sorted(own.keys() - kept.keys()))
+    told = "a job's own headers are too large, %d bytes are kept; the job goes on without %.200s"
+    warn_once(logger, "headers", told, HEADERS_KEPT_BYTES, dropped)
     return kept
 
 

@@ -12,7 +12,7 @@ from turnout.client.filters import Filters
 from turnout.client.found import EXPIRES, GENERATION, RETRYABLE, Finder, Found
 from turnout.client.keys import Keys
 from turnout.client.listing import InTime
-from turnout.core.values import JobState
+from turnout.core.values import FINAL, JobState
 from turnout.jetstream.direct import Raw
 from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Store
@@ -37,8 +37,8 @@ class Counting:
         self._finder = Finder(store, attrs.evolve(filters, states=None, node=None))
         self._needle = filters.needle
         self._wanted = filters.wanted
-        self._since = filters.since or 0.0
         self._parsing = filters.node is not None or filters.label is not None
+        self._since = filters.since or 0.0
         self._waiting = Keys()
         """Jobs that have a message and match as queued ones: those of them that turn out to have a record are not."""
         self._lives: dict[bytes, Raw] = {}
@@ -106,17 +106,23 @@ class Counting:
 
     def _code(self, raw: Raw) -> int | None:
         """What the record counts as; None: it has to be parsed to be told."""
-        glimpse = wire.glimpse(raw.data)
-        if glimpse is None:
-            return None if raw.data else _NONE
-        state = glimpse.state
-        if EXPIRES in raw.data and not state.final:
+        data = raw.data
+        state = wire.state_of(data)
+        if state is None:
+            return None if data else _NONE
+        if state not in FINAL:
+            if EXPIRES in data:
+                return None
+        elif self._lives and raw.subject in self._lives:
             return None
-        if self._lives and state in RETRYABLE and raw.subject in self._lives:
-            return None
-        if state not in self._wanted or glimpse.submitted_at < self._since or self._needle not in raw.data:
+        if state not in self._wanted:
             return _NONE
-        return None if self._parsing else _CODES[state]
+        if self._parsing:
+            return None if self._needle in data else _NONE
+        if self._since:
+            glimpse = wire.glimpse(data)
+            return None if glimpse is None else _CODES[state] if glimpse.submitted_at >= self._since else _NONE
+        return _CODES[state]
 
     async def _parsed_code(self, raw: Raw) -> int:
         record = self._finder.record(Found(0.0, raw.subject, raw.data, self._lives.get(raw.subject)))

@@ -15,12 +15,12 @@ import attrs
 from turnout import wire
 from turnout.client.filters import Filters
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.values import Delivery, JobRecord, JobState, MessageRef
+from turnout.core.values import FINAL, Delivery, JobRecord, JobState, MessageRef
 from turnout.errors import UnreadableRecord
 from turnout.jetstream.direct import Raw
 from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Store
-from turnout.jetstream.walk import last_values
+from turnout.jetstream.walk import newest_of
 
 logger = logging.getLogger("turnout.registry")
 
@@ -59,6 +59,7 @@ class Finder:
         self._registry = kv_stream(store.names.jobs_bucket)
         self._record_prefix = store.names.record("", "")[:-1]
         self._wanted = filters.wanted
+        self._unwanted = FINAL - self._wanted - (RETRYABLE if JobState.queued in self._wanted else set())
         self._needle = filters.needle
         self._unreadable: set[bytes] = set()
 
@@ -67,6 +68,8 @@ class Finder:
         found: list[Found] = []
         ended: list[tuple[Raw, wire.Glimpse]] = []
         for raw in {raw.subject: raw for raw in page}.values():  # of one that moved meanwhile the newer counts
+            if wire.state_of(raw.data) in self._unwanted:  # most are left here, where that is so
+                continue
             glimpse = self.glimpse(raw)
             if glimpse is None or self._needle not in raw.data:
                 continue
@@ -83,7 +86,7 @@ class Finder:
         With `above`, records up to this revision are somebody else's, and only what they can't tell is found.
         """
         messages = {name: raw for raw in page if self._may_be(raw) and (name := self.key_of(raw)) is not None}
-        records = await last_values(self._connection, self._registry, messages) if messages else {}
+        records = await newest_of(self._connection, self._registry, messages) if messages else {}
         found: list[Found] = []
         for subject, raw in messages.items():
             key = subject.encode()
@@ -166,7 +169,7 @@ class Finder:
     async def _with_messages(self, ended: Sequence[tuple[Raw, wire.Glimpse]]) -> list[Found]:
         """Jobs that have ended, and those among them that were retried: such a message is on the job's own subject."""
         subjects = {raw.subject: self._own_subject(raw.subject) for raw, _ in ended}
-        messages = await last_values(self._connection, self._names.work, subjects.values()) if ended else {}
+        messages = await newest_of(self._connection, self._names.work, subjects.values()) if ended else {}
         found: list[Found] = []
         for raw, glimpse in ended:
             message = messages.get(subjects[raw.subject].encode())

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
+import attrs
+
 from turnout.jetstream.calls import Answers, no_responders
 from turnout.jetstream.messages import (
     ApiError,
@@ -73,8 +75,12 @@ def _pending(end: Received, subject: str) -> int:
 # --- whole pages, unparsed -------------------------------------------------------------------------------------------
 
 
-class Raw(NamedTuple):
-    """A stored message as it came, for whoever reads many and parses few. `block` are its headers, unparsed."""
+@attrs.define
+class Raw:
+    """A stored message as it came, for whoever reads many and parses few. `block` are its headers, unparsed.
+
+    Not to be changed, and yet not frozen: that would take three times as long, for each of very many.
+    """
 
     seq: int
     subject: bytes

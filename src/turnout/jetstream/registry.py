@@ -7,7 +7,7 @@ has no record but may still have a revision, its marker's.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import attrs
@@ -137,22 +137,16 @@ class Registry:
             metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error
 
-    async def scan(
-        self, activity: str = "*", unreadable: Callable[[str, str], object] | None = None
-    ) -> AsyncIterator[Loaded]:
+    async def scan(self, activity: str = "*") -> AsyncIterator[Loaded]:
         """Every record, in the order of the last write, a page at a time. May be a moment old.
 
-        One that can't be read is left out, with a warning, and `unreadable` is called with its activity and id: it must
-        not hide all the others.
+        One that can't be read is left out, with a warning: it must not hide all the others.
         """
         async for stored in scan(self._connection, self._stream, self._names.record(activity, "*")):
             try:
                 loaded = _loaded(stored)
             except UnreadableRecord as error:
                 logger.warning("the record %s is left out: %s", stored.subject, error)
-                if unreadable is not None:
-                    of, job_id = stored.subject.split(".")[-2:]
-                    unreadable(of, job_id)
                 continue
             if loaded.record is not None:
                 yield loaded

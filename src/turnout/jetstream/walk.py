@@ -47,7 +47,7 @@ async def forward(connection: Connection, stream: str, subject: str, seq: int = 
         ahead.cancel()
 
 
-async def last_values(connection: Connection, stream: str, subjects: Iterable[str]) -> dict[bytes, Raw]:
+async def newest_of(connection: Connection, stream: str, subjects: Iterable[str]) -> dict[bytes, Raw]:
     """The newest message of each of the subjects that has one."""
     wanted = list(subjects)
     found: dict[bytes, Raw] = {}

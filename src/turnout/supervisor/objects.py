@@ -11,6 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import aclosing
 
 from turnout import wire
 from turnout.core.values import Body
@@ -18,6 +19,7 @@ from turnout.jetstream.names import kv_stream
 from turnout.jetstream.payloads import StoredObject, owner_of
 from turnout.jetstream.perform import Store
 from turnout.jetstream.registry import scan
+from turnout.jetstream.walk import forward
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -52,9 +54,12 @@ class ObjectCollector:
     async def _drop_referenced_by_records(self, candidates: dict[str, StoredObject]) -> None:
         """Most objects belong to a record: all records in one walk. Unparsed, so that those of any version count."""
         names = self._store.names
-        async for stored in scan(self._store.connection, kv_stream(names.jobs_bucket), names.record("*", "*")):
-            for found in _REF.findall(stored.data):
-                candidates.pop(found.decode(), None)
+        walk = forward(self._store.connection, kv_stream(names.jobs_bucket), names.record("*", "*"))
+        async with aclosing(walk) as pages:
+            async for page in pages:
+                for raw in page:
+                    for found in _REF.findall(raw.data):
+                        candidates.pop(found.decode(), None)
 
     async def _unreferenced(self, candidates: Iterable[StoredObject]) -> list[StoredObject]:
         gate = asyncio.Semaphore(_AT_ONCE)
