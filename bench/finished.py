@@ -69,7 +69,7 @@ def measured(sizes: Sizes) -> list[Row]:
         row("count", f"`count()`, {jobs}", "count_s", "s", Aim(of="value", most=2.0)),
         row("list", f"listing {jobs}", "all_s", "s", None),
         # Whoever holds a full copy holds at least as many bytes as the records have.
-        row("list_mb", f"memory for that, {jobs}", "grown_mb", "MB", Aim(most=0.9), "records_mb"),
+        row("list_mb", f"memory for listing {jobs}", "grown_mb", "MB", Aim(most=0.9), "records_mb"),
     ]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from bench.jobs import noop
 from bench.processes import cpu_s, rss_mb
-from turnout import Client, JobState
+from turnout import Client, JobHandle, JobState, wire
+from turnout.jetstream.names import kv_stream
 from turnout.jetstream.queue import rfc3339
 
 _LOOK_S = (0.002, 0.25)
@@ -23,14 +24,15 @@ _STUCK_S = 20.0
 async def drain(url: str, namespace: str, jobs: int, workers: list[int], servers: list[int]) -> dict[str, Any]:
     """Queue no-op jobs behind the gate, open it, and wait until the queue is empty: then all must be completed.
 
-    `workers` and `servers` are process ids. Gives the rate in jobs per second, their CPU in microseconds per job, and
-    what a queued job and an ended one take on the server.
+    `workers` and `servers` are process ids. Gives the rate in jobs per second, from the gate's opening to the empty
+    queue, and another from the first start to the last end, by the records; their CPU in microseconds per job; and what
+    a queued job and an ended one take on the server.
     """
     async with Client.connect(url, namespace=namespace) as client:
         before = (await client.count())[JobState.completed]
         server_mb = rss_mb(servers)
         await _close(client, time.time() + 3600)
-        await client.submit_many(noop, [{"n": 1}] * jobs)
+        handles = await client.submit_many(noop, [{"n": 1}] * jobs)
         queue, server_mb = await _state(client, client.store.names.work), rss_mb(servers) - server_mb
         opens = time.time() + _OPENS_IN_S
         await _close(client, opens)
@@ -41,9 +43,10 @@ async def drain(url: str, namespace: str, jobs: int, workers: list[int], servers
         counts = await client.count()
         if counts[JobState.completed] != before + jobs:
             raise RuntimeError(f"{jobs} jobs were drained beside {before}, but these are the records: {counts}")
-        records = await _state(client, f"KV_{client.store.names.jobs_bucket}")
+        records = await _state(client, kv_stream(client.store.names.jobs_bucket))
         return {
             "rate": jobs / took,
+            "record_rate": jobs / await _span(client, handles[0]),
             "worker_us": busy[0] / jobs * 1e6,
             "server_us": busy[1] / jobs * 1e6,
             "queued_memory": server_mb * 1e6 / jobs,
@@ -69,8 +72,20 @@ async def _empty(client: Client, jobs: int) -> float:
             raise RuntimeError(f"{left} of {jobs} jobs are left, and nothing has moved for {_STUCK_S:g} s")
         before = left
         rest_s = took * left / (jobs - left) if left < jobs else 0.0
-        await asyncio.sleep(min(max(rest_s / 4, _LOOK_S[0]), _LOOK_S[1]))
+        await asyncio.sleep(min(max(min(rest_s / 4, took / 2), _LOOK_S[0]), _LOOK_S[1]))
     return time.perf_counter() - started
+
+
+async def _span(client: Client, first: JobHandle[int]) -> float:
+    """The seconds from the start of this job to the end of the job whose record was written last."""
+    names = client.store.names
+    stream = kv_stream(names.jobs_bucket)
+    stored = await client.store.connection.get_message(stream, last_by_subj=names.record("*", "*"))
+    started_at = (await first.info()).started_at
+    ended_at = wire.load_record(stored.data).finished_at if stored is not None else None
+    if started_at is None or ended_at is None:
+        raise RuntimeError(f"job {first.id} has started at {started_at}, and the last one has ended at {ended_at}")
+    return ended_at - started_at.timestamp()
 
 
 async def queued(client: Client) -> int:
