@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
 
 import pytest
+from opentelemetry import metrics as api
 from prometheus_client.parser import text_string_to_metric_families
 
 from turnout.core.tally import REASONS
@@ -116,6 +118,24 @@ def test_the_buckets_reach_from_a_millisecond_to_a_day() -> None:
     }
     assert (counts["0.001"], counts["43200.0"], counts["86400.0"]) == (1, 1, 2)
     assert len(counts) < 30
+
+
+def test_an_odd_sdk_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    """What a program's own provider raises is a warning, once; the job's write goes on."""
+
+    class Odd(api.NoOpHistogram):
+        def record(self, *_: object, **__: object) -> None:
+            raise RuntimeError("odd")
+
+    class OddMeter(api.NoOpMeter):
+        def create_histogram(self, name: str, *_: object, **__: object) -> Odd:
+            return Odd(name)
+
+    wait = metrics.Histogram(metrics.QUEUE_WAIT.metric, metrics.LONG_S)
+    wait.make(OddMeter("odd"))
+    wait.record(1.0, ("a",))
+    wait.record(1.0, ("a",))
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["WARNING"]
 
 
 def test_queues_and_nodes_are_told_while_they_are_watched() -> None:

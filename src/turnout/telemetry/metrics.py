@@ -8,6 +8,7 @@ and reasons, a node. Never a job's id.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -19,6 +20,9 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from turnout.core.tally import REASONS, Count, tally
 from turnout.core.values import JobRecord, queue_wait
+from turnout.once import warn_once
+
+logger = logging.getLogger("turnout.telemetry")
 
 ACTIVITIES_MAX = 200
 OTHER = "other"
@@ -91,8 +95,11 @@ class Histogram:
         attributes = self._attributes.get(values)
         if attributes is None:
             attributes = self._attributes[values] = dict(zip(self.metric.labels, values, strict=True))
-        for instrument in self._instruments:
-            instrument.record(seconds, attributes)
+        try:
+            for instrument in self._instruments:
+                instrument.record(seconds, attributes)
+        except Exception as error:  # a program's own SDK may be odd: a job must not fail for it
+            warn_once(logger, "record", "the metric %s cannot be recorded: %r", self.metric.name, error)
 
 
 @attrs.frozen
