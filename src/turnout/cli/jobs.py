@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from turnout.cli import exits, jobview, output
+from turnout.cli import exits, jobview, output, traceview
 from turnout.cli import follow as following
 from turnout.cli.exits import WaitedTooLong, complain
 from turnout.cli.session import Session
@@ -42,6 +42,16 @@ async def show(s: Session, job_id: str, activity: str | None) -> int:
     if not s.json and info.state in (JobState.queued, JobState.scheduled):
         workless = not any(info.activity in node.activities for node in await s.client.nodes())
     s.show(info, lambda: jobview.job(info, s.now, workless=workless))
+    return 0
+
+
+async def trace(s: Session, job_id: str, activity: str | None, jaeger: str | None) -> int:
+    info = await s.client.job(job_id, activity).info()
+    found = traceview.trace_of(info, s.now, jaeger)
+    if s.json:
+        s.show(found, list)
+    else:
+        traceview.show(found, s.now)
     return 0
 
 

@@ -136,6 +136,17 @@ class Address(click.ParamType[tuple[str, int]]):
         return host.strip("[]") or "0.0.0.0", int(port)
 
 
+class WebAddress(click.ParamType[str]):
+    """An http or https address."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"https?://[^\s/]\S*", str(value)):
+            self.fail(f"{value!r} is no address such as http://localhost:16686", param, ctx)
+        return str(value)
+
+
 class Label(click.ParamType[tuple[str, str]]):
     """key=value"""
 

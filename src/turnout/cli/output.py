@@ -79,6 +79,11 @@ def coloured(word: str) -> str:
     return click.style(word, fg=_COLOURS.get(word), bold=word in ("faulted", "lost"))
 
 
+def style_of(word: str) -> str:
+    """The style of a state or an outcome where rich prints it; "" for other words."""
+    return _COLOURS.get(word, "")
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Columns under their headers, as wide as they need."""
     cells = [[clean(cell.replace("\n", " ")) for cell in row] for row in rows]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from turnout.cli.options import Duration, Instant, Label, Since, Verbs
+from turnout.cli.options import Duration, Instant, Label, Since, Verbs, WebAddress
 
 _STATES = ["scheduled", "queued", "running", "retrying", "completed", "faulted", "cancelled"]
 
@@ -100,6 +100,27 @@ def show(id_: str, activity: str | None) -> int:
     from turnout.cli import jobs, session
 
     return session.run(lambda s: jobs.show(s, id_, activity))
+
+
+@job.command()
+@click.argument("id_", metavar="ID")
+@click.option(
+    "--jaeger",
+    type=WebAddress(),
+    metavar="URL",
+    envvar="TURNOUT_JAEGER_URL",
+    help="Where Jaeger's pages are, for a link to the trace there; else $TURNOUT_JAEGER_URL.",
+)
+@_of_activity
+def trace(id_: str, jaeger: str | None, activity: str | None) -> int:
+    """Show a job's attempts as a tree, and where its time went.
+
+    Times count from the submission. What a job waited for is told apart: a delay, and then a worker. It is read from
+    the job's record: no collector is asked, and it is there also when nobody traced.
+    """
+    from turnout.cli import jobs, session
+
+    return session.run(lambda s: jobs.trace(s, id_, activity, jaeger))
 
 
 @job.command()
