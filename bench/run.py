@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 import traceback
-from pathlib import Path
 from types import ModuleType
 
 from bench import backlog, drain, failover, finished, idle, latency, replicas, running, scaling, submit, tracing
@@ -62,7 +61,7 @@ def run(parts: list[ModuleType], sizes: Sizes) -> Results:
             took_s=time.perf_counter() - started,
         )
         results.write(path)
-    print(f"written to {path.relative_to(Path(__file__).parents[1])}")
+    print(f"written to {path}")
     return results
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 import pytest
 
-from bench import capacity, chart, profile
+from bench import capacity, chart, failover, idle, profile, replicas, running
 from bench.results import Results, machine, now
 from bench.run import PARTS, name, run
 from bench.sizes import Sizes
@@ -23,10 +27,20 @@ HOLDS = {"spans", "running_lost"}
 """No span is dropped and no lease is lost, however few jobs there are, and however slow the machine is."""
 
 
-@pytest.mark.parametrize("part", PARTS, ids=name)
-def test_a_part_measures(part: ModuleType) -> None:
+WAITING = (failover, idle, running, replicas)
+"""These mostly wait; they begin first, and the others run beside them."""
+
+
+@pytest.fixture(scope="module")
+def measuring() -> Iterator[dict[str, Future[list[Row]]]]:
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        yield {name(part): pool.submit(part.measured, TINY) for part in dict.fromkeys((*WAITING, *PARTS))}
+
+
+@pytest.mark.parametrize("part", [name(part) for part in PARTS])
+def test_a_part_measures(part: str, measuring: dict[str, Future[list[Row]]]) -> None:
     """Each part runs on real servers and workers, and all its figures are there; what holds at any size is reached."""
-    rows = part.measured(TINY)
+    rows = measuring[part].result()
     assert rows
     for row in rows:
         assert len(row.rounds) == TINY.rounds
@@ -42,7 +56,7 @@ def results(*rows: Row) -> Results:
     return Results(at=now(), machine=machine(), sizes=TINY, rows=rows)
 
 
-def row(**values: object) -> Row:
+def row(**values: Any) -> Row:
     usual = Row(key="drain", work="drain", unit="jobs/s", rounds=[60, 50, 70], against=[100, 50, 200])
     return attrs.evolve(usual, **values)
 
@@ -79,7 +93,7 @@ def test_capacity_needs_what_is_measured() -> None:
     assert capacity.bytes_(3_640_000_000) == "3.6 GB"
 
 
-def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The failed part is named, the others' rows are written all the same."""
     monkeypatch.setattr("bench.run.FOLDER", tmp_path)
     broken, fine = ModuleType("bench.broken"), ModuleType("bench.fine")
