@@ -6,6 +6,7 @@ Pure. Instants are unix seconds by the NATS server's clock, durations are second
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from typing import Any
 
@@ -30,6 +31,11 @@ def valid_name(value: object, what: str) -> str:
     if isinstance(value, str) and NAME.fullmatch(value):
         return value
     raise InvalidValue(f"{what} must match [A-Za-z0-9_-]{{1,64}}, not {value!r}")
+
+
+def derived_span_id(trace_id: str) -> str:
+    """The span, in hex, that a job's attempts belong to whose submitter has told of none: the same on every node."""
+    return hashlib.sha256(trace_id.encode()).hexdigest()[:16]
 
 
 class JobState(enum.StrEnum):
@@ -249,6 +255,7 @@ def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     if not after.attempts:
         return 0.0
     due = after.message.time if after.message is not None else after.submitted_at
+    due = max(due, after.attempts[-1].due_at or 0.0)
     if before is not None and before.due_at is not None:
         due = max(due, before.due_at)
     if len(after.attempts) > 1:

@@ -175,15 +175,14 @@ def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: 
     `destination` names the subject of an activity's jobs.
     """
     if not spans.listened():
-        if record is None or not record.trace_id:
-            return _silent(propagation.incoming(delivery.headers, delivery.trace_id))
-        return _silent(propagation.incoming(_headers(record, delivery), record.trace_id))
+        headers = delivery.headers if record is None or newer(delivery, record) else record.headers
+        context = propagation.incoming(headers, (record.trace_id if record is not None else "") or delivery.trace_id)
+        return AttemptSpan(trace.get_current_span(context), context)
     queued = record_of(delivery, record) if record is None or newer(delivery, record) else record
     parent = propagation.incoming(queued.headers, queued.trace_id)
     links = links_of(queued, len(queued.attempts))
-    if delivery.scheduled and not queued.attempt and propagation.traced(queued.headers):
-        submitter = trace.get_current_span(parent).get_span_context()
-        links = [*links, Link(submitter, {spans.LINK: "scheduled_by"})]
+    if delivery.scheduled and not queued.attempt:
+        links += scheduled_by(queued, parent)
     attributes = attributes_of(queued, queued.attempt + 1, node, destination(queued.activity))
     began_ns = time.time_ns()
     span = spans.start(f"run {queued.activity}", parent, SpanKind.CONSUMER, attributes, links, began_ns)
@@ -219,15 +218,14 @@ def links_of(record: JobRecord, index: int) -> list[Link]:
     return [Link(spans.of_attempt(record.trace_id, before), {spans.LINK: kind})] if before.span_id else []
 
 
+def scheduled_by(record: JobRecord, parent: Context) -> list[Link]:
+    """The link from the first attempt of a job with a delay or an instant to whoever submitted it, if that is known."""
+    if not propagation.traced(record.headers):
+        return []
+    return [Link(trace.get_current_span(parent).get_span_context(), {spans.LINK: "scheduled_by"})]
+
+
 def count(facts: Attributes, record: JobRecord) -> None:
     facts[spans.JOB_FAILURES] = record.failures
     facts[spans.JOB_LOSSES] = record.losses
     facts[spans.JOB_ABORTS] = record.aborts
-
-
-def _headers(record: JobRecord, delivery: Delivery) -> dict[str, str]:
-    return delivery.headers if newer(delivery, record) else record.headers
-
-
-def _silent(context: Context) -> AttemptSpan:
-    return AttemptSpan(trace.get_current_span(context), context)

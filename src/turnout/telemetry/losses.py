@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 
 from turnout.core.values import JobRecord, JobState, Outcome, queue_wait
 from turnout.telemetry import propagation, spans
-from turnout.telemetry.attempts import attributes_of, count, links_of
+from turnout.telemetry.attempts import attributes_of, count, links_of, scheduled_by
 from turnout.version import version
 
 ERROR_TYPE = "lost"
@@ -39,12 +39,12 @@ def tell(before: JobRecord, after: JobRecord, destination: Callable[[str], str])
     # The same write may have begun the next attempt; between the two the job was queued.
     again = after.state is JobState.running
     facts[spans.JOB_STATE] = (JobState.queued if again else after.state).value
-    wait = _queue_wait(before)
-    if wait is not None:
-        facts[spans.JOB_QUEUE_WAIT] = wait
+    facts[spans.JOB_QUEUE_WAIT] = queue_wait(None, before)
     count(facts, after)
     parent = propagation.incoming(after.headers, after.trace_id)
     links = links_of(after, index)
+    if lost.number == 1 and lost.due_at is not None:
+        links += scheduled_by(after, parent)
     wanted = int(lost.span_id, 16) if lost.span_id else None
     token = _wanted.set(wanted)
     try:
@@ -86,13 +86,6 @@ def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
         with contextlib.suppress(AttributeError):
             cast(Any, tracer).id_generator = _Ids(generator)
     return tracer
-
-
-def _queue_wait(record: JobRecord) -> float | None:
-    """How long the running attempt had waited; None where that is not known: its record has forgotten the delay."""
-    if len(record.attempts) > 1 and record.attempts[-2].outcome in (Outcome.faulted, Outcome.timed_out):
-        return None
-    return queue_wait(None, record)
 
 
 def _ns(seconds: float) -> int:

@@ -7,7 +7,6 @@ sense costs the trace its parent, or the code its baggage, and the job goes on.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from turnout import wire
+from turnout.core.values import derived_span_id
 from turnout.once import warn_once
 
 logger = logging.getLogger("turnout.telemetry")
@@ -33,26 +33,33 @@ _W3C = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagato
 _TRACE_ALONE = TraceContextTextMapPropagator()
 
 
+class Derived(trace.NonRecordingSpan):
+    """The parent of jobs that name none: the same on all nodes. Made of the trace's id when somebody asks."""
+
+    def __init__(self, trace_id: str) -> None:
+        self._trace_id = trace_id
+
+    def get_span_context(self) -> SpanContext:
+        span = int(derived_span_id(self._trace_id), 16)
+        return SpanContext(int(self._trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED))
+
+
+_NOTHING = Context()
+
+
 def incoming(headers: Mapping[str, str], trace_id: str) -> Context:
     """The context of whoever submitted a job, with its baggage.
 
     Where the headers name no parent in the job's trace there is one that derives from the trace's id, so that the
     attempts on all nodes have the same.
     """
-    context = Context()
-    if headers and (carrier := _carried(headers)):
+    context = _NOTHING
+    if headers and (carrier := _carried(headers, trace_id)):
         context = _extract(carrier)
         found = trace.get_current_span(context).get_span_context()
         if found.is_valid and f"{found.trace_id:032x}" == trace_id:
             return context
-        if "traceparent" in carrier:
-            warn_once(
-                logger,
-                "traceparent",
-                "a job came with a traceparent that makes no sense, its trace id derives from its identity: %.200r",
-                carrier["traceparent"],
-            )
-    return trace.set_span_in_context(_derived(trace_id), context)
+    return trace.set_span_in_context(Derived(trace_id), context)
 
 
 def traced(headers: Mapping[str, str]) -> bool:
@@ -94,7 +101,7 @@ def from_parent(carrier: Mapping[str, str]) -> Context:
     return _W3C.extract(carrier, Context())
 
 
-def _carried(headers: Mapping[str, str]) -> dict[str, str]:
+def _carried(headers: Mapping[str, str], trace_id: str) -> dict[str, str]:
     """The headers by their names in small letters, if any of them is one of the propagators'; the first of each."""
     fields = propagate.get_global_textmap().fields
     if not any(name.lower() in fields for name in headers):
@@ -102,6 +109,9 @@ def _carried(headers: Mapping[str, str]) -> dict[str, str]:
     carrier: dict[str, str] = {}
     for name, value in headers.items():
         carrier.setdefault(name.lower(), value)
+    if trace_id not in carrier.get("traceparent", trace_id):
+        told = "a job's traceparent makes no sense, its trace id derives from its identity: %.100r"
+        warn_once(logger, "traceparent", told, carrier.pop("traceparent"))
     if _oversized(carrier.get("baggage", "")):
         _warn_of_baggage("of a job is dropped")
         del carrier["baggage"]
@@ -141,8 +151,3 @@ def _harmless(headers: Mapping[Any, Any]) -> bool:
             return False
         size += len(name) + len(value)
     return size <= wire.HEADERS_KEPT_BYTES
-
-
-def _derived(trace_id: str) -> trace.Span:
-    span = int(hashlib.sha256(trace_id.encode()).hexdigest()[:16], 16) or 1
-    return trace.NonRecordingSpan(SpanContext(int(trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED)))

@@ -106,14 +106,15 @@ def fail(span: Span, error_type: str, message: str = "") -> None:
 
 def span_id(span: Span) -> str:
     """The span's id in hex, "" when nobody records it."""
-    context = span.get_span_context()
-    return f"{context.span_id:016x}" if context.is_valid and span.is_recording() else ""
+    return f"{span.get_span_context().span_id:016x}" if span.is_recording() else ""
 
 
-def ids(span: Span) -> tuple[str, str]:
-    """Trace and span id in hex, for log lines."""
+def known_id(span: Span) -> str:
+    """The span's id in hex, for log lines, whether or not anybody records it; "" when there is none."""
+    if isinstance(span, propagation.Derived):
+        return ""
     context = span.get_span_context()
-    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    return f"{context.span_id:016x}" if context.is_valid else ""
 
 
 def of_attempt(trace_id: str, attempt: Attempt) -> SpanContext:
