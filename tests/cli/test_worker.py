@@ -180,7 +180,7 @@ def test_a_bad_option_is_2(cli: Cli, arguments: list[str]) -> None:
 
 
 def test_its_log_lines_name_the_job(cli: Cli, tmp_path: Path) -> None:
-    """What an activity logs appears on stderr with job, attempt and trace; stdout stays empty."""
+    """What an activity logs appears on stderr with its job; stdout stays empty."""
     cli.cwd = tmp_path
     (tmp_path / "talks.py").write_text(
         "from turnout import activity, current_job\n\n@activity\nasync def talk() -> None:\n"
@@ -191,7 +191,7 @@ def test_its_log_lines_name_the_job(cli: Cli, tmp_path: Path) -> None:
         worker.send_signal(signal.SIGTERM)
         out, err = worker.communicate(timeout=10)
     assert out == ""
-    assert re.search(r"hello from here \[job=t1 attempt=1 trace=[0-9a-f]{32}\]", err)
+    assert re.search(r"hello from here \[job=t1 activity=talk attempt=1 node=\S+ trace=[0-9a-f]{32} span=\w+\]", err)
     assert not alive(worker.pid)
 
 

@@ -127,4 +127,18 @@ async def bulky(gate: str, size: int) -> str:
     return "r" * size
 
 
-EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed, bulky)
+@activity(lease=2, retry=ONCE)
+async def tells(count: int, until: int = 1, pause: float = 0.05) -> int:
+    """Logs a line at every step; an attempt before `until` never ends by itself."""
+    job = current_job()
+    for n in range(count):
+        job.log.info("line %d", n)
+        await asyncio.sleep(pause)
+        if job.attempt >= until:
+            break
+    else:
+        await asyncio.sleep(3600)
+    return job.attempt
+
+
+EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed, bulky, tells)

@@ -1,0 +1,145 @@
+"""What the programs log, for people and for machines, and what `turnout job logs` shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli, first_document
+from turnout.testing.server import NatsServer
+
+OF_JOB = ("job", "activity", "attempt", "node", "trace_id", "span_id")
+
+
+@pytest.fixture(scope="module")
+def chatty(server: NatsServer) -> Iterator[Cli]:
+    """In a namespace with a worker for modules/chatty.py."""
+    cli = Cli(server.url, "chatty")
+    with cli.process("worker", "chatty", "--name", "here", "--grace", "0", "-o", "json") as worker:
+        first_document(worker)
+        yield cli
+
+
+def logged(cli: Cli, arguments: list[str], jobs: list[str], env: dict[str, str] | None = None) -> str:
+    """What a worker has written on stderr that ran these jobs, each with its activity's name as its id."""
+    with cli.process("worker", *arguments, "--name", "here", env=env) as worker:
+        for name in jobs:
+            cli("job", "submit", name, "--id", name, "--wait")
+        worker.send_signal(signal.SIGTERM)
+        out, err = worker.communicate(timeout=20)
+    assert out == ""
+    return err
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """Every line as the JSON object that it must be; what is no JSON (NaN) is refused."""
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_every_line_is_a_json_object(cli: Cli, how: str) -> None:
+    """As JSON each line on stderr is one object, with the job, the exception and the caller's own fields, bounded."""
+    option = ["--log-format", "json"] if how == "option" else []
+    env = {"TURNOUT_LOG_FORMAT": "JSON" if how == "variable" else "console"}
+    lines = objects(logged(cli, ["chatty", *option], ["chat", "chat_in_thread", "chat_in_process"], env))
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+        assert datetime.fromisoformat(line["time"]).utcoffset() is not None
+    info = cli.json("job", "show", "chat")
+    inside = [line for line in lines if line.get("job") == "chat"]
+    assert [line["message"] for line in inside[:2]] == ["line 0", "line 1"]
+    for line in inside:
+        assert line["node"].startswith("here-")
+        assert (line["activity"], line["attempt"], line["trace_id"]) == ("chat", 1, info["trace_id"])
+        assert re.fullmatch("[0-9a-f]{16}", line["span_id"])
+    two, wrong, bad = inside[2:]
+    assert (two["message"], two["level"], two["logger"]) == ("two\nlines", "WARNING", "some.library")
+    assert (two["order"], two["extra_level"], two["tags"], two["ratio"]) == (7, "gold", ["a"], "nan")
+    assert two["long"] == "x" * 1000 + "..."
+    assert two["odd"] == "(no text: ValueError)"
+    assert wrong["exception"].startswith("Traceback")
+    assert wrong["exception"].endswith("LookupError: deep down")
+    assert "does not fit" in bad["message"]
+    for name, message in (("chat_in_thread", "from a thread"), ("chat_in_process", "from a child")):
+        [line] = [line for line in lines if line["message"] == message]
+        assert [bool(line.get(field)) for field in OF_JOB] == [True] * 6
+        assert line["job"] == name
+    assert line["order"] == 8
+
+
+def test_lines_for_people_carry_the_job(cli: Cli) -> None:
+    """On the console a line ends with its job: id, activity, attempt, node, trace and span; lines of no job don't."""
+    text = logged(cli, ["chatty"], ["chat_in_thread"])
+    told = r"job=chat_in_thread activity=chat_in_thread attempt=1 node=here-\w+ trace=[0-9a-f]{32} span=[0-9a-f]{16}"
+    assert re.search(rf"INFO +some\.library: from a thread \[{told}\]\n", text)
+    assert re.search(r"starting with \d activities of chatty\n", text)
+
+
+def test_a_programs_own_logging_sees_the_job(cli: Cli) -> None:
+    """Handlers that the module has set up itself stay, and their format may name the job's fields."""
+    text = logged(cli, ["ownlogging"], ["chat"])
+    assert re.search(r"^MINE INFO hello job=chat trace=[0-9a-f]{32}$", text, re.M)
+    assert re.search(r"^MINE INFO node here-\w+ works on chat job= trace=$", text, re.M)
+
+
+def test_an_unknown_format_is_2(cli: Cli) -> None:
+    """A format that does not exist is a usage error, from the option and from the variable."""
+    assert "--log-format" in cli.error("job", "ls", "--log-format", "xml", code=2)
+    assert "TURNOUT_LOG_FORMAT" in cli.error("job", "ls", env={"TURNOUT_LOG_FORMAT": "xml"}, code=2)
+
+
+def test_the_lines_of_a_job_are_shown_after_its_end(chatty: Cli) -> None:
+    """`job logs` in another process prints the lines; as JSON it is one array with an object for each."""
+    chatty("job", "submit", "chat", '{"lines": 3}', "--id", "ended", "--wait")
+    lines = chatty("job", "logs", "ended").stdout.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z INFO    1 here-\w+: line 0", lines[0])
+    found = chatty.json("job", "logs", "ended")
+    assert [line["message"] for line in found] == ["line 0", "line 1", "line 2"]
+    assert set(found[0]) == {"time", "level", "attempt", "node", "message"}
+    assert chatty("job", "logs", "ended", "--limit", "1").stdout.splitlines() == lines[2:]
+    assert chatty.json("job", "logs", "ended", "--attempt", "2") == []
+
+
+def test_a_job_without_lines_prints_nothing(chatty: Cli) -> None:
+    """A job that has logged nothing is no error: the hint is on stderr."""
+    chatty("job", "submit", "quiet", "--id", "quiet", "--wait")
+    done = chatty("job", "logs", "quiet")
+    assert done.stdout == ""
+    assert "quiet" in done.stderr
+    assert chatty.json("job", "logs", "quiet") == []
+
+
+@pytest.mark.parametrize("more", [[], ["--follow"], ["--activity", "chat"]], ids=str)
+def test_an_unknown_job_is_4(chatty: Cli, more: list[str]) -> None:
+    """The logs of a job that does not exist are not found."""
+    assert "no job nobody" in chatty.error("job", "logs", "nobody", *more, code=4)
+
+
+def test_lines_are_followed_to_the_end(chatty: Cli) -> None:
+    """`--follow` prints lines while the job runs and ends with it, by how it did; as JSON one document, at the end."""
+    chatty("job", "submit", "chat_on", "--id", "goes-on")
+    done = chatty("job", "logs", "goes-on", "--follow", code=1)
+    assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == [f"line {n}" for n in range(15)]
+    again = chatty("job", "logs", "goes-on", "--follow", "-o", "json", "--limit", "2", code=1)
+    assert [line["message"] for line in json.loads(again.stdout)] == ["line 13", "line 14"]
+    assert "line 14" in again.stderr
+
+
+def test_setup_and_doctor_know_the_stream(chatty: Cli) -> None:
+    """`setup --dry-run` lists the stream of logs, and doctor misses it where it is not."""
+    name = f"{chatty.namespace}_logs"
+    assert [each["action"] for each in chatty.json("setup", "--dry-run") if each["name"] == name] == ["keep"]
+    checks = chatty.json("doctor", code=0)["checks"]
+    assert not [check for check in checks if name in check["found"]]
