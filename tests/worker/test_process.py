@@ -72,7 +72,7 @@ def call(function: Activity[..., Any], *args: Any, restored: str | None = None) 
         attempt=2,
         node="n",
         labels={"k": "v"},
-        submitted_at=dt.datetime(2030, 1, 1, tzinfo=dt.UTC),
+        submitted_at=dt.datetime(2030, 1, 1, tzinfo=dt.UTC).timestamp(),
         restored=restored,
     )
     return ChildCall(activity=function, payload=function.bind(*args), facts=facts)

@@ -15,13 +15,13 @@ from turnout import wire
 from turnout.client.handle import JobHandle
 from turnout.client.reader import Reader
 from turnout.core.events import Submitted
-from turnout.core.values import Body, JobRecord, JobState, Token
+from turnout.core.values import JobRecord, JobState, Token
 from turnout.definition.activity import ActivityRef
 from turnout.definition.codec import encode_json
 from turnout.definition.options import Submission
 from turnout.errors import InvalidArguments, InvalidValue, JobExists, TurnoutError
 from turnout.jetstream.connection import Disconnected, NoResponders, PubAck, RequestTimeout, WrongLastSequence
-from turnout.jetstream.payloads import THRESHOLD_BYTES, check_size
+from turnout.jetstream.payloads import check_size, inline
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.queue import Taken
 from turnout.jetstream.registry import Loaded
@@ -133,9 +133,7 @@ class Submitter:
 
     async def _draft(self, ref: ActivityRef, job_id: str, text: str, headers: dict[str, str]) -> JobRecord:
         """The record as it would be. Its token names this call, so that its own writes are known again (P1, P3)."""
-        body = Body(text=text, size=len(text))
-        if len(text) > THRESHOLD_BYTES // 4:
-            body = await self._store.payloads.put(text, "payload", job_id)
+        body = inline(text) or await self._store.payloads.put(text, "payload", job_id)
         return JobRecord(
             id=job_id,
             activity=ref.name,

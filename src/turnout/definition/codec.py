@@ -136,16 +136,19 @@ def encode_json(value: object, what: str) -> str:
         raise InvalidValue(f"{what} is nested too deeply, or contains itself") from error
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_from_text = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
 def decode_json(text: str, what: str) -> Any:
     """The plain value of JSON text; PayloadProblem names `what`. NaN and Infinity are not JSON."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return _from_text(text)
     except (ValueError, RecursionError) as error:
         raise PayloadProblem(f"{what} is not JSON: {error}") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def encode_checkpoint(value: object) -> str:

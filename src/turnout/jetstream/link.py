@@ -111,6 +111,7 @@ class Link:
         self._watch_interval_s = watch_interval_s
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
+        self._out_transport: asyncio.WriteTransport | None = None
         self._pings: deque[asyncio.Future[None]] = deque()
         self.dead = False
         self._last_error = ""
@@ -152,6 +153,7 @@ class Link:
         early = bytes(client._ps.buf) + bytes(unread)
         unread.clear()
         transport.set_protocol(self._inbound)
+        self._out_transport = transport
         if early:
             self._inbound.data_received(early)
         self._limit_kernel_patience()
@@ -247,10 +249,10 @@ class Link:
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        transport = self.transport()
+        transport = self._out_transport
         if transport is not None and not self.dead:
-            transport.write(b"".join(out))
-            self._measure_unsent()
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._unsent = transport.get_write_buffer_size()
 
     def _measure_unsent(self) -> int:
         transport = self.transport()

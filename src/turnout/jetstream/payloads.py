@@ -46,6 +46,13 @@ def check_size(text: str, what: str) -> int:
     return size
 
 
+def inline(text: str) -> Body | None:
+    """The body of a text that is small however it is encoded; None where `Payloads.put` has to look."""
+    if len(text) > THRESHOLD_BYTES // 4:
+        return None
+    return Body(text=text, size=len(text) if text.isascii() else len(text.encode()))
+
+
 @attrs.frozen
 class StoredObject:
     """An object as it lies in the store: its name, the id of its chunks, and when it was written (unix seconds)."""

@@ -191,7 +191,8 @@ class Performer:
         self._settle(message, _nak(delay_s))
 
     async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...]]:
-        event = await self._stowed(event, job)
+        if (large := _large(event)) is not None:
+            event = await self._stowed(event, large, job)
         effects = decide(job.record, event)
         for effect in effects:
             if crashpoints.ARMED:
@@ -252,15 +253,12 @@ class Performer:
             verdict, wait_s = Verdict.silent, _DOUBT_S
         return attrs.evolve(event, asked=effect.token, verdict=verdict, wait_s=wait_s)
 
-    async def _stowed(self, event: Event, job: Loaded) -> Event:
+    async def _stowed(self, event: Event, large: Delivery, job: Loaded) -> Event:
         """The event with a large bare payload in the object store: the record that it becomes must fit in a message."""
-        found = event.delivery if isinstance(event, Received) else getattr(event, "found", None)
-        if found is None or found.payload.size <= THRESHOLD_BYTES or found.payload.text is None:
-            return event
         if isinstance(event, Received):
-            return attrs.evolve(event, delivery=await self._claimed(event.delivery, job.record))
-        if isinstance(event, _FINDING) and event.found is not None:
-            return attrs.evolve(event, found=await self._claimed(event.found, job.record))
+            return attrs.evolve(event, delivery=await self._claimed(large, job.record))
+        if isinstance(event, _FINDING):
+            return attrs.evolve(event, found=await self._claimed(large, job.record))
         return event
 
     async def _claimed(self, found: Delivery, record: JobRecord | None) -> Delivery:
@@ -297,6 +295,14 @@ class Performer:
     def _send(self, message: MessageRef, data: bytes) -> None:
         if message.ack:
             self._store.connection.send(message.ack, data)
+
+
+def _large(event: Event) -> Delivery | None:
+    """The message of the event, if its payload is too large to be a part of a record."""
+    found: Delivery | None = event.delivery if isinstance(event, Received) else getattr(event, "found", None)
+    if found is None or found.payload.size <= THRESHOLD_BYTES or found.payload.text is None:
+        return None
+    return found
 
 
 def _overtaken(job: Loaded, event: Event) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import datetime as dt
+import time
 from collections.abc import Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -70,7 +70,7 @@ class ActivityEnvironment:
             attempt=self._attempt,
             node=self._node,
             labels=self._labels,
-            submitted_at=dt.datetime.now(dt.UTC),
+            submitted_at=time.time(),
             restored=self._restored,
         )
         context = JobContext(facts, self, asyncio.get_running_loop())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
+import functools
 import logging
 import random
 import threading
@@ -25,6 +25,7 @@ from turnout.core.values import Body, ErrorInfo, JobRecord, Progress, Token
 from turnout.definition.activity import Activity
 from turnout.definition.codec import PayloadProblem
 from turnout.errors import Fatal, InvalidValue, RetryLater, TurnoutError
+from turnout.jetstream.payloads import inline
 from turnout.jetstream.perform import Performer, Store, patiently
 from turnout.jetstream.registry import Loaded
 from turnout.telemetry import metrics, spans
@@ -97,11 +98,8 @@ class Attempt:
         self.span = tracing.span
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
-        self._writing = asyncio.Lock()
         self._progress: Progress | None = None
-        self._dirty = asyncio.Event()
         self._waking = False
-        self._notices: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._reporter: asyncio.Task[None] | None = None
         self._code: asyncio.Future[str] | None = None
@@ -145,8 +143,8 @@ class Attempt:
 
     async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
         with entered(self.context):
-            self._code = self._loop.create_task(_contained(run_code, self, payload))
-        self._code.add_done_callback(self._end_wait)
+            self._code = self._loop.create_task(self._contained(run_code, payload))
+        self._code.add_done_callback(self._end_wait)  # which `_contained` has done already, if it ever began
         if self.context.cancel_reason is not None:  # asked while the payload was fetched
             self._cancel_code()
         self._look(self.record)
@@ -165,6 +163,15 @@ class Attempt:
         if error is not None:
             return self._raised(error) if reason is None else self._stopped(reason, error)
         return await self._returned(self._code.result(), reason)
+
+    async def _contained(self, run_code: RunCode, payload: str) -> str:
+        """User code must not end the worker: `sys.exit()` in it is a failure like any other."""
+        try:
+            return await run_code(self, payload)
+        except SystemExit as error:
+            raise CodeExit(f"the code called sys.exit({error.code!r})") from error
+        finally:
+            self._end_wait()  # the wait goes on in the next turn of the loop, when this task is done
 
     async def _returned(self, text: str, reason: str | None) -> Outcome | None:
         """A result counts, even after a cancel request; after a timeout it came too late."""
@@ -282,6 +289,20 @@ class Attempt:
         self._timeout_message = message
         self.stop("timed_out")
 
+    # --- made when they are needed, which in most jobs is never -------------------------------------------------------
+
+    @functools.cached_property
+    def _writing(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    @functools.cached_property
+    def _dirty(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    @functools.cached_property
+    def _notices(self) -> set[asyncio.Task[None]]:
+        return set()
+
     # --- what the code reports (the context's host) -------------------------------------------------------------------
 
     def report(self, progress: Progress) -> None:
@@ -318,15 +339,21 @@ class Attempt:
                 await self._store.payloads.delete(before)
 
     async def _text(self, body: Body) -> str:
+        if body.ref is None:
+            return body.text or ""
         return await patiently(lambda: self._store.payloads.get(body))
 
     async def _body(self, text: str, what: str) -> Body:
+        small = inline(text)
+        if small is not None:
+            return small
         return await patiently(lambda: self._store.payloads.put(text, what, self.record.id))
 
     def _wake_reporter(self) -> None:
-        self._dirty.set()
-        if self._reporter is None and self._code is not None and not self._code.done():
-            self._reporter = self._loop.create_task(self._report_forever())
+        if self._code is not None and not self._code.done():
+            self._dirty.set()
+            if self._reporter is None:
+                self._reporter = self._loop.create_task(self._report_forever())
 
     async def _report_forever(self) -> None:
         while True:
@@ -385,9 +412,9 @@ class Attempt:
             attempt=record.attempt,
             node=self.token.node,
             labels=dict(record.options.labels),
-            submitted_at=dt.datetime.fromtimestamp(record.submitted_at, dt.UTC),
+            submitted_at=record.submitted_at,
             trace_id=record.trace_id,
-            span_id=spans.ids(self.span)[1],
+            span_id=spans.known_id(self.span),
         )
 
     def _now(self) -> float:
@@ -403,14 +430,6 @@ class CodeExit(Exception):
 
 class InvalidResult(InvalidValue):
     """The code returned what JSON can't carry, or not what its annotation says."""
-
-
-async def _contained(run_code: RunCode, attempt: Attempt, payload: str) -> str:
-    """User code must not end the worker: `sys.exit()` in it is a failure like any other."""
-    try:
-        return await run_code(attempt, payload)
-    except SystemExit as error:
-        raise CodeExit(f"the code called sys.exit({error.code!r})") from error
 
 
 _TIMEOUT_MRO = mro_names(TimeoutError())

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import datetime as dt
 import importlib
 import itertools
 import json
@@ -222,9 +221,7 @@ class _Conversation:
     def _run_code(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from turnout.worker.context import JobContext, JobFacts, entered
 
-        facts = dict(self._call["facts"])
-        facts["submitted_at"] = dt.datetime.fromtimestamp(facts["submitted_at"], dt.UTC)
-        context = JobContext(JobFacts(**facts), self, self._loop)
+        context = JobContext(JobFacts(**self._call["facts"]), self, self._loop)
         with self._lock:
             self._context = context
             if self._cancel is not None:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar, overload
 import attrs
 
 from turnout.core.loglines import Line, cut
-from turnout.core.values import Progress
+from turnout.core.values import Progress, derived_span_id
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.errors import InvalidValue, NotInJob
 
@@ -62,14 +62,17 @@ _NOBODY = _Nobody()
 
 @attrs.frozen(kw_only=True)
 class JobFacts:
-    """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text."""
+    """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text.
+
+    `submitted_at` is unix seconds.
+    """
 
     id: str
     activity: str
     attempt: int
     node: str
     labels: dict[str, str] = attrs.field(factory=dict)
-    submitted_at: dt.datetime = attrs.field(factory=lambda: dt.datetime.fromtimestamp(0, dt.UTC))
+    submitted_at: float = 0.0
     restored: str | None = None
     trace_id: str = ""
     span_id: str = ""
@@ -165,7 +168,7 @@ class JobContext:
 
     @property
     def submitted_at(self) -> dt.datetime:
-        return self._facts.submitted_at
+        return dt.datetime.fromtimestamp(self._facts.submitted_at, dt.UTC)
 
     @functools.cached_property
     def log(self) -> JobLog:
@@ -288,6 +291,10 @@ _NO_JOB = {
     "trace_id": "",
     "span_id": "",
 }
+
+
+def _derived(trace_id: str) -> str:
+    return derived_span_id(trace_id) if trace_id else ""
 
 
 def job_fields(context: JobContext) -> dict[str, Any]:

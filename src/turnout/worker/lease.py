@@ -14,6 +14,7 @@ import heapq
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,9 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._leases: dict[str, Lease] = {}
         self._due: list[tuple[float, int, Lease]] = []
+        self._newcomers: deque[Lease] = deque()
+        """Registered since the thread's last turn. Most jobs are done before the next, and never need a place in the
+        heap."""
         self._order = itertools.count()
         self._connection: Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,15 +173,15 @@ class LeaseKeeper:
     def register(self, nonce: str, subject: str, message: MessageRef, ack_wait_s: float) -> Lease:
         """Begin to keep the lease of a delivery, and to answer yes for `nonce`."""
         lease = Lease(self, nonce, subject, message, ack_wait_s)
-        with self._lock:
-            self._leases[nonce] = lease
-            self._push(lease, lease.confirmed_at + ack_wait_s / EXTENSIONS_PER_LEASE)
+        self._leases[nonce] = lease
+        self._newcomers.append(lease)
         return lease
 
     def shorten(self, activity: str, ack_wait_s: float) -> None:
         """The server waits only this long for the jobs of this activity: extend them now, and as often as that asks."""
         with self._lock:
-            for lease in self._leases.values():
+            self._admit()
+            for lease in list(self._leases.values()):
                 if lease.activity == activity and ack_wait_s < lease.ack_wait_s:
                     lease.ack_wait_s = ack_wait_s
                     self._push(lease, suspended_too())
@@ -274,11 +278,18 @@ class LeaseKeeper:
         now = suspended_too()
         due = []
         with self._lock:
+            self._admit()
             while self._due and self._due[0][0] <= now:
                 _, turn, lease = heapq.heappop(self._due)
                 if not lease.settled and turn == lease.turn:
                     due.append(lease)
         return due
+
+    def _admit(self) -> None:
+        while self._newcomers:
+            lease = self._newcomers.popleft()
+            if not lease.settled:
+                self._push(lease, lease.confirmed_at + lease.ack_wait_s / EXTENSIONS_PER_LEASE)
 
     def _again(self, leases: list[Lease], delay_s: float) -> None:
         with self._lock:
@@ -289,6 +300,7 @@ class LeaseKeeper:
         """The server was away: every lease is extended, and a cancel may have been asked for that nobody told us of."""
         now = suspended_too()
         with self._lock:
+            self._admit()
             self._due = [(now, order, lease) for _, order, lease in self._due]
             heapq.heapify(self._due)
 

@@ -179,7 +179,7 @@ class _Child:
                 module=module,
                 qualname=qualname,
                 payload=call.payload,
-                facts={**attrs.asdict(call.facts), "submitted_at": call.facts.submitted_at.timestamp()},
+                facts=attrs.asdict(call.facts),
                 path=sys.path,
                 pythonpath=os.environ.get("PYTHONPATH"),
                 log_level=logging.getLogger().getEffectiveLevel(),

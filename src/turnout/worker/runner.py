@@ -304,7 +304,7 @@ class Runner:
 
     def _fill(self) -> None:
         """Slots are free: those that wait for one come first, then the server is asked for more."""
-        for name, waiting in self._held.items():
+        for name, waiting in self._held.items() if self._slots.held else ():
             while waiting and self._slots.free(name) > 0:
                 delivery, ack_wait_s, timer = waiting.popleft()
                 timer.cancel()
