@@ -69,6 +69,21 @@ class AttemptSpan:
         context_api.detach(self._token)
 
 
+class _Untraced(AttemptSpan):
+    """Nobody listens, and the job came without a trace that could be passed on."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+
+_UNTRACED = _Untraced(trace.INVALID_SPAN, Context())
+
+
 class Recorded(AttemptSpan):
     """An attempt that somebody looks at."""
 
@@ -176,6 +191,8 @@ def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: 
     """
     if not spans.listened():
         headers = delivery.headers if record is None or newer(delivery, record) else record.headers
+        if not headers:
+            return _UNTRACED
         context = propagation.incoming(headers, (record.trace_id if record is not None else "") or delivery.trace_id)
         return AttemptSpan(trace.get_current_span(context), context)
     queued = record_of(delivery, record) if record is None or newer(delivery, record) else record
