@@ -78,19 +78,7 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "max_age": int(options.fault_days * _DAY),
             "allow_direct": True,
         },
-        {
-            **common,
-            "name": names.logs,
-            "description": "turnout: the last lines that jobs have logged",
-            "subjects": [f"{names.ns}.logs.*.*"],
-            "retention": "limits",
-            "discard": "old",
-            "max_msgs_per_subject": LOG_BATCHES,
-            "max_age": int(options.log_days * _DAY),
-            "max_bytes": options.log_bytes,
-            "compression": "s2",
-            "allow_direct": True,
-        },
+        _logs(names, options, common),
         *(
             {**bucket, "name": kv_stream(name), "subjects": [f"$KV.{name}.>"]}
             for name in (names.jobs_bucket, names.nodes_bucket, names.activities_bucket)
@@ -118,6 +106,22 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "duplicate_window": 120 * _NS,
         },
     ]
+
+
+def _logs(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **common,
+        "name": names.logs,
+        "description": "turnout: the last lines that jobs have logged",
+        "subjects": [f"{names.ns}.logs.*.*"],
+        "retention": "limits",
+        "discard": "old",
+        "max_msgs_per_subject": LOG_BATCHES,
+        "max_age": int(options.log_days * _DAY),
+        "max_bytes": options.log_bytes,
+        "compression": "s2",
+        "allow_direct": True,
+    }
 
 
 @attrs.frozen(kw_only=True)
