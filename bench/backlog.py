@@ -70,7 +70,7 @@ def measured(sizes: Sizes) -> list[Row]:
         row("memory_warm", f"memory of the worker after {sizes.jobs:,} jobs", "warm_mb", "MB"),
         Row(
             key="growth",
-            work=f"growth of that over {sizes.large:,} more",
+            work=f"memory growth over {sizes.large:,} jobs more",
             unit="MB",
             rounds=grown,
             aim=Aim(of="value", most=GROWTH_MB),

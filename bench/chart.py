@@ -17,7 +17,7 @@ import attrs
 from bench.results import Results
 from bench.table import Row
 
-WIDTH, LABELS, BARS, LINE, BAR = 860, 430, 300, 26, 14
+WIDTH, LABELS, BARS, LINE, BAR = 890, 430, 300, 26, 14
 
 STYLE = """
   text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #24292f }

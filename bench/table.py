@@ -91,8 +91,10 @@ def from_json(raw: dict[str, Any]) -> Row:
 
 
 def as_markdown(rows: Iterable[Row]) -> str:
-    """The table, aligned for reading in a terminal and valid in a document."""
-    return aligned(HEAD, [_cells(row) for row in rows])
+    """The table, aligned for reading in a terminal and valid in a document. Columns that no row fills are left out."""
+    lines = [_cells(row) for row in rows]
+    filled = [column for column in range(len(HEAD)) if any(line[column] for line in lines)]
+    return aligned([HEAD[column] for column in filled], [[line[column] for column in filled] for line in lines])
 
 
 def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

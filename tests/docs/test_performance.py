@@ -1,0 +1,30 @@
+"""docs/performance.md quotes a run; nothing in it was typed by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from bench import chart
+from bench.publish import CHART, DOCUMENT, renewed
+from bench.results import PUBLISHED, Results
+from tests.support.markdown import ROOT
+
+
+def test_the_tables_are_those_of_the_published_run() -> None:
+    """Both tables in docs/performance.md are exactly what bench.publish makes of bench/results/published.json."""
+    document = DOCUMENT.read_text()
+    assert renewed(document, Results.read(PUBLISHED)) == document
+    command = [sys.executable, "-m", "bench.table", "--render", str(PUBLISHED)]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"\n{printed.strip()}\n" in document
+
+
+def test_the_chart_is_that_of_the_published_run() -> None:
+    """The chart draws the same figures."""
+    assert chart.draw(Results.read(PUBLISHED)) == CHART.read_text()
+
+
+def test_the_published_run_is_whole() -> None:
+    """It has measured all that there is to measure."""
+    assert not Results.read(PUBLISHED).failed
