@@ -25,6 +25,10 @@ class Keys:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self._table) * self._table.itemsize
+
     def __contains__(self, key: bytes) -> bool:
         wanted = hash(key) or 1
         return self._table[self._place(wanted)] == wanted
