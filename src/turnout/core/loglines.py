@@ -1,8 +1,12 @@
-"""A line that a job's code has logged: how long it may be, and what stands for lines that were dropped."""
+"""Lines about jobs: what each of them carries, how long one may be, and what stands for lines that were dropped."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
+
+from turnout.core.values import JobRecord
 
 LINE_BYTES = 4096
 """The longest message that is kept, with the text of its exception."""
@@ -17,6 +21,26 @@ class Line:
     attempt: int
     node: str
     message: str
+
+
+def fields(
+    job_id: str = "", activity: str = "", attempt: int = 0, node: str = "", trace_id: str = "", span_id: str = ""
+) -> dict[str, Any]:
+    """What a log record carries of the job that it is about, as the attributes of the record."""
+    return {
+        "turnout_job": job_id,
+        "turnout_activity": activity,
+        "turnout_attempt": attempt,
+        "turnout_node": node,
+        "trace_id": trace_id,
+        "span_id": span_id,
+    }
+
+
+def fields_of(record: JobRecord) -> dict[str, Any]:
+    """The same of a record, with the attempt that it tells of last."""
+    node = record.attempts[-1].node if record.attempts else ""
+    return fields(record.id, record.activity, record.attempt, node, record.trace_id)
 
 
 def cut(text: str, most: int = LINE_BYTES) -> str:

@@ -17,6 +17,7 @@ import attrs
 from turnout import fastjson, wire
 from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
 from turnout.core.lifecycle import newer
+from turnout.core.loglines import fields, fields_of
 from turnout.core.values import FINAL, Delivery, JobRecord, JobState, MessageRef, Token
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
@@ -230,7 +231,11 @@ class Sweep:
         if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
             self.unresolved = True
             return
-        logger.warning("node %s is dead: job %s attempt %d is lost", token.node, record.id, token.attempt)
+        logger.warning(
+            "node %s is dead: job %s attempt %d is lost",
+            *(token.node, record.id, token.attempt),
+            extra=fields_of(record),
+        )
         reach("sweep.verdict")
         await self._apply(record.activity, record.id, Lost(token=token, now=self._now()))
         reach("sweep.counted")
@@ -244,7 +249,13 @@ class Sweep:
                 self.unresolved = True  # it was written meanwhile: its owner is asked again
         except Exception as error:  # one job that can't be dealt with must not keep us from the others
             self.unresolved = True
-            logger.warning("job %s: %s could not be dealt with yet: %s", job_id, type(event).__name__, error)
+            logger.warning(
+                "job %s: %s could not be dealt with yet: %s",
+                job_id,
+                type(event).__name__,
+                error,
+                extra=fields(job_id, activity),
+            )
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

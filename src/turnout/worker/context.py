@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from turnout.core.loglines import Line, cut
+from turnout.core.loglines import Line, cut, fields
 from turnout.core.values import Progress, derived_span_id
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.errors import InvalidValue, NotInJob
@@ -283,35 +283,22 @@ def entered(context: JobContext) -> Iterator[JobContext]:
         _current.reset(token)
 
 
-_NO_JOB = {
-    "turnout_job": "",
-    "turnout_activity": "",
-    "turnout_attempt": 0,
-    "turnout_node": "",
-    "trace_id": "",
-    "span_id": "",
-}
-
-
-def _derived(trace_id: str) -> str:
-    return derived_span_id(trace_id) if trace_id else ""
-
-
 def job_fields(context: JobContext) -> dict[str, Any]:
     """What a log line carries of its job. The span is the one that is current, the attempt's own if there is none."""
     facts = context.facts
     # Whoever has a span has imported this; the others need not wait for it.
     api = sys.modules.get("opentelemetry.trace")
     span: Any = api.get_current_span().get_span_context() if api is not None else None
-    known = span is not None and span.is_valid
-    return {
-        "turnout_job": facts.id,
-        "turnout_activity": facts.activity,
-        "turnout_attempt": facts.attempt,
-        "turnout_node": facts.node,
-        "trace_id": f"{span.trace_id:032x}" if known else facts.trace_id,
-        "span_id": f"{span.span_id:016x}" if known else facts.span_id,
-    }
+    if span is not None and span.is_valid:
+        trace_id, span_id = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+    else:
+        trace_id, span_id = facts.trace_id, facts.span_id
+        if trace_id and not span_id:
+            span_id = derived_span_id(trace_id)
+    return fields(facts.id, facts.activity, facts.attempt, facts.node, trace_id, span_id)
+
+
+_NO_JOB = fields()
 
 
 class JobContextFilter(logging.Filter):
@@ -337,7 +324,7 @@ class JobContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.__dict__.get("turnout_job"):
             context = _current.get(None)
-            fields = _NO_JOB if context is None else job_fields(context)
-            for name, value in fields.items():
+            known = _NO_JOB if context is None else job_fields(context)
+            for name, value in known.items():
                 record.__dict__[name] = record.__dict__.get(name) or value  # a program's own trace id is its own
         return True

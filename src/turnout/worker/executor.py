@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnout.core.events import Received
+from turnout.core.loglines import fields
 from turnout.core.values import Delivery
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
@@ -80,7 +81,11 @@ class Executor:
                 await self._attempt(job, performer, lease, tracing)
         except UnreadableRecord as error:
             # Newer nodes than this one are at work, and one of them will take it. Asked at once it would be here again.
-            logger.warning("job %s is given back for %g s: %s", delivery.id, UNREADABLE_PAUSE_S, error)
+            logger.warning(
+                "job %s is given back for %g s: %s",
+                *(delivery.id, UNREADABLE_PAUSE_S, error),
+                extra=fields(delivery.id, delivery.activity, node=self._node),
+            )
             performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
         finally:
             lease.release()

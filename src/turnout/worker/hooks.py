@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from turnout.core.loglines import fields_of
 from turnout.core.moments import Moment, moments
 from turnout.core.values import JobRecord
 from turnout.definition.activity import Activity
@@ -75,7 +76,11 @@ class HookCaller:
 
     def _enqueue(self, record: JobRecord, wanted: list[tuple[Moment, Hook]]) -> None:
         if self._pending >= PENDING:
-            logger.error("job %s: %d hooks wait already, this call is dropped", record.id, self._pending)
+            logger.error(
+                "job %s: %d hooks wait already, this call is dropped",
+                *(record.id, self._pending),
+                extra=fields_of(record),
+            )
             return
         self._pending += 1
         key = (record.activity, record.id)
@@ -87,7 +92,12 @@ class HookCaller:
             if self._last.get(key) is done:
                 del self._last[key]
             if not done.cancelled() and done.exception() is not None:
-                logger.error("the hooks of job %s could not be called", record.id, exc_info=done.exception())
+                logger.error(
+                    "the hooks of job %s could not be called",
+                    record.id,
+                    exc_info=done.exception(),
+                    extra=fields_of(record),
+                )
 
         task.add_done_callback(forget)
 
@@ -104,10 +114,12 @@ class HookCaller:
             await asyncio.wait({call}, timeout=self._timeout_s)
             if not call.done():
                 call.cancel()
-                logger.error("%s is left behind: it took longer than %g s", what, self._timeout_s)
+                logger.error(
+                    "%s is left behind: it took longer than %g s", what, self._timeout_s, extra=fields_of(record)
+                )
                 call.add_done_callback(_look)
             elif not call.cancelled() and (error := call.exception()) is not None:
-                logger.error("%s has failed; the job goes on", what, exc_info=error)
+                logger.error("%s has failed; the job goes on", what, exc_info=error, extra=fields_of(record))
 
     async def _call(self, hook: Hook, info: object) -> None:
         try:

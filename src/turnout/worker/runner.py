@@ -18,6 +18,7 @@ import attrs
 
 from turnout import wire
 from turnout.core.catalog import ActivityInfo, NodeInfo
+from turnout.core.loglines import fields
 from turnout.core.values import Delivery
 from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError
@@ -283,7 +284,10 @@ class Runner:
         self._slots.give(delivery.activity)
         if not task.cancelled() and task.exception() is not None:
             logger.error(
-                "job %s could not be executed; its lease brings it back", delivery.id, exc_info=task.exception()
+                "job %s could not be executed; its lease brings it back",
+                delivery.id,
+                exc_info=task.exception(),
+                extra=fields(delivery.id, delivery.activity, node=self._node.id),
             )
         self._fill()
 
