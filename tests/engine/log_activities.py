@@ -70,6 +70,7 @@ async def steadily(lines: int, pause: float) -> None:
 @activity(retry=ONCE)
 async def odd() -> None:
     log = current_job().log
+    log.info("%(n)d of {'n': 7}", {"n": 7})
     log.info("%d of them", "some")
     log.info("a \udc80")
     log.info("\x1b[31m\x00")

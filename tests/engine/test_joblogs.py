@@ -158,12 +158,13 @@ async def test_levels_of_the_program_do_not_decide(
     assert len(await handle.logs()) == kept
 
 
-async def test_a_line_that_cannot_be_told_ends_nothing(turnout_client: Client, turnout_worker: Any) -> None:
-    """A bad format string, half a surrogate pair, control characters and an endless line: the job goes on."""
+async def test_an_odd_line_ends_nothing(turnout_client: Client, turnout_worker: Any) -> None:
+    """Arguments by name, a bad format string, half a surrogate pair, control characters, an endless line: all goes on."""
     async with turnout_worker(odd):
         handle = await turnout_client.submit(odd)
         await handle.result(timeout=20)
-    bad, half, control, endless = await handle.logs()
+    named, bad, half, control, endless = await handle.logs()
+    assert named.message == "7 of {'n': 7}"
     assert "can't be told: TypeError" in bad.message
     assert half.message == "a \\udc80"
     assert control.message == "\x1b[31m\x00"

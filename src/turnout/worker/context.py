@@ -106,7 +106,10 @@ class JobLog(logging.LoggerAdapter[logging.Logger]):
 def _text(msg: object, args: tuple[object, ...], exc_info: Any) -> str:
     """The message as logging makes it, with the exception below it."""
     try:
-        text = logging.LogRecord("", 0, "", 0, msg, args, None).getMessage()
+        text = str(msg)
+        if args:
+            by_name = len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+            text %= by_name or args
         if isinstance(exc_info, BaseException):
             exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
         elif exc_info and not isinstance(exc_info, tuple):
