@@ -159,7 +159,7 @@ async def test_levels_of_the_program_do_not_decide(
 
 
 async def test_an_odd_line_ends_nothing(turnout_client: Client, turnout_worker: Any) -> None:
-    """Arguments by name, a bad format string, half a surrogate pair, control characters, an endless line: all goes on."""
+    """Arguments by name, a bad format, half a surrogate pair, control characters, an endless line: the job goes on."""
     async with turnout_worker(odd):
         handle = await turnout_client.submit(odd)
         await handle.result(timeout=20)
