@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 import pytest
 
 from tests.cli.conftest import Cli, first_document
-from turnout.telemetry.setup import wanted
+from tests.support.otlp import Answer, OtlpReceiver
+from turnout.telemetry.exporters import TRACES
+from turnout.telemetry.setup import BATCH_SPANS, QUEUE_SPANS_MAX, SPAN_BYTES, queue_size
 
 
 @pytest.mark.parametrize(
@@ -28,44 +28,102 @@ from turnout.telemetry.setup import wanted
 )
 def test_the_environment_decides(environment: dict[str, str], names: list[str]) -> None:
     """An exporter or an endpoint switches tracing on; `none` and OTEL_SDK_DISABLED switch it off."""
-    assert wanted(environment) == names
+    assert TRACES.wanted(environment) == names
 
 
-@pytest.fixture
-def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """An OTLP endpoint: its address, and what was posted to it."""
-    posted: list[tuple[str, bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", posted
-        server.shutdown()
-        thread.join()
-
-
-def test_spans_go_over_http_and_none_is_left_behind(cli: Cli, collector: tuple[str, list[tuple[str, bytes]]]) -> None:
+def test_spans_go_over_http_and_none_is_left_behind(cli: Cli) -> None:
     """Submitter and worker send their spans to the OTLP endpoint, the last ones when they end."""
-    url, posted = collector
-    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
-    with cli.process("worker", "shop:add", "-o", "json", env=env) as worker:
-        first_document(worker)
-        info = cli.json("job", "submit", "add", '{"a": 1}', "--wait", env=env)
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
-    sent = b"".join(body for _, body in posted)
-    assert {path for path, _ in posted} == {"/v1/traces"}
-    for word in (b"submit add", b"run add", b"turnout-worker", b"turnout-cli", bytes.fromhex(info["trace_id"])):
-        assert word in sent
+    with OtlpReceiver() as collector:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        with cli.process("worker", "shop:add", "-o", "json", env=env) as worker:
+            first_document(worker)
+            info = cli.json("job", "submit", "add", '{"a": 1}', "--wait", env=env)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(10) == 0
+        assert {(span.name, span.service, span.trace_id) for span in collector.spans} == {
+            ("submit add", "turnout-cli", info["trace_id"]),
+            ("run add", "turnout-worker", info["trace_id"]),
+        }
+
+
+ORDERS = {
+    "stop": [signal.SIGTERM],
+    "abort": [signal.SIGQUIT],
+    "abort-after-stop": [signal.SIGTERM, signal.SIGTERM],
+}
+
+
+@pytest.mark.parametrize("orders", ORDERS.values(), ids=ORDERS)
+def test_what_is_left_is_sent_at_a_stop_and_at_an_abort(cli: Cli, orders: list[signal.Signals]) -> None:
+    """The span of the attempt that the order ended is there, though the next batch was not due for an hour."""
+    with OtlpReceiver() as collector:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        grace = "0" if len(orders) == 1 else "60"
+        with cli.process("worker", "shop", "--grace", grace, "-o", "json", env=env) as worker:
+            first_document(worker)
+            job_id = cli("job", "submit", "checkpointed", "{}").stdout.strip()
+            cli.until(job_id, lambda info: info.checkpoint is not None)
+            assert worker.stderr is not None
+            for order in orders:
+                worker.send_signal(order)
+                assert any("SIG" in line for line in worker.stderr)  # two that come at once are one to the kernel
+            assert worker.wait(10) == 0
+        [span] = [span for span in collector.spans if span.name == "run checkpointed"]
+        assert span.attributes["turnout.attempt.outcome"] == "aborted"
+        assert not span.error
+
+
+@pytest.mark.parametrize("answer", [503, 400, "hang", "away"])
+def test_a_collector_in_trouble_costs_no_job_and_one_warning(cli: Cli, answer: Answer | str) -> None:
+    """It refuses, says nothing, or is not there: jobs run, the worker says so once, and it ends in time."""
+    with OtlpReceiver() as collector:
+        url = collector.url
+        if answer == "away":
+            url = "http://127.0.0.1:1"
+        else:
+            collector.answer = cast(Answer, answer)
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        }
+        with cli.process("worker", "shop:add", "-o", "json", env=env) as worker:
+            first_document(worker)
+            begun_at = time.monotonic()
+            while time.monotonic() - begun_at < 3:  # many batches, and the end of the first one's patience
+                cli("job", "submit", "add", '{"a": 1}', "--wait")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(10) == 0
+            assert worker.stderr is not None
+            said = worker.stderr.read()
+        told = [line for line in said.splitlines() if "cannot be sent" in line]
+        assert len(told) == 1, said
+        assert "opentelemetry" not in said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"},
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1000000"},
+        {"OTEL_BSP_SCHEDULE_DELAY": "-1"},
+    ],
+)
+def test_settings_that_make_no_sense_cost_no_job(cli: Cli, env: dict[str, str]) -> None:
+    """Sizes that do not fit together are told of, and the spans are sent."""
+    with OtlpReceiver() as collector:
+        done = cli("job", "submit", "add", "{}", env=env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+        assert [span.name for span in collector.spans] == ["submit add"]
+    assert "OTEL_BSP_" in done.stderr
+
+
+def test_the_queue_of_spans_fits_the_memory() -> None:
+    """A busy worker's spans wait in at most a fiftieth of the memory, or of the container's; never in less than two
+    batches."""
+    assert queue_size(64 * 2**30) == QUEUE_SPANS_MAX
+    assert queue_size(2**30) * SPAN_BYTES <= 2**30 / 50
+    assert queue_size(2**20) == 2 * BATCH_SPANS
 
 
 def test_a_collector_that_is_away_holds_nobody_up(cli: Cli) -> None:

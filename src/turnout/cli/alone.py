@@ -22,11 +22,13 @@ def supervisor(name: str, registry_every_s: float, health: tuple[str, int] | Non
     logs.set_up(options.given(), logging.INFO)
     end_telemetry = set_up_telemetry("turnout-supervisor")
     end_metrics = set_up_metrics("turnout-supervisor")
+    runner = asyncio.Runner()
     try:
-        asyncio.run(_supervise(name, SupervisorOptions(registry_every=registry_every_s), health))
+        runner.run(_supervise(name, SupervisorOptions(registry_every=registry_every_s), health))
     finally:
         end_telemetry()
         end_metrics()
+        runner.close()  # not before: with the loop its signal handlers go, and a second SIGTERM would cut this short
     return exits.OK
 
 

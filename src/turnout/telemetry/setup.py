@@ -6,74 +6,121 @@ in OTEL_TRACES_EXPORTER, or an OTLP endpoint is given.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from turnout.telemetry import quiet
+from turnout.telemetry.exporters import END_TIMEOUT_S, TRACES, complainers, resource
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter
 
 logger = logging.getLogger(__name__)
 
-END_TIMEOUT_S = 2.0
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_GROUP = "opentelemetry_traces_exporter"
+QUEUE_SPANS_MAX = 65_536
+BATCH_SPANS = 1_024
+SPAN_BYTES = 3_500
+"""What the span of an attempt takes in memory."""
+
+_SENDERS = {"opentelemetry.sdk.trace.export", "opentelemetry.sdk._shared_internal"}
+
+services: list[str] = []
+"""As what this process traces, if it was `set_up()` that said so: its child processes do the same."""
 
 
-def wanted(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The names of the exporters that the environment asks for; none means no tracing."""
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return []
-    named = environment.get("OTEL_TRACES_EXPORTER", "").strip()
-    if not named:
-        named = "otlp" if any(environment.get(variable) for variable in _ENDPOINTS) else ""
-    return [name for each in named.split(",") if (name := each.strip()) and name != "none"]
+class End(Protocol):
+    """Sends what is left, and ends the tracing; takes no longer than this."""
+
+    def __call__(self, within_s: float = END_TIMEOUT_S) -> None: ...
 
 
-def set_up(service: str) -> Callable[[], None]:
+def set_up(service: str) -> End:
     """Trace as the environment says, as `service` unless it says otherwise.
 
     Returns what ends it: it sends the spans that are left, within two seconds. An exporter that is missing is a
-    warning: jobs come first.
+    warning, and so is a collector that is away: jobs come first.
     """
-    names = wanted()
+    quiet.hush(quiet.PROPAGATORS, quiet.as_it_is)
+    names = TRACES.wanted(os.environ)
     if not names:
-        return lambda: None
+        return _nothing
     # The SDK is imported only where somebody traces: it takes a while, and memory.
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from turnout.telemetry.processor import JobSpans
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return lambda: None  # the module that is served has set up its own
-    exporters = [exporter for name in names for exporter in _exporters(name)]
-    if not exporters:
-        return lambda: None
-    provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False)
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        return _nothing  # the module that is served has set up its own
+    processors = [_batches(exporter) for name in names for exporter in _exporters(name)]
+    if not processors:
+        return _nothing
+    provider = TracerProvider(resource=resource(service), shutdown_on_exit=False)
+    for processor in (JobSpans(), *processors):
+        provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
+    services.append(service)
 
-    def end() -> None:
+    def end(within_s: float = END_TIMEOUT_S) -> None:
         # A collector that is away must not hold up the program's end: the exporter would try for ten seconds.
         thread = threading.Thread(target=provider.shutdown, daemon=True)
         thread.start()
-        thread.join(END_TIMEOUT_S)
+        thread.join(within_s)
 
     return end
 
 
-def _resource(service: str) -> Resource:
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+def _nothing(within_s: float = 0.0) -> None:
+    """There is nothing to end."""
 
-    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create({} if named else {SERVICE_NAME: service})
+
+def _batches(exporter: SpanExporter) -> SpanProcessor:
+    """Sends spans from a thread of its own, in batches, unless OTEL_BSP_* says otherwise in sizes of ours.
+
+    The SDK's own queue has 2,048 places: a worker that does thousands of jobs a second fills it between two batches,
+    and what comes then is dropped. Its memory is used only while the collector takes less than is made. A batch must
+    fit into what a collector takes at once, which over gRPC is 4 MiB: a thousand spans have less than one.
+    """
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    queue = None if os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else queue_size(_memory())
+    batch = None if queue is None or os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") else BATCH_SPANS
+    quiet.hush(complainers(exporter) | _SENDERS, _words)
+    try:
+        return BatchSpanProcessor(exporter, max_queue_size=queue, max_export_batch_size=batch)
+    except ValueError as error:
+        logger.warning("the OTEL_BSP_* settings do not fit together, turnout's own are used: %s", error)
+        return BatchSpanProcessor(exporter, queue_size(_memory()), 5000, BATCH_SPANS, 30_000)
+
+
+def queue_size(memory_bytes: int) -> int:
+    """How many spans may wait: what a fiftieth of the memory holds, within reason."""
+    return max(BATCH_SPANS * 2, min(QUEUE_SPANS_MAX, memory_bytes // 50 // SPAN_BYTES))
+
+
+def _memory() -> int:
+    """What this process may use, in bytes: the machine's, or its container's."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes)
+
+
+def _words(record: logging.LogRecord) -> tuple[str, str]:
+    """What we say of a complaint of those who send."""
+    said = record.getMessage()
+    if said.startswith("Queue full"):
+        remedy = "raise OTEL_BSP_MAX_QUEUE_SIZE, or take a part of the traces only (OTEL_TRACES_SAMPLER)"
+        return "overflow", f"spans are dropped, they come faster than the collector takes them: {remedy}; told once"
+    remedy = "is there a collector where OTEL_EXPORTER_OTLP_ENDPOINT says?"
+    return "traces", f"spans cannot be sent: {said}; {remedy} (jobs go on; told once)"
 
 
 def _exporters(name: str) -> Iterator[SpanExporter]:
@@ -82,21 +129,4 @@ def _exporters(name: str) -> Iterator[SpanExporter]:
 
         yield ConsoleSpanExporter(out=sys.stderr)  # stdout is for the output of the program
         return
-    entry = _entry(name, os.environ)
-    found = next(iter(entry_points(group=_GROUP, name=entry)), None)
-    if found is None:
-        remedy = "pip install 'turnout[otel]'" if entry == "otlp_proto_http" else "install the package that has it"
-        logger.warning("no traces: the exporter %s is not installed; %s", entry, remedy)
-        return
-    try:
-        yield found.load()()
-    except Exception as error:  # somebody else's package, configured by somebody else
-        logger.warning("no traces: the exporter %s cannot be used: %s", entry, error)
-
-
-def _entry(name: str, environment: Mapping[str, str]) -> str:
-    """The exporter's entry point. `otlp` goes over HTTP unless a protocol is given."""
-    if name != "otlp":
-        return name
-    protocol = next((environment[variable] for variable in _PROTOCOLS if environment.get(variable)), "http/protobuf")
-    return "otlp_proto_grpc" if protocol.strip() == "grpc" else "otlp_proto_http"
+    yield from TRACES.made(name)

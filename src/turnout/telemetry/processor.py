@@ -1,0 +1,26 @@
+"""The spans that a job's own code makes carry the job: a search by its id finds them all."""
+
+from __future__ import annotations
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
+
+from turnout.telemetry.attempts import JOB
+
+
+class JobSpans(SpanProcessor):
+    """Gives each span that begins inside a job `turnout.job.id`, `.activity`, `.attempt` and `turnout.node.id`.
+
+    `turnout worker` has it; a program that sets up its own provider adds it, before the processors that export:
+
+        provider = TracerProvider()
+        provider.add_span_processor(JobSpans())
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    """
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        # A span with a context of its own was begun inside the job all the same.
+        facts = context_api.get_value(JOB, parent_context) or context_api.get_value(JOB)
+        if isinstance(facts, dict):
+            span.set_attributes(facts)

@@ -1,0 +1,49 @@
+"""The spans that a job's own code makes carry the job, and those in child processes are in its trace, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from turnout import Client, activity
+from turnout.tracing import JobSpans
+
+tracer = trace.get_tracer("user")
+
+
+@activity
+async def nested() -> None:
+    with tracer.start_as_current_span("outer"), tracer.start_as_current_span("inner"):
+        tracer.start_span("apart", context=Context()).end()
+
+
+@activity(run_in="thread")
+def threaded() -> None:
+    tracer.start_span("in a thread").end()
+
+
+async def test_spans_inside_a_job_carry_it(
+    turnout_client: Client, turnout_worker: Any, spans: InMemorySpanExporter
+) -> None:
+    """Id, activity, attempt and node: on the loop, in a thread, and where a span begins with a context of its own."""
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(JobSpans())
+    trace.get_tracer("user").start_span("outside").end()
+    async with turnout_worker(nested, threaded) as worker:
+        jobs = {each.name: await turnout_client.submit(each) for each in (nested, threaded)}
+        for handle in jobs.values():
+            await handle.result(timeout=10)
+    found = {span.name: dict(span.attributes or {}) for span in spans.get_finished_spans()}
+    for name, of in (("outer", nested), ("inner", nested), ("apart", nested), ("in a thread", threaded)):
+        assert found[name] == {
+            "turnout.job.id": jobs[of.name].id,
+            "turnout.job.activity": of.name,
+            "turnout.job.attempt": 1,
+            "turnout.node.id": worker.id,
+        }
+    assert found["outside"] == {}
