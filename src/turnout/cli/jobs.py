@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from textwrap import indent
 from typing import Any
 
 import click
@@ -17,23 +20,86 @@ from turnout.client.info import JobInfo
 from turnout.core.values import JobState
 from turnout.errors import TurnoutError
 
+_PAGE = 100
+_PATIENCE_S = 0.3
+
 EXITS = {JobState.completed: exits.OK, JobState.faulted: exits.FAILED, JobState.cancelled: exits.CANCELLED}
 
 
 async def ls(s: Session, states: Sequence[str], filters: Mapping[str, Any], limit: int) -> int:
-    """List the jobs that match; says so when there are more than `limit` (0: no limit)."""
-    one = states[0] if len(states) == 1 else None
-    asked = limit + 1 if limit and len(states) < 2 else None
-    found: list[JobInfo] = []
-    async for info in s.client.jobs(state=one, limit=asked, **filters):
-        if (not states or info.state in states) and (not limit or len(found) <= limit):
-            found.append(info)
-    more = bool(limit) and len(found) > limit
-    found = found[:limit] if more else found
-    s.show(found, lambda: jobview.listing(found, s.now))
-    if more:
+    """List the jobs that match, as they are found; says so when there are more than `limit` (0: no limit).
+
+    JSON is one document, printed when all of it is there; of all jobs there may be, it is printed as they are found.
+    """
+    asked = limit + 1 if limit else None
+    shown = _Json() if s.json else _Lines(s)
+    left = limit or sys.maxsize
+    async with (
+        aclosing(s.client.jobs(state=states or None, limit=asked, **filters)) as jobs,
+        aclosing(as_they_come(jobs, whole=s.json and limit > 0)) as parts,
+    ):
+        async for part in parts:
+            shown.more(part[: max(left, 0)])
+            left -= len(part)
+    shown.end()
+    if left < 0:
         output.note(f"these are the newest {limit}: --limit 0 shows all")
     return 0
+
+
+class _Lines:
+    """Jobs as lines of a table."""
+
+    def __init__(self, s: Session) -> None:
+        self._session = s
+        self._listing = jobview.Listing()
+
+    def more(self, jobs: Sequence[JobInfo]) -> None:
+        for line in self._listing.lines(jobs, self._session.now):
+            click.echo(line)
+
+    def end(self) -> None:
+        pass
+
+
+class _Json:
+    """Jobs as a JSON array, spelt as if it were written in one go."""
+
+    def __init__(self) -> None:
+        self._empty = True
+
+    def more(self, jobs: Sequence[JobInfo]) -> None:
+        for info in jobs:
+            click.echo(("[" if self._empty else ",") + "\n" + indent(output.dumps(info), "  "), nl=False)
+            self._empty = False
+
+    def end(self) -> None:
+        click.echo("[]" if self._empty else "\n]")
+
+
+async def as_they_come(jobs: AsyncGenerator[JobInfo], *, whole: bool) -> AsyncGenerator[list[JobInfo]]:
+    """The jobs in parts: what was found when the next one is long in coming, or when there is a page of them.
+
+    At least one part, which is empty where there are no jobs. With `whole`: all in one.
+    """
+    part: list[JobInfo] = []
+    coming: asyncio.Future[JobInfo | None] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(jobs, None))
+            done, _ = await asyncio.wait([coming], timeout=_PATIENCE_S if part and not whole else None)
+            if part and not whole and (not done or len(part) == _PAGE):
+                yield part
+                part = []
+            info = await coming
+            if info is None:
+                break
+            part.append(info)
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()
+            await asyncio.wait([coming])
+    yield part
 
 
 async def show(s: Session, job_id: str, activity: str | None) -> int:

@@ -11,20 +11,25 @@ from turnout.core.values import ErrorInfo, JobState, Progress
 _TRACEBACK_LINES = 12
 
 
-def listing(jobs: Sequence[JobInfo], now: float) -> list[str]:
-    rows = [
-        (
-            info.id,
-            info.activity,
-            "suspect" if info.suspect else info.state.value,
-            str(info.attempt),
-            info.node or "",
-            output.ago(info.submitted_at, now).removesuffix(" ago"),
-            progress(info.progress),
+class Listing:
+    """The lines of jobs, which may come in parts."""
+
+    def __init__(self) -> None:
+        self._table = output.Table(["id", "activity", "state", "attempt", "node", "age", "progress"])
+
+    def lines(self, jobs: Sequence[JobInfo], now: float) -> list[str]:
+        return self._table.lines(
+            (
+                info.id,
+                info.activity,
+                "suspect" if info.suspect else info.state.value,
+                str(info.attempt),
+                info.node or "",
+                output.ago(info.submitted_at, now).removesuffix(" ago"),
+                progress(info.progress),
+            )
+            for info in jobs
         )
-        for info in jobs
-    ]
-    return output.table(["id", "activity", "state", "attempt", "node", "age", "progress"], rows)
 
 
 def job(info: JobInfo, now: float, *, workless: bool = False) -> list[str]:

@@ -84,15 +84,28 @@ def style_of(word: str) -> str:
     return _COLOURS.get(word, "")
 
 
+class Table:
+    """Columns under their headers, row by row: as wide as the first rows need, and wider from where others do."""
+
+    def __init__(self, headers: Sequence[str]) -> None:
+        self._headers = headers
+        self._widths: list[int] | None = None
+
+    def lines(self, rows: Iterable[Sequence[str]]) -> list[str]:
+        """The lines of these rows; before the first ones the headers'."""
+        cells = [[clean(cell.replace("\n", " ")) for cell in row] for row in rows]
+        first = self._widths is None
+        least = [len(name) for name in self._headers] if self._widths is None else self._widths
+        needed = [[len(cell) for cell in row] for row in cells]
+        self._widths = widths = [max(column) for column in zip(least, *needed, strict=True)]
+        titles = ["  ".join(f"{name.upper():{width}}" for name, width in zip(self._headers, widths, strict=True))]
+        padded = ["  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        return [line.rstrip() for line in ((titles if first else []) + padded)]
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Columns under their headers, as wide as they need."""
-    cells = [[clean(cell.replace("\n", " ")) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    lines = ["  ".join(f"{name.upper():{width}}" for name, width in zip(headers, widths, strict=True)).rstrip()]
-    for row in cells:
-        padded = (_padded(cell, width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(padded).rstrip())
-    return lines
+    return Table(headers).lines(rows)
 
 
 def _padded(cell: str, width: int) -> str:

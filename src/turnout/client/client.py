@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar, overload
 
 import attrs
@@ -171,7 +172,7 @@ class Client:
         label: str | tuple[str, str] | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[JobInfo]:
+    ) -> AsyncGenerator[JobInfo]:
         """The jobs that match all that is given, newest first, queued ones too, as they are found.
 
         `state`: one, or several. `node`: a node's id or name. `label`: `"key"`, `"key=value"` or a pair. `since`:
@@ -187,8 +188,9 @@ class Client:
         """
         if limit is not None and (limit < 1):
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
-        async for info in self._reader.jobs(self._filters(state, activity, node, label, since), limit):
-            yield info
+        async with aclosing(self._reader.jobs(self._filters(state, activity, node, label, since), limit)) as jobs:
+            async for info in jobs:
+                yield info
 
     async def count(
         self,

@@ -97,7 +97,7 @@ class Reader:
     async def text(self, body: Body | None) -> str | None:
         return None if body is None else await self._store.payloads.get(body)
 
-    async def jobs(self, filters: Filters, limit: int | None) -> AsyncIterator[JobInfo]:
+    async def jobs(self, filters: Filters, limit: int | None) -> AsyncGenerator[JobInfo]:
         """The jobs that match, newest first, as they are found."""
         alive: dict[str, bool] = {}
         async with contextlib.aclosing(Listing(self._store, filters, self._in_time).records()) as records:
