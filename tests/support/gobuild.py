@@ -1,4 +1,4 @@
-"""Programs of others, in Go: each built from a module of ours that pins its version, once per version."""
+"""Programs in Go, of others or around their packages: each built from a module of ours that pins its version, once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def need_go(what: str) -> None:
 
 def build(module: Path, package: str, name: str) -> Path:
     """The program of the version that the module's go.mod pins. RuntimeError with the compiler's words if Go cannot."""
-    pins = b"".join((module / file).read_bytes() for file in ("go.mod", "go.sum"))
+    pins = b"".join(file.read_bytes() for file in sorted(module.glob("*.*")) if file.suffix in (".go", ".mod", ".sum"))
     program = CACHE / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
     if program.exists():
         return program
