@@ -17,7 +17,7 @@ from tests.cli.test_health import Health, until
 from tests.support.otlp import OtlpReceiver
 from tests.telemetry.test_metrics import prometheus_name, read
 from turnout.telemetry import metrics
-from turnout.telemetry.metric_setup import wanted
+from turnout.telemetry.exporters import METRICS
 from turnout.testing.server import NatsServer
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def test_a_lone_supervisor_tells_the_queues(cli: Cli) -> None:
 )
 def test_the_environment_decides(environment: dict[str, str], names: list[str]) -> None:
     """An exporter, or an endpoint for metrics, switches them on; the endpoint for all signals alone does not."""
-    assert wanted(environment) == names
+    assert METRICS.wanted(environment) == names
 
 
 def sent(receiver: OtlpReceiver) -> dict[str, Any]:
@@ -227,11 +227,18 @@ def test_a_collector_in_trouble_holds_nobody_up(cli: Cli, answer: Any) -> None:
     assert "Traceback" not in log
 
 
-def test_a_missing_exporter_is_told(cli: Cli) -> None:
-    """An exporter that is not installed is a warning; the worker works."""
-    with cli.process("worker", "metered", "-o", "json", env={"OTEL_METRICS_EXPORTER": "abacus"}) as worker:
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"OTEL_METRICS_EXPORTER": "abacus"}, "no metrics: the exporter abacus is not installed"),
+        ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "0"}, "no metrics: the OTEL_METRIC_EXPORT_"),
+    ],
+)
+def test_a_setting_that_can_not_be_is_told(cli: Cli, env: dict[str, str], told: str) -> None:
+    """An exporter that is not installed, or an interval of nothing, is a warning; the worker works."""
+    with cli.process("worker", "metered", "-o", "json", env=env) as worker:
         first_document(worker)
         worker.send_signal(signal.SIGTERM)
         _, log = worker.communicate(timeout=30)
-    assert "no metrics: the exporter abacus is not installed" in log
+    assert told in log
     assert worker.returncode == 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-
-import attrs
+from typing import NamedTuple
 
 from turnout.core.values import Attempt, JobRecord, JobState
 
@@ -35,8 +34,7 @@ _ENDS = {
 }
 
 
-@attrs.frozen
-class Tally:
+class Tally(NamedTuple):
     """What one write counts as, each at most once; `ended` is the attempt that it closed, if it closed one."""
 
     counts: tuple[Count, ...] = ()
@@ -53,7 +51,8 @@ def tally(before: JobRecord | None, after: JobRecord) -> Tally:
     >>> tally(queued, JobRecord("a", "add", JobState.cancelled)).counts
     (<Count.cancelled: 'cancelled'>,)
     """
-    if before is None and after.state.final and after.attempt > 0:
+    end = _ENDS.get(after.state)
+    if before is None and end is not None and after.attempt > 0:
         return _NOTHING  # a record that is put back from its dead letter: all of that was counted in its time
     same_life = before is not None and before.generation == after.generation
     then = before if same_life else None
@@ -64,10 +63,10 @@ def tally(before: JobRecord | None, after: JobRecord) -> Tally:
         counts.append(Count.aborted)
     if after.attempt > (before.attempt if before is not None else 0):
         counts.append(Count.started)
-    if after.failures > (then.failures if then is not None else 0) and not after.state.final:
+    if after.failures > (then.failures if then is not None else 0) and end is None:
         counts.append(Count.retried)
-    if after.state.final and (then is None or then.state is not after.state):
-        counts.append(_ENDS[after.state])
+    if end is not None and (then is None or then.state is not after.state):
+        counts.append(end)
     return Tally(tuple(counts), _ended(before, after))
 
 
@@ -76,4 +75,6 @@ def _ended(before: JobRecord | None, after: JobRecord) -> Attempt | None:
         return None
     # A loss is counted by the write that starts the next attempt, too: the one that ended need not be the last.
     number = before.attempts[-1].number
+    if not after.attempts or after.attempts[-1].number == number:
+        return after.attempts[-1] if after.attempts and after.attempts[-1].ended_at is not None else None
     return next((each for each in reversed(after.attempts) if each.number == number and each.ended_at), None)

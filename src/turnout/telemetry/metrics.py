@@ -1,6 +1,6 @@
 """Metrics: what this process counts, for whoever collects it.
 
-Counts are plain numbers of the process, read when they are collected; durations and waits go into histograms at once.
+Counts are plain numbers of the process, read when they are collected.
 The OpenTelemetry API only: a program that sets up an SDK gets them all, and metrics_page.py serves them to Prometheus.
 Labels are few by design: an activity that this process serves, has submitted or watches over, a closed set of outcomes
 and reasons, a node. Never a job's id.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Literal
@@ -76,30 +77,46 @@ class Counter:
 
 
 class Histogram:
-    """Records at once, into each provider that listens."""
+    """How many values fell into which bucket, for each combination of labels.
+
+    We count into buckets of our own, which the page shows: an SDK takes ten microseconds for each value, and a job has
+    two. An SDK that a program has set up is given each value as well.
+    """
 
     def __init__(self, metric: Metric, bounds_s: tuple[float, ...]) -> None:
         self.metric = metric
-        self._bounds_s = bounds_s
+        self.bounds_s = bounds_s
+        self._counts: dict[Values, list[int]] = {}
+        self._sums: dict[Values, float] = {}
         self._instruments: list[api.Histogram] = []
         self._attributes: dict[Values, dict[str, str]] = {}
 
     def make(self, meter: api.Meter) -> None:
-        metric, bounds = self.metric, list(self._bounds_s)
+        metric, bounds = self.metric, list(self.bounds_s)
         self._instruments.append(
             meter.create_histogram(metric.name, metric.unit, metric.about, explicit_bucket_boundaries_advisory=bounds)
         )
 
     def record(self, seconds: float, values: Values) -> None:
         """May be called from any thread."""
-        attributes = self._attributes.get(values)
-        if attributes is None:
-            attributes = self._attributes[values] = dict(zip(self.metric.labels, values, strict=True))
+        bucket = bisect_left(self.bounds_s, seconds)
+        with _lock:
+            counts = self._counts.get(values)
+            if counts is None:
+                counts = self._counts[values] = [0] * (len(self.bounds_s) + 1)
+                self._attributes[values] = dict(zip(self.metric.labels, values, strict=True))
+            counts[bucket] += 1
+            self._sums[values] = self._sums.get(values, 0.0) + seconds
         try:
             for instrument in self._instruments:
-                instrument.record(seconds, attributes)
+                instrument.record(seconds, self._attributes[values])
         except Exception as error:  # a program's own SDK may be odd: a job must not fail for it
             warn_once(logger, "record", "the metric %s cannot be recorded: %r", self.metric.name, error)
+
+    def read(self) -> dict[Values, tuple[list[int], float]]:
+        """The counts of the buckets, the one beyond the last bound too, and the sum of all values."""
+        with _lock:
+            return {values: (list(counts), self._sums[values]) for values, counts in self._counts.items()}
 
 
 @attrs.frozen
@@ -192,7 +209,7 @@ def saved(before: JobRecord | None, after: JobRecord) -> None:
     if not _Ears.open:
         return
     found = tally(before, after)
-    activity = label(after.activity)
+    activity = after.activity if after.activity in _known else OTHER
     for count in found.counts:
         if count is Count.faulted:
             FAULTED.add((activity, after.reason if after.reason in REASONS else OTHER))
@@ -297,13 +314,11 @@ def listen() -> None:
 
 
 def make(meter: api.Meter) -> None:
-    """Make all instruments on this meter: what they tell is the same whoever asks."""
+    """Make all instruments but the histograms on this meter: what they tell is the same whoever asks."""
     for counter in COUNTERS:
         metric = counter.metric
         callbacks = [partial(_observe, metric, counter.read)]
         meter.create_observable_counter(metric.name, callbacks, metric.unit, metric.about)
-    for histogram in HISTOGRAMS:
-        histogram.make(meter)
     for metric, read in ((_RUNNING, _running), (_SLOTS, _slots), (_DEPTH, _depths)):
         meter.create_observable_up_down_counter(
             metric.name, [partial(_observe, metric, read)], metric.unit, metric.about
@@ -354,4 +369,7 @@ def _ages() -> dict[Values, float]:
     return found
 
 
-make(api.get_meter("turnout"))
+_METER = api.get_meter("turnout")
+make(_METER)
+for _each in HISTOGRAMS:
+    _each.make(_METER)
