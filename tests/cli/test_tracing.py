@@ -73,6 +73,45 @@ def test_what_is_left_is_sent_at_a_stop_and_at_an_abort(cli: Cli, orders: list[s
         assert not span.error
 
 
+def test_spans_of_child_processes_are_in_the_trace(cli: Cli) -> None:
+    """A span made in a child process is a child of the attempt's, carries the job, and is sent before that ends."""
+    with OtlpReceiver() as collector:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+        with cli.process("worker", "spanning", "-o", "json", env=env) as worker:
+            first_document(worker)
+            info = cli.json("job", "submit", "spanning", "{}", "--wait")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(10) == 0
+        spans = {span.name: span for span in collector.spans}
+    inside, attempt = spans["inside"], spans["run spanning"]
+    assert (inside.span_id, inside.parent_id, inside.trace_id) == (info["result"], attempt.span_id, info["trace_id"])
+    assert inside.service == "turnout-worker"
+    assert inside.attributes == {
+        "turnout.job.id": info["id"],
+        "turnout.job.activity": "spanning",
+        "turnout.job.attempt": 1,
+        "turnout.node.id": attempt.attributes["turnout.node.id"],
+    }
+
+
+def test_children_do_not_repeat_what_the_worker_has_told(cli: Cli) -> None:
+    """With no collector there, jobs in child processes run as ever, and at most the first of them complains as well."""
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    }
+    with cli.process("worker", "spanning", "-o", "json", env=env) as worker:
+        first_document(worker)
+        for _ in range(4):
+            cli("job", "submit", "spanning", "{}", "--wait")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+        assert worker.stderr is not None
+        said = worker.stderr.read()
+    assert 1 <= said.count("cannot be sent") <= 2, said
+
+
 @pytest.mark.parametrize("answer", [503, 400, "hang", "away"])
 def test_a_collector_in_trouble_costs_no_job_and_one_warning(cli: Cli, answer: Answer | str) -> None:
     """It refuses, says nothing, or is not there: jobs run, the worker says so once, and it ends in time."""

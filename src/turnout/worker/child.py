@@ -31,6 +31,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # The guard would load all of pydantic for nothing.
@@ -182,6 +183,7 @@ class _Conversation:
         self._flushing = False
         self._context: Any = None
         self._cancel: str | None = None
+        self._end_tracing: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         """Take the call, run it, say how it ended, exit."""
@@ -189,6 +191,7 @@ class _Conversation:
         self._ready.wait()
         frame = self._answer()
         asyncio.run_coroutine_threadsafe(self._finish(frame), self._loop).result()
+        self._end_tracing()
         sys.exit(0)
 
     def _answer(self) -> bytes:
@@ -219,8 +222,10 @@ class _Conversation:
             return _error(what, error)
 
     def _run_code(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from turnout.telemetry.children import in_child
         from turnout.worker.context import JobContext, JobFacts, entered
 
+        self._end_tracing = in_child(self._call["tracing"])  # the module has been imported: its own tracing comes first
         context = JobContext(JobFacts(**self._call["facts"]), self, self._loop)
         with self._lock:
             self._context = context

@@ -24,6 +24,7 @@ from turnout.core.retry import mro_names
 from turnout.core.values import ErrorInfo, Progress
 from turnout.definition.activity import Activity
 from turnout.errors import DefinitionError, TurnoutError
+from turnout.telemetry import children
 from turnout.worker.child import load, pack, unpack
 from turnout.worker.context import Host, JobFacts
 
@@ -180,6 +181,7 @@ class _Child:
                 qualname=qualname,
                 payload=call.payload,
                 facts=attrs.asdict(call.facts),
+                tracing=children.for_child(),
                 path=sys.path,
                 pythonpath=os.environ.get("PYTHONPATH"),
                 log_level=logging.getLogger().getEffectiveLevel(),
