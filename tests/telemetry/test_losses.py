@@ -196,6 +196,36 @@ async def test_who_was_cut_off_and_comes_back_ends_no_span(
     assert sorted(map(str, numbers)) == ["1", "2"]
 
 
+async def test_a_lease_that_nobody_confirms_shows_in_the_span(
+    turnout_client: Client, turnout_worker: Any, nats_server: NatsServer, spans: InMemorySpanExporter
+) -> None:
+    """Cut off for longer than the lease and shorter than the TTL: one event says so, and the attempt goes on."""
+    key = turnout_client.namespace
+    gates[key] = asyncio.Event()
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Client.connect(proxy.url, namespace=key) as cut_off,
+        turnout_worker(patient, client=cut_off, liveness_ttl=30),
+    ):
+        handle = await turnout_client.submit(patient, key)
+        await reaches(handle, lambda info: info.attempt == 1)
+        proxy.block()
+        await asyncio.sleep(4)  # twice the lease
+        proxy.unblock()
+        gates[key].set()
+        assert await handle.result(timeout=30) == 1
+
+        async def ended() -> list[ReadableSpan]:
+            return lost(spans)
+
+        [span] = await until(ended)
+    [event] = [event for event in span.events if event.name == "lease unconfirmed"]
+    assert event.attributes is not None
+    silent_s = event.attributes["turnout.lease.unconfirmed"]
+    assert isinstance(silent_s, float)
+    assert silent_s > 2
+
+
 class Traced(Fleet):
     """Worker processes that send their spans to a collector."""
 

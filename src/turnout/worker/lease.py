@@ -267,12 +267,13 @@ class LeaseKeeper:
                     self._extend(lease)
             await self._read(due, doubtful)
 
-    def _tell_of_trouble(self, doubtful: set[Lease], now: float) -> None:
-        """For a whole ack wait no extension was answered; once until one is."""
-        for lease in doubtful:
-            if not lease.troubled and lease.on_trouble is not None:
+    def _tell_of_trouble(self, leases: set[Lease], now: float) -> None:
+        """Tell the owners of those that nobody has confirmed for a whole ack wait; once until somebody does."""
+        for lease in leases:
+            silent_s = now - lease.confirmed_at
+            if silent_s > lease.ack_wait_s and not lease.troubled and lease.on_trouble is not None:
                 lease.troubled = True
-                self._tell(functools.partial(lease.on_trouble, now - lease.confirmed_at))
+                self._tell(functools.partial(lease.on_trouble, silent_s))
 
     def _take_due(self) -> list[Lease]:
         now = suspended_too()
@@ -326,6 +327,7 @@ class LeaseKeeper:
         def confirm(future: asyncio.Future[Received]) -> None:
             confirmed = not future.cancelled() and future.exception() is None
             if confirmed:
+                self._tell_of_trouble({lease}, suspended_too())
                 lease.confirmed_at = max(lease.confirmed_at, asked_at)
                 lease.troubled = False
             if confirmed or not lease.settled:
