@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+import nats
 import pytest
 
 from tests.cli.conftest import Cli, first_document
@@ -137,9 +139,36 @@ def test_lines_are_followed_to_the_end(chatty: Cli) -> None:
     assert "line 14" in again.stderr
 
 
-def test_setup_and_doctor_know_the_stream(chatty: Cli) -> None:
-    """`setup --dry-run` lists the stream of logs, and doctor misses it where it is not."""
-    name = f"{chatty.namespace}_logs"
-    assert [each["action"] for each in chatty.json("setup", "--dry-run") if each["name"] == name] == ["keep"]
-    checks = chatty.json("doctor", code=0)["checks"]
-    assert not [check for check in checks if name in check["found"]]
+def test_an_aborted_attempts_lines_are_kept(cli: Cli) -> None:
+    """A worker that is stopped writes what its jobs have logged in their last second."""
+    with cli.process("worker", "chatty", "--grace", "0", "-o", "json") as worker:
+        first_document(worker)
+        cli("job", "submit", "chat_until_stopped", "--id", "stopped")
+        cli.until("stopped", lambda info: info.progress is not None)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    lines = cli.json("job", "logs", "stopped")
+    assert [line["message"] for line in lines] == ["it begins", "it has to stop: node_stopping"]
+
+
+def test_setup_and_doctor_know_the_stream(cli: Cli) -> None:
+    """`setup` makes the stream of logs, `--dry-run` lists it, and doctor misses it where it is not."""
+    name = f"{cli.namespace}_logs"
+
+    def planned() -> list[str]:
+        return [each["action"] for each in cli.json("setup", "--dry-run") if each["name"] == name]
+
+    assert planned() == ["create"]
+    cli("setup")
+    assert planned() == ["keep"]
+    asyncio.run(delete_stream(cli.url, name))
+    found = [check["found"] for check in cli.json("doctor", code=1)["checks"] if check["check"] == "streams"]
+    assert found == [f"{name} is missing"]
+    cli("setup")
+    assert "streams" not in {c["check"] for c in cli.json("doctor")["checks"] if c["verdict"] == "wrong"}
+
+
+async def delete_stream(url: str, name: str) -> None:
+    client = await nats.connect(url)
+    await client.jetstream().delete_stream(name)
+    await client.close()

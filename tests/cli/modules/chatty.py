@@ -52,5 +52,17 @@ async def chat_on(seconds: float = 1.5) -> None:
 
 
 @activity
+async def chat_until_stopped() -> None:
+    job = current_job()
+    job.log.info("it begins")
+    job.progress(1)
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        job.log.warning("it has to stop: %s", job.cancel_reason)
+        raise
+
+
+@activity
 async def quiet() -> None:
     """Say nothing."""
