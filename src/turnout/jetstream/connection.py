@@ -27,6 +27,7 @@ from turnout.jetstream.calls import Accept, Answers, Calls, accept_pub_ack, acce
 from turnout.jetstream.clock import ServerClock
 from turnout.jetstream.direct import direct_get
 from turnout.jetstream.link import ConnectOptions, Hooks, Link, check_options, dial
+from turnout.jetstream.listeners import Listeners
 from turnout.jetstream.messages import (
     ApiError,
     Disconnected,
@@ -101,8 +102,8 @@ class Connection:
         self._last_sid = _INBOX_SID
         self._violations = Violations()
         self._up = asyncio.Event()
-        self._on_up: list[Callable[[], None]] = []
-        self._on_down: list[Callable[[], None]] = []
+        self._on_up = Listeners()
+        self._on_down = Listeners()
         self._trouble = "not connected yet"
         self._reconnecting: asyncio.Task[None] | None = None
         self._closing = False
@@ -168,11 +169,11 @@ class Connection:
 
     def on_up(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after every reconnect (not for the first connect); returns what takes it back."""
-        return _listen(self._on_up, callback)
+        return self._on_up.add(callback)
 
     def on_down(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the link is lost or closed; returns what takes it back."""
-        return _listen(self._on_down, callback)
+        return self._on_down.add(callback)
 
     @property
     def violations(self) -> tuple[Violation, ...]:
@@ -202,7 +203,7 @@ class Connection:
         if self.epoch > 1:
             logger.info("connected to %s again", link.server)
             metrics.RECONNECTS.add()
-            _tell(self._on_up)
+            self._on_up.tell()
 
     def _lost(self, reason: str) -> None:
         link, self._link = self._link, None
@@ -213,7 +214,7 @@ class Connection:
         if not self._closing:
             logger.warning("%s; connecting again", self._trouble)
             self._reconnecting = self._loop.create_task(self._reconnect(), name="turnout-reconnect")
-        _tell(self._on_down)
+        self._on_down.tell()
 
     async def _reconnect(self) -> None:
         """Dial until it works. Jitter keeps a thousand workers from arriving at a restarted server all at once."""
@@ -519,21 +520,3 @@ def _give_up(future: asyncio.Future[Any], subject: str) -> None:
 def _version(text: str) -> tuple[int, int, int]:
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
-
-
-def _listen(listeners: list[Callable[[], None]], callback: Callable[[], None]) -> Callable[[], None]:
-    listeners.append(callback)
-
-    def forget() -> None:
-        if callback in listeners:
-            listeners.remove(callback)
-
-    return forget
-
-
-def _tell(listeners: list[Callable[[], None]]) -> None:
-    for callback in list(listeners):
-        try:
-            callback()
-        except Exception:  # a listener's bug is its own: the connection goes on
-            logger.exception("a callback of the connection failed")
