@@ -8,7 +8,18 @@ from typing import assert_type
 
 import attrs
 
-from turnout import Client, Fatal, JobHandle, JobInfo, JobState, RetryPolicy, activity, activity_ref, current_job
+from turnout import (
+    Client,
+    Fatal,
+    JobHandle,
+    JobInfo,
+    JobState,
+    LogLine,
+    RetryPolicy,
+    activity,
+    activity_ref,
+    current_job,
+)
 
 
 @attrs.frozen
@@ -23,6 +34,7 @@ async def convert(path: str, format: str = "webm") -> Converted:
     done = job.restored(int) or 0
     assert_type(done, int)
     job.progress(done, 10, "converting")
+    job.log.info("converting %s", path, extra={"format": format})
     await job.checkpoint(done + 1)
     if not path:
         raise Fatal("no path")
@@ -91,6 +103,9 @@ async def ask(client: Client) -> JobInfo | None:
     async for info in handle.watch():
         if info.state is JobState.completed or info.state == "faulted":
             return info
+    assert_type(await handle.logs(limit=10), list[LogLine])
+    async for line in handle.follow_logs():
+        print(line.time, line.level, line.attempt, line.node, line.message)
     await handle.cancel("no longer needed")
     async for info in client.jobs(state="running", activity="convert", limit=10):
         print(info.id, info.progress.done if info.progress else 0)
