@@ -33,15 +33,21 @@ _W3C = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagato
 _TRACE_ALONE = TraceContextTextMapPropagator()
 
 
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
 class Derived(trace.NonRecordingSpan):
     """The parent of jobs that name none: the same on all nodes. Made of the trace's id when somebody asks."""
 
     def __init__(self, trace_id: str) -> None:
         self._trace_id = trace_id
+        self._made: SpanContext | None = None
 
     def get_span_context(self) -> SpanContext:
-        span = int(derived_span_id(self._trace_id), 16)
-        return SpanContext(int(self._trace_id, 16), span, True, TraceFlags(TraceFlags.SAMPLED))
+        if self._made is None:
+            span = int(derived_span_id(self._trace_id), 16)
+            self._made = SpanContext(int(self._trace_id, 16), span, True, _SAMPLED)
+        return self._made
 
 
 _NOTHING = Context()
