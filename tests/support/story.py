@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -59,14 +58,14 @@ class Story:
     """The job's spans that were there while its second attempt still ran."""
 
 
-async def tell(url: str, namespace: str, collector: Collector) -> Story:
+async def tell(url: str, namespace: str, collector: Collector, job_id: str = "holiday") -> Story:
     """Make it happen on the server at `url`, and return when the job has ended."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "TURNOUT_", "OTEL_"))}
     env |= {"NATS_URL": url, "TURNOUT_NAMESPACE": namespace, "PYTHONUNBUFFERED": "1"} | dict(collector.environment)
     async with Client.connect(url, namespace=namespace) as client:
         with _worker("ann", env) as ann, _worker("ben", env) as ben:
             workers = {await _node(ann): ann, await _node(ben): ben}
-            job_id = await asyncio.to_thread(_submit, env)
+            await asyncio.to_thread(_submit, env, job_id)
             handle = client.job(job_id)
             hangs = await _hanging(handle.info)
             dead = hangs.node or ""
@@ -234,8 +233,6 @@ async def _node(worker: subprocess.Popen[str]) -> str:
     return await asyncio.to_thread(first_document)
 
 
-def _submit(env: Mapping[str, str]) -> str:
-    job_id = f"holiday-{uuid.uuid4().hex[:6]}"
+def _submit(env: Mapping[str, str], job_id: str) -> None:
     command = [sys.executable, "-m", "turnout", "job", "submit", ACTIVITY, '{"film": "holiday"}', "--id", job_id]
     subprocess.run(command, check=True, env=dict(env), capture_output=True, timeout=PATIENCE_S)
-    return job_id
