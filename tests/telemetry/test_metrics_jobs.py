@@ -331,25 +331,26 @@ async def test_one_supervisor_tells_how_long_the_queues_are(turnout_client: Clie
     await turnout_client.submit_many(counts_queue, [{}] * 3)
     store = turnout_client.store
     await store.connection.store(store.names.bare("counts_queue"), b"{}")
-    options = SupervisorOptions(liveness_ttl=1.0, sweep_every=0.5, look_every=0.1)
+    options = SupervisorOptions(liveness_ttl=5.0, sweep_every=0.5, look_every=0.1)
     two = [
         Supervisor(turnout_client.connect_options, store.names, name=name, options=options) for name in ("one", "two")
     ]
     tasks = [asyncio.create_task(supervisor.run()) for supervisor in two]
 
     async def told() -> bool:
-        return value("turnout_queue_depth", activity="counts_queue") == 4
+        depth = value("turnout_queue_depth", activity="counts_queue")
+        assert depth in (0, 4), "two tell it"
+        return depth == 4
 
     try:
         await until(told)
-        assert [supervisor.acting for supervisor in two].count(True) == 1
         first = value("turnout_queue_oldest_age_seconds", activity="counts_queue")
 
         async def older() -> bool:
             return value("turnout_queue_oldest_age_seconds", activity="counts_queue") > max(first, 1.0)
 
         await until(older)
-        assert value("turnout_queue_depth", activity="counts_queue") == 4
+        await until(told)
         async with turnout_worker(counts_queue):
 
             async def empty() -> bool:
