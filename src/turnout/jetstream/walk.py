@@ -98,7 +98,7 @@ class Backward:
         state = (await self._connection.api(f"STREAM.INFO.{self._stream}"))["state"]
         first, last = int(state["first_seq"]), int(state["last_seq"])
         self._density = max(1, int(state["messages"])) / max(1, last - first + 1)
-        self.top, below, ahead = last, _END, None
+        below, ahead = _END, None
         try:
             while below > first:
                 asked, ahead = ahead or self._ask_window(first, last, below), None
@@ -107,7 +107,8 @@ class Backward:
                     self._narrow(asked.width)
                     continue
                 if below == _END:
-                    self.top = max(last, window[-1].seq if window else 0)
+                    # By what was read, not by the leader's word: the replica that answered may be a moment behind it.
+                    self.top = window[-1].seq if window else asked.low - 1
                 self._learn(len(window), size, asked.width)
                 if below != _END and asked.low > first:
                     ahead = self._ask_window(first, last, asked.low)
