@@ -120,10 +120,10 @@ def _record_to_json(record: JobRecord) -> dict[str, Any]:
 def _changed(value: JobRecord | Attempt, defaults: dict[str, Any]) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for name, field in value.__dict__.items():
-        default = defaults[name]
-        if field is not default and field is not None and field != default:
-            spell = _SPELT.get(name)
-            raw[name] = field if spell is None else spell(field)
+        if field is None or (default := defaults[name]) is field:
+            continue
+        if default is None or field != default:
+            raw[name] = _SPELT[name](field) if name in _SPELT else field
     return raw
 
 

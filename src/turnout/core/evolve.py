@@ -23,12 +23,11 @@ else:
         >>> evolve(Attempt(1, 1, "a", 0.0), ended_at=2.0).ended_at
         2.0
         """
-        copy = object.__new__(type(value))
-        fields = copy.__dict__
-        fields.update(value.__dict__)
-        known = len(fields)
-        fields.update(changes)
-        if len(fields) != known:
-            unknown = ", ".join(sorted(changes.keys() - value.__dict__.keys()))
+        known = value.__dict__
+        fields = {**known, **changes}
+        if len(fields) != len(known):
+            unknown = ", ".join(sorted(changes.keys() - known.keys()))
             raise TypeError(f"{type(value).__name__} has no field {unknown}")
+        copy = object.__new__(type(value))
+        object.__setattr__(copy, "__dict__", fields)  # a frozen class refuses its own
         return copy

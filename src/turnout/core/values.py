@@ -263,7 +263,7 @@ def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     return max(after.attempts[-1].started_at - due, 0.0)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Delivery:
     """A job's message, as JetStream handed it over or as it was read from the stream.
 

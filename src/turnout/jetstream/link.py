@@ -149,7 +149,7 @@ class Link:
         transport, wire = self.transport(), client._transport
         assert transport is not None and isinstance(wire, TcpTransport)
         # What has been read and not been looked at: an INFO or a PING may follow hard on the handshake.
-        unread = getattr(wire._io_reader, "_buffer")  # noqa: B009 - the stream reader's own, which it does not declare
+        unread: bytearray = vars(wire._io_reader)["_buffer"]  # the stream reader's own, which it does not declare
         early = bytes(client._ps.buf) + bytes(unread)
         unread.clear()
         transport.set_protocol(self._inbound)

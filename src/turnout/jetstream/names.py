@@ -91,7 +91,7 @@ class Names:
         subject, and never becomes a part of a subject or key of ours.
         """
         parts = subject.split(".")
-        if parts[:2] != [self.ns, "jobs"] or len(parts) not in (3, 4) or not NAME.fullmatch(parts[2]):
+        if len(parts) not in (3, 4) or parts[1] != "jobs" or parts[0] != self.ns or not NAME.fullmatch(parts[2]):
             return None
         return parts[2], parts[3] if len(parts) == 4 and NAME.fullmatch(parts[3]) else None
 

@@ -72,6 +72,9 @@ _DOUBT_S = 2.0
 _TROUBLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError, NoResponders, ServerUnsuitable)
 """What passes: a stream without a leader does not respond, a server that runs out of disk switches JetStream off."""
 
+_Other = Letter | Nak | Publish | Schedule | Replace | Remove | Unschedule | Notify | Drop | Abandon
+"""The effects but for the three that nearly every job has."""
+
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 
@@ -197,26 +200,26 @@ class Performer:
         for effect in effects:
             if crashpoints.ARMED:
                 crashpoints.reach(f"{type(event).__name__}.{type(effect).__name__}")
-            if isinstance(effect, Ask):
+            if isinstance(effect, Save):
+                before, job = job.record, await self._store.registry.save(effect.record, job.revision, effect.expires)
+                witness.saved(before, effect.record, self._store.names.bare)
+                if self._saved is not None:
+                    self._saved(before, effect.record)
+            elif isinstance(effect, Ack):
+                self._settle(effect.message, b"+ACK")
+            elif isinstance(effect, Ask):
                 return await self._ask(effect, event), job, effects
-            job = await self._do(effect, job, event)
+            else:
+                await self._do(effect, event)
         if crashpoints.ARMED:
             crashpoints.reach(f"{type(event).__name__}.done")
         return None, job, effects
 
-    async def _do(self, effect: Effect, job: Loaded, event: Event) -> Loaded:
+    async def _do(self, effect: _Other, event: Event) -> None:
         store = self._store
         match effect:
-            case Save(record, expires):
-                after = await store.registry.save(record, job.revision, expires=expires)
-                witness.saved(job.record, record, store.names.bare)
-                if self._saved is not None:
-                    self._saved(job.record, record)
-                return after
             case Letter(record):
                 await store.letters.write(record)
-            case Ack(message):
-                self._settle(message, b"+ACK")
             case Nak(message, delay_s):
                 self._settle(message, _nak(delay_s))
             case Publish(record):
@@ -237,11 +240,10 @@ class Performer:
                 await store.queue.unschedule(record)
             case Notify(token, reason):
                 store.nodes.cancel(token, reason)
-            case Drop() | Abandon() | Ask():
+            case Drop() | Abandon():
                 pass
             case _:
                 assert_never(effect)
-        return job
 
     async def _ask(self, effect: Ask, event: Event) -> Event:
         if not isinstance(event, Received):

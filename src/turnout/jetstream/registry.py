@@ -25,6 +25,8 @@ logger = logging.getLogger("turnout.registry")
 LEAST_RETENTION_S = 3600.0
 """A final record lives at least this long: acks that come back after a server crash must meet it (P9)."""
 
+_SAVE_S = 5.0
+
 MARKER_TTL_S = 3600
 """How long a deleted record's marker keeps a late delivery from beginning the job again."""
 
@@ -45,12 +47,8 @@ class Retention:
     cancelled: float = 7 * 86_400.0
 
     def of(self, state: JobState, generation: int = 1) -> float:
-        chosen = {
-            JobState.completed: self.completed,
-            JobState.faulted: self.faulted,
-            JobState.cancelled: self.cancelled,
-        }
-        return max(chosen[state], LEAST_RETENTION_S if generation == 1 else LETTERS_KEPT_S)
+        chosen: float = getattr(self, state)
+        return max(chosen, LEAST_RETENTION_S if generation == 1 else LETTERS_KEPT_S)
 
 
 @attrs.frozen
@@ -109,14 +107,14 @@ class Registry:
             return alive[0] if alive else Loaded()
         return _loaded(stored)
 
-    async def save(self, record: JobRecord, revision: int, *, expires: bool = False) -> Loaded:
+    async def save(self, record: JobRecord, revision: int, expires: bool = False) -> Loaded:
         """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
         headers = {EXPECTED: str(revision)}
         if expires:
             headers["Nats-TTL"] = f"{int(self._retention.of(record.state, record.generation))}s"
         subject = self._names.record(record.activity, record.id)
         try:
-            ack = await self._connection.store(subject, wire.dump_record(record), headers)
+            ack = await self._connection.store_nowait(subject, wire.dump_record(record), headers, timeout_s=_SAVE_S)
         except WrongLastSequence as error:
             metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from opentelemetry import context as context_api
@@ -50,11 +51,14 @@ LINK = "turnout.link"
 Value = str | int | float | bool
 Attributes = dict[str, Value]
 
+_NOT_BY_NAME = "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ
 _DEAF = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 def listened() -> bool:
     """Whether spans go anywhere: an SDK is set up."""
+    if _NOT_BY_NAME and getattr(trace, "_TRACER_PROVIDER", trace) is None:
+        return False  # what the line below would find out by a look into the environment, each time
     return not isinstance(trace.get_tracer_provider(), _DEAF)
 
 

@@ -142,7 +142,7 @@ class Attempt:
         return await self._text(self.record.payload)
 
     async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
-        with entered(self.context):
+        with entered(self.context):  # which the task takes along
             self._code = self._loop.create_task(self._contained(run_code, payload))
         self._code.add_done_callback(self._end_wait)  # which `_contained` has done already, if it ever began
         if self.context.cancel_reason is not None:  # asked while the payload was fetched

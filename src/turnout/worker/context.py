@@ -16,7 +16,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
@@ -276,14 +276,23 @@ def current_job() -> JobContext:
         raise NotInJob(message) from None
 
 
-@contextlib.contextmanager
-def entered(context: JobContext) -> Iterator[JobContext]:
+def entered(context: JobContext) -> _Entered:
     """Make `context` the current job of what runs inside."""
-    token = _current.set(context)
-    try:
-        yield context
-    finally:
-        _current.reset(token)
+    return _Entered(context)
+
+
+class _Entered:
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> JobContext:
+        self._token = _current.set(self._context)
+        return self._context
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def job_fields(context: JobContext) -> dict[str, Any]:

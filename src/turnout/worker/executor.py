@@ -51,6 +51,7 @@ class Executor:
         self._store = store
         self._node = node
         self._activities = activities
+        self._rules = {name: activity.settings.rules for name, activity in activities.items()}
         self._keeper = keeper
         self._code = code
         self._saved = saved
@@ -98,7 +99,6 @@ class Executor:
 
     async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
-        activity = self._activities[delivery.activity]
         # A message that was put in anew carries on what earlier attempts began, and their record says what.
         first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
         job = Loaded() if first else await self._store.registry.load(delivery.activity, delivery.id)
@@ -108,7 +108,7 @@ class Executor:
             node=self._node,
             nonce=nonce,
             now=self._store.connection.now(),
-            rules=activity.settings.rules,
+            rules=self._rules[delivery.activity],
             span_id=spans.span_id(tracing.span),
         )
         # What was read for the span is not decided upon: between then and now the job may have gone (P9).

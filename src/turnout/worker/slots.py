@@ -23,17 +23,20 @@ class Slots:
     running_of: dict[str, int] = attrs.field(factory=dict)
     held_of: dict[str, int] = attrs.field(factory=dict)
 
+    def __attrs_post_init__(self) -> None:
+        self.limits = {name: min(self.capacity, limit) for name, limit in self.limits.items()}
+
     def limit(self, activity: str) -> int:
-        return min(self.capacity, self.limits[activity])
+        return self.limits[activity]
 
     def free(self, activity: str) -> int:
         """How many more jobs of this activity could start now."""
-        own = self.limit(activity) - self.running_of.get(activity, 0)
+        own = self.limits[activity] - self.running_of.get(activity, 0)
         return max(0, min(own, self.capacity - self.running))
 
     def wanted(self, activity: str, outstanding: int) -> int:
         """How many more to ask the server for, when `outstanding` have been asked for already."""
-        own = self.limit(activity) - self.running_of.get(activity, 0) - self.held_of.get(activity, 0)
+        own = self.limits[activity] - self.running_of.get(activity, 0) - self.held_of.get(activity, 0)
         free = self.capacity - self.running - self.held
         if own <= 0 or free <= 0:
             return 0
