@@ -37,6 +37,7 @@ def measuring() -> Iterator[dict[str, Future[list[Row]]]]:
         yield {name(part): pool.submit(part.measured, TINY) for part in dict.fromkeys((*WAITING, *PARTS))}
 
 
+@pytest.mark.timeout(600)  # the first one waits for those that wait
 @pytest.mark.parametrize("part", [name(part) for part in PARTS])
 def test_a_part_measures(part: str, measuring: dict[str, Future[list[Row]]]) -> None:
     """Each part runs on real servers and workers, and all its figures are there; what holds at any size is reached."""
