@@ -149,7 +149,7 @@ def _check_loss(story: Story, lost: Span, last: Span) -> None:
     assert lost.error
     assert lost.attributes["error.type"] == "lost"
     assert story.dead in lost.message
-    assert lost.start < story.killed_at < lost.end <= last.start + 0.01
+    assert lost.start < story.killed_at < lost.end < last.start + 0.5
 
 
 def _check_inside(spans: Sequence[Span], attempts: Sequence[Span]) -> None:
