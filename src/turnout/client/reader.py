@@ -25,6 +25,7 @@ _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
 _HINT_READS = 12
+_HINT_PAUSE_S = 0.0002
 
 
 class Reader:
@@ -165,7 +166,7 @@ class Reader:
     async def _ended(self, activity: str, job_id: str) -> bool:
         """Whether the job has ended, or nobody knows."""
         with contextlib.suppress(TurnoutError):
-            record = (await self._store.registry.load(activity, job_id)).record
+            record = (await self._store.registry.peek(activity, job_id)).record
             return record is not None and record.state.final
         return True
 
@@ -176,12 +177,13 @@ class Reader:
         """
         for turn in range(_HINT_READS if behind else 0):
             with contextlib.suppress(TurnoutError):
-                loaded = await self._store.registry.load(activity, job_id)
+                # Whichever replica answers: what it has is new enough when it is behind the revision that was heard of.
+                loaded = await self._store.registry.peek(activity, job_id)
                 if loaded.revision > behind:
                     record = loaded.record
                     told = record is not None and record.state in (JobState.running, JobState.completed)
                     return record if told else None
-            await asyncio.sleep(0.001 * 2**turn if turn < 6 else 0.05)
+            await asyncio.sleep(_HINT_PAUSE_S * 2**turn)
         return None
 
     async def _bodies(self, record: JobRecord) -> Bodies:
