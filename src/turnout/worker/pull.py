@@ -60,6 +60,8 @@ class Puller:
         self._accept = accept
         self._max_deliver = 0
         self._outstanding = 0
+        self._freed = 0
+        self._many = max(1, slots.limit(activity) // 2)  # a job tells twice: that it has come, and that it is done
         self._wanted = asyncio.Event()
         self._renew = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -129,10 +131,10 @@ class Puller:
 
     def slot_freed(self) -> None:
         """A slot is free: ask for more, together with the slots that are freed in the next few milliseconds."""
-        want = self._slots.wanted(self.activity, self._outstanding)
-        if want >= max(1, self._slots.limit(self.activity) // 4):
+        self._freed += 1
+        if self._freed >= self._many:
             self._pull()
-        elif want > 0 and self._top_up is None:
+        elif self._top_up is None:
             self._top_up = asyncio.get_running_loop().call_later(_TOP_UP_S, self._topped_up)
 
     def _topped_up(self) -> None:
@@ -150,6 +152,7 @@ class Puller:
         self._trouble = ""
 
     def _pull(self) -> None:
+        self._freed = 0
         want = self._slots.wanted(self.activity, self._outstanding)
         if want <= 0 or self._subscription is None:
             return
