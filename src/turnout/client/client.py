@@ -116,7 +116,9 @@ class Client:
         ref = activity_ref(activity) if isinstance(activity, str) else activity
         text = ref.bind(*args, **kwargs) if isinstance(ref, Activity) else self._submitter.untyped(ref, args, kwargs)
         job_id = await self._submitter.submit(ref, text)
-        return self._handle(job_id, ref)
+        handle = self._handle(job_id, ref)
+        handle.fresh = True
+        return handle
 
     @overload
     async def submit_many(

@@ -14,9 +14,8 @@ from turnout.client.listing import Listing
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
-from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError
+from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import NoResponders, Received
-from turnout.jetstream.messages import EXPECTED
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
@@ -24,8 +23,7 @@ from turnout.jetstream.registry import Loaded
 _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
-_HINT_READS = 12
-_HINT_PAUSE_S = 0.0002
+_FRESH_S = 0.003
 
 
 class Reader:
@@ -124,41 +122,40 @@ class Reader:
             if since is None or letter.at >= since:
                 yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
 
-    async def changes(self, activity: str, job_id: str, *, ends: bool = False) -> AsyncGenerator[JobRecord, None]:
+    async def changes(
+        self, activity: str, job_id: str, *, ends: bool = False, fresh: bool = False
+    ) -> AsyncGenerator[JobRecord, None]:
         """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
 
-        A write to the record is heard as a hint, which tells at which revision to read; a slow poll stands behind it,
-        for hints are not kept. With `ends` only what may have ended the job counts as a change.
+        The server tells of each record that it has stored; a slow poll stands behind that, for nothing is told twice.
+        With `ends` only what may have ended the job counts as a change. `fresh`: it was submitted just now, so that it
+        may end in a moment.
         """
         heard = asyncio.Event()
-        behind = 0
+        told: JobRecord | None = None
 
-        def hint(received: Received) -> None:
-            nonlocal behind
-            if ends and received.data and not wire.tells_end(received.data):
-                return
-            behind = max(behind, int(received.headers.get(EXPECTED, "0") or 0))
-            heard.set()
+        def stored(received: Received) -> None:
+            nonlocal told
+            if not ends or wire.tells_end(received.data):
+                told = _lasting(received.data)
+                heard.set()
 
         connection = self._store.connection
         # The reads that follow go the same way as the subscription: what it is too late for, they see.
-        subscription = await connection.subscribe(self._store.names.record(activity, job_id), hint, confirmed=False)
+        subscription = await connection.subscribe(self._store.names.stored(activity, job_id), stored, confirmed=False)
         forget = connection.on_up(heard.set)
         try:
-            if ends and not await self._ended(activity, job_id):
-                with contextlib.suppress(TimeoutError):  # a quick job ends before all that `read` asks is answered
-                    async with asyncio.timeout(_QUICK_S):
-                        await heard.wait()
+            # A quick job ends before all that `read` asks is answered, a fresh one maybe before the first question.
+            soon = ends and fresh and await _within(heard, _FRESH_S)
+            if ends and not soon and not await self._ended(activity, job_id):
+                await _within(heard, _QUICK_S)
             pause = _POLL_S[0]
             while True:
                 heard.clear()
-                record = await self._caught_up(activity, job_id, behind)
+                record, told = told, None
                 with contextlib.suppress(ConnectionError, TimeoutError, NoResponders):  # the next poll asks again
                     yield record or await self.read(activity, job_id)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await heard.wait()
-                pause = _POLL_S[0] if heard.is_set() else min(pause * 1.5, _POLL_S[1])
+                pause = _POLL_S[0] if await _within(heard, pause) else min(pause * 1.5, _POLL_S[1])
         finally:
             forget()
             await subscription.close()
@@ -169,22 +166,6 @@ class Reader:
             record = (await self._store.registry.peek(activity, job_id)).record
             return record is not None and record.state.final
         return True
-
-    async def _caught_up(self, activity: str, job_id: str, behind: int) -> JobRecord | None:
-        """Wait until the write that was heard of is stored, or surely isn't: the revision it expected has passed.
-
-        Gives the record that was read if it tells all there is to know: it may not be expired or retried meanwhile.
-        """
-        for turn in range(_HINT_READS if behind else 0):
-            with contextlib.suppress(TurnoutError):
-                # Whichever replica answers: what it has is new enough when it is behind the revision that was heard of.
-                loaded = await self._store.registry.peek(activity, job_id)
-                if loaded.revision > behind:
-                    record = loaded.record
-                    told = record is not None and record.state in (JobState.running, JobState.completed)
-                    return record if told else None
-            await asyncio.sleep(_HINT_PAUSE_S * 2**turn)
-        return None
 
     async def _bodies(self, record: JobRecord) -> Bodies:
         payload, checkpoint, result = record.payload, record.checkpoint, record.result
@@ -198,6 +179,22 @@ class Reader:
             return await self.text(body)
         except ObjectGone:
             return None
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event was set in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+def _lasting(data: bytes) -> JobRecord | None:
+    """The record, if it tells all there is to know: after any other end a job may be retried, which no record tells."""
+    with contextlib.suppress(UnreadableRecord):
+        record = wire.load_record(data)
+        return record if record.state in (JobState.running, JobState.completed) else None
+    return None
 
 
 def _inline_text(body: Body | None) -> str | None:

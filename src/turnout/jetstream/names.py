@@ -78,6 +78,10 @@ class Names:
         """The subject of a job's record in the registry's stream."""
         return f"$KV.{self.ns}_jobs.{activity}.{job_id}"
 
+    def stored(self, activity: str, job_id: str) -> str:
+        """Where the server tells of a job's record once it is stored; nothing is kept there."""
+        return f"{self.ns}.stored.{activity}.{job_id}"
+
     def node(self, node: str) -> str:
         return f"$KV.{self.ns}_nodes.{node}"
 

@@ -79,9 +79,10 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "allow_direct": True,
         },
         _logs(names, options, common),
+        {**bucket, **_jobs(names)},
         *(
             {**bucket, "name": kv_stream(name), "subjects": [f"$KV.{name}.>"]}
-            for name in (names.jobs_bucket, names.nodes_bucket, names.activities_bucket)
+            for name in (names.nodes_bucket, names.activities_bucket)
         ),
         {
             **common,
@@ -106,6 +107,16 @@ def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any
             "duplicate_window": 120 * _NS,
         },
     ]
+
+
+def _jobs(names: Names) -> dict[str, Any]:
+    bucket = names.jobs_bucket
+    return {
+        "name": kv_stream(bucket),
+        "subjects": [f"$KV.{bucket}.>"],
+        # Whoever waits for a job hears of its record when it is stored, and need not ask whether it is.
+        "republish": {"src": f"$KV.{bucket}.*.*", "dest": names.stored("{{wildcard(1)}}", "{{wildcard(2)}}")},
+    }
 
 
 def _logs(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
