@@ -19,7 +19,8 @@ WIDTH = 100
 
 def commands(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, click.Context]]:
     """Every command below this one, itself first, by its full name."""
-    context = click.Context(command, info_name=command.name, parent=parent, max_content_width=WIDTH)
+    settings = {**command.context_settings, "max_content_width": WIDTH}  # as a call on the command line has them
+    context = click.Context(command, info_name=command.name, parent=parent, **settings)
     context.terminal_width = WIDTH
     yield context.command_path, context
     if isinstance(command, click.Group):
