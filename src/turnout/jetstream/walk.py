@@ -21,6 +21,9 @@ from turnout.jetstream.direct import Page, Raw, page_of
 PAGE = 2048
 """How many messages a page has at most: of the records of quick jobs that is 2 MB, and 20 ms of reading."""
 
+SMALL_PAGE = 256
+"""For whoever is in no hurry, and shares the memory of a worker."""
+
 WINDOW = 1024
 """About how many messages the first window of a walk backwards has; those after it grow up to a page."""
 
@@ -31,14 +34,16 @@ _LEAST_BATCH = 32
 _END = 2**63
 
 
-async def forward(connection: Connection, stream: str, subject: str, seq: int = 1) -> AsyncGenerator[list[Raw]]:
-    """The messages on `subject` (wildcards allowed) from `seq` on, a page at a time, until there are no more."""
-    ahead = _ask(connection, stream, subject, seq, PAGE)
+async def forward(
+    connection: Connection, stream: str, subject: str, seq: int = 1, *, size: int = PAGE
+) -> AsyncGenerator[list[Raw]]:
+    """The messages on `subject` (wildcards allowed) from `seq` on, in pages of `size`, until there are no more."""
+    ahead = _ask(connection, stream, subject, seq, size)
     try:
         while True:
             page = await _page(ahead, stream)
             if page.messages and page.more:
-                ahead = _ask(connection, stream, subject, page.messages[-1].seq + 1, PAGE)
+                ahead = _ask(connection, stream, subject, page.messages[-1].seq + 1, size)
             if page.messages:
                 yield page.messages
             if not page.messages or not page.more:

@@ -26,7 +26,7 @@ from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import last_values
 from turnout.jetstream.suspension import suspended_too
-from turnout.jetstream.walk import forward
+from turnout.jetstream.walk import SMALL_PAGE, forward
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -132,7 +132,7 @@ class Sweep:
         """Look at every record: deadlines of jobs that no worker takes (P12), and records whose message is gone."""
         before, self._without_message = self._without_message, {}
         stream = kv_stream(self._store.names.jobs_bucket)
-        async with aclosing(forward(self._store.connection, stream, self._records())) as pages:
+        async with aclosing(forward(self._store.connection, stream, self._records(), size=SMALL_PAGE)) as pages:
             async for page in pages:
                 for raw in page:
                     # Most are done with, and have begun to expire: told from the bytes, for there may be very many.
