@@ -64,10 +64,13 @@ class Submitter:
         with spans.submitting(ref.name, job_id, self._store.names.bare(ref.name)) as headers:
             draft = await self._draft(ref, job_id, text, headers)
             try:
-                return await self._store_draft(draft, self._at(ref.submission), ref)
+                seq = await self._store_draft(draft, self._at(ref.submission), ref)
+                if chosen is not None and seq is not None:
+                    await self._refuse_latecomer(draft, seq)
             except Taken:
                 await self._store.payloads.delete(draft.payload)
                 return self._taken(ref, job_id, ref.name)
+            return job_id
 
     async def submit_many(self, ref: ActivityRef, texts: Sequence[str], ids: Sequence[str] | None) -> list[str]:
         """Submit many jobs, thousands in flight at a time, and return their ids."""
@@ -146,7 +149,17 @@ class Submitter:
             trace_id=wire.trace_id_of(headers, ref.name, job_id),
         )
 
-    async def _store_draft(self, draft: JobRecord, at: float | None, ref: ActivityRef) -> str:
+    async def _refuse_latecomer(self, draft: JobRecord, seq: int) -> None:
+        """Taken when the id's job had run and ended between the look for it and the publish at `seq`.
+
+        Its record is there, then, and of an earlier message; whoever gets the late one drops it.
+        """
+        record = (await self._store.registry.load(draft.activity, draft.id)).record
+        if record is not None and record.message is not None and record.message.seq < seq:
+            raise Taken(f"job {draft.id} exists")
+
+    async def _store_draft(self, draft: JobRecord, at: float | None, ref: ActivityRef) -> int | None:
+        """Store the job; where its message lies, None if it is delayed or that is not known."""
         event = Submitted(draft=draft, at=at)
         try:
             applied = await self._performer.apply(draft.activity, draft.id, event, Loaded() if at is None else None)
@@ -157,7 +170,7 @@ class Submitter:
         if at is not None and not applied.effects:
             raise Taken(f"job {draft.id} exists")
         metrics.submitted(draft.activity)
-        return draft.id
+        return applied.seq
 
     async def _existing(self, job_id: str) -> str | None:
         """The activity that has a job of this id."""

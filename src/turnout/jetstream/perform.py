@@ -72,18 +72,22 @@ _DOUBT_S = 2.0
 _TROUBLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError, NoResponders, ServerUnsuitable)
 """What passes: a stream without a leader does not respond, a server that runs out of disk switches JetStream off."""
 
-_Other = Letter | Nak | Publish | Schedule | Replace | Remove | Unschedule | Notify | Drop | Abandon
-"""The effects but for the three that nearly every job has."""
+_Other = Letter | Nak | Schedule | Replace | Remove | Unschedule | Notify | Drop | Abandon
+"""The effects but for those that nearly every job has."""
 
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 
 @attrs.frozen
 class Applied:
-    """Where a job stands after an event; `effects` are those that were performed last."""
+    """Where a job stands after an event; `effects` are those that were performed last.
+
+    `seq`: where the message lies that was published, if one was and that is known.
+    """
 
     job: Loaded
     effects: tuple[Effect, ...] = ()
+    seq: int | None = None
 
     @property
     def abandoned(self) -> bool:
@@ -174,9 +178,9 @@ class Performer:
                         return Applied(job, (Drop(),))
                     event = await self._again(activity, job_id, event, job)
                 tried = True
-                asked, job, effects = await self._perform(event, job)
+                asked, job, effects, seq = await self._perform(event, job)
                 if asked is None:
-                    return Applied(job, effects)
+                    return Applied(job, effects, seq)
                 event = asked
             except (Conflict, _MovedOn):
                 job = None
@@ -193,7 +197,8 @@ class Performer:
         """NAK a message that nothing can be decided about."""
         self._settle(message, _nak(delay_s))
 
-    async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...]]:
+    async def _perform(self, event: Event, job: Loaded) -> tuple[Event | None, Loaded, tuple[Effect, ...], int | None]:
+        seq = None
         if (large := _large(event)) is not None:
             event = await self._stowed(event, large, job)
         effects = decide(job.record, event)
@@ -208,12 +213,14 @@ class Performer:
             elif isinstance(effect, Ack):
                 self._settle(effect.message, b"+ACK")
             elif isinstance(effect, Ask):
-                return await self._ask(effect, event), job, effects
+                return await self._ask(effect, event), job, effects, None
+            elif isinstance(effect, Publish):
+                seq = await self._store.queue.publish(effect.record, _nonce(effect.record.token))
             else:
                 await self._do(effect, event)
         if crashpoints.ARMED:
             crashpoints.reach(f"{type(event).__name__}.done")
-        return None, job, effects
+        return None, job, effects, seq
 
     async def _do(self, effect: _Other, event: Event) -> None:
         store = self._store
@@ -222,8 +229,6 @@ class Performer:
                 await store.letters.write(record)
             case Nak(message, delay_s):
                 self._settle(message, _nak(delay_s))
-            case Publish(record):
-                await store.queue.publish(record, _nonce(record.token))
             case Schedule(record, at):
                 await store.queue.schedule(record, at, _nonce(record.token))
             case Replace(record, expected_seq, replaced):

@@ -49,14 +49,15 @@ class Queue:
         headers[EXPECTED] = "0"
         return self._names.jobs(record.activity, record.id), _body(record), headers
 
-    async def publish(self, record: JobRecord, nonce: str) -> None:
-        """Put the job's first message in; Taken when the id already has one.
+    async def publish(self, record: JobRecord, nonce: str) -> int | None:
+        """Put the job's first message in; Taken when the id already has one. Where it lies, None if that is not known.
 
         A publish that isn't answered is sent again under the same message id, so it is stored once at most. When the
         answers stay away: OutcomeUnknown.
         """
         subject, body, headers = self.message_of(record, nonce)
-        await self._store(subject, body, headers)
+        ack = await self._store(subject, body, headers)
+        return ack.seq if ack is not None else None
 
     async def confirm(self, record: JobRecord, nonce: str) -> None:
         """After a refusal: fine when the message on the subject is this call's own, else Taken."""
