@@ -205,13 +205,19 @@ async def test_a_lease_that_nobody_confirms_shows_in_the_span(
     async with (
         Proxy(nats_server.port) as proxy,
         Client.connect(proxy.url, namespace=key) as cut_off,
-        turnout_worker(patient, client=cut_off, liveness_ttl=30),
+        turnout_worker(patient, client=cut_off, liveness_ttl=30) as worker,
     ):
         handle = await turnout_client.submit(patient, key)
         await reaches(handle, lambda info: info.attempt == 1)
         proxy.block()
         await asyncio.sleep(4)  # twice the lease
         proxy.unblock()
+        [attempt] = worker._runner.attempts
+
+        async def told() -> bool:
+            return any(event.name == "lease unconfirmed" for event in attempt.span.events)
+
+        await until(told)  # it is told when the thread that keeps the leases is through again
         gates[key].set()
         assert await handle.result(timeout=30) == 1
 
