@@ -15,7 +15,7 @@ demo: $(VENV)/.demo ## convert a video on two workers, one of which is killed on
 	@$(BIN)/python examples/demo.py
 
 test: lint ## lint, then the fast tests on a real nats-server (the whole of it: bash .ci/run)
-	@$(BIN)/python -m pytest --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
+	@$(BIN)/python -m pytest --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
 
 lint: $(VENV)/.dev ## style, types and import direction
 	@$(BIN)/ruff check --quiet
