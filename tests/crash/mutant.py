@@ -15,7 +15,7 @@ import attrs
 
 from tests.crash import worker
 from turnout.core import lifecycle
-from turnout.core.effects import Ack, Effect
+from turnout.core.effects import Ack, Drop, Effect
 from turnout.core.events import Aborted, Cancelled, Completed, Event, Failed
 from turnout.core.values import JobRecord, JobState
 from turnout.jetstream import perform
@@ -28,16 +28,17 @@ def ack_before_save() -> None:
     """The message goes before the record says what became of the job."""
 
     def decide(record: JobRecord | None, event: Event) -> tuple[Effect, ...]:
-        return tuple(sorted(lifecycle.decide(record, event), key=lambda effect: not isinstance(effect, Ack)))
+        effects = lifecycle.decide(record, event)
+        acks = [effect for effect in effects if isinstance(effect, Ack)]
+        return (*acks, Drop(), *(effect for effect in effects if effect not in acks)) if acks else effects
 
     replace(perform, "decide", decide)
     do = perform.Performer._do
 
-    async def slowly(self: perform.Performer, effect: Effect, *rest: Any) -> Any:
-        job = await do(self, effect, *rest)
-        if isinstance(effect, Ack):
-            await asyncio.sleep(0.2)  # it is on its way when the next effect begins
-        return job
+    async def slowly(self: perform.Performer, effect: Any, event: Event) -> None:
+        if isinstance(effect, Drop):
+            await asyncio.sleep(0.2)  # the acknowledgement is on its way when the next effect begins
+        await do(self, effect, event)
 
     replace(perform.Performer, "_do", slowly)
 
