@@ -52,7 +52,10 @@ class Results:
     @property
     def circumstances(self) -> str:
         machine, rounds = self.machine, self.sizes.rounds
+        fewest = min((len(row.rounds) for row in self.rows), default=rounds)
         of = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+        if fewest < rounds:
+            of += f" (of {fewest} for what takes long)"
         return (
             f"{of[0].upper()}{of[1:]}, {self.at[:10]}, {machine['cpus']} CPUs ({machine['model']}), "
             f"Python {machine['python']} with {machine['with']}, nats-server {machine['nats-server']}."
