@@ -311,8 +311,6 @@ class Connection:
         Raises `WrongLastSequence`, `StoreRefused` (a full stream or disk), `ApiError`, `NoResponders` (no such stream).
         After `RequestTimeout` or `Disconnected` it may have been stored, or even be stored later.
         """
-        if timeout_s >= DEFAULT_TIMEOUT_S:
-            return await self._ask(subject, data, headers, timeout_s, accept_pub_ack)[1]
         return await self._answer(subject, data, headers, timeout_s, accept_pub_ack)
 
     def store_nowait(

@@ -252,10 +252,10 @@ class Link:
         transport = self._out_transport
         if transport is not None and not self.dead:
             transport.write(out[0] if len(out) == 1 else b"".join(out))
-            self._unsent = transport.get_write_buffer_size()
+            self._measure_unsent()
 
     def _measure_unsent(self) -> int:
-        transport = self.transport()
+        transport = self._out_transport
         self._unsent = transport.get_write_buffer_size() if transport is not None else 0
         return self._unsent
 

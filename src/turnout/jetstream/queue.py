@@ -171,8 +171,7 @@ class Queue:
         trouble: TurnoutError | None = None
         for _ in range(_RESENDS):
             try:
-                if not self._connection.up:
-                    await self._connection.wait_up(timeout_s=_PATIENCE_S)
+                await self._connection.wait_up(timeout_s=_PATIENCE_S)
                 sent = True
                 return await self._led(subject, body, headers)
             except WrongLastSequence:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -78,12 +78,22 @@ def resource(service: str) -> Resource:
     return Resource.create({} if named else {SERVICE_NAME: service})
 
 
-def ending(shutdown: Callable[[], object]) -> Callable[[], None]:
-    """`shutdown` for at most two seconds: a collector that is away must not hold up the end, and would for ten."""
+class End(Protocol):
+    """Sends what is left, and ends the exporting; takes no longer than this."""
 
-    def end() -> None:
+    def __call__(self, within_s: float = END_TIMEOUT_S) -> None: ...
+
+
+def nothing(within_s: float = 0.0) -> None:
+    """The end of what was never begun."""
+
+
+def ending(shutdown: Callable[[], object]) -> End:
+    """`shutdown`, waited for so long: a collector that is away must not hold up the end, and would for ten seconds."""
+
+    def end(within_s: float = END_TIMEOUT_S) -> None:
         thread = threading.Thread(target=shutdown, daemon=True)
         thread.start()
-        thread.join(END_TIMEOUT_S)
+        thread.join(within_s)
 
     return end

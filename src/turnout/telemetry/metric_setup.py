@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from turnout.telemetry import metrics, quiet
-from turnout.telemetry.exporters import METRICS, complainers, ending, resource
+from turnout.telemetry.exporters import METRICS, End, complainers, ending, nothing, resource
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("turnout.telemetry")
 
 
-def set_up(service: str) -> Callable[[], None]:
+def set_up(service: str) -> End:
     """Send metrics as the environment says, as `service` unless it says otherwise.
 
     Returns what ends it: it sends what was counted last, within two seconds. An exporter that is missing, or a
@@ -29,10 +29,10 @@ def set_up(service: str) -> Callable[[], None]:
     """
     names = METRICS.wanted(os.environ)
     if not names or metrics.provided():
-        return lambda: None  # the module that is served has set up its own
+        return nothing  # the module that is served has set up its own
     readers = [reader for name in names for reader in _readers(name)]
     if not readers:
-        return lambda: None
+        return nothing
     from opentelemetry import metrics as api
     from opentelemetry.sdk.metrics import MeterProvider
 

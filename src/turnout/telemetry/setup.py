@@ -10,13 +10,12 @@ import contextlib
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from turnout.telemetry import quiet
-from turnout.telemetry.exporters import END_TIMEOUT_S, TRACES, complainers, resource
+from turnout.telemetry.exporters import TRACES, End, complainers, ending, nothing, resource
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -35,12 +34,6 @@ services: list[str] = []
 """As what this process traces, if it was `set_up()` that said so: its child processes do the same."""
 
 
-class End(Protocol):
-    """Sends what is left, and ends the tracing; takes no longer than this."""
-
-    def __call__(self, within_s: float = END_TIMEOUT_S) -> None: ...
-
-
 def set_up(service: str) -> End:
     """Trace as the environment says, as `service` unless it says otherwise.
 
@@ -50,7 +43,7 @@ def set_up(service: str) -> End:
     quiet.hush(quiet.PROPAGATORS, quiet.as_it_is)
     names = TRACES.wanted(os.environ)
     if not names:
-        return _nothing
+        return nothing
     # The SDK is imported only where somebody traces: it takes a while, and memory.
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
@@ -58,27 +51,17 @@ def set_up(service: str) -> End:
     from turnout.telemetry.processor import JobSpans
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return _nothing  # the module that is served has set up its own
+        return nothing  # the module that is served has set up its own
     processors = [_batches(exporter) for name in names for exporter in _exporters(name)]
     if not processors:
-        return _nothing
+        return nothing
     provider = TracerProvider(resource=resource(service), shutdown_on_exit=False)
     for processor in (JobSpans(), *processors):
         provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
     services.append(service)
 
-    def end(within_s: float = END_TIMEOUT_S) -> None:
-        # A collector that is away must not hold up the program's end: the exporter would try for ten seconds.
-        thread = threading.Thread(target=provider.shutdown, daemon=True)
-        thread.start()
-        thread.join(within_s)
-
-    return end
-
-
-def _nothing(within_s: float = 0.0) -> None:
-    """There is nothing to end."""
+    return ending(provider.shutdown)
 
 
 def _batches(exporter: SpanExporter) -> SpanProcessor:
