@@ -62,7 +62,6 @@ class Puller:
         self._outstanding = 0
         self._freed = 0
         self._many = max(1, slots.limit(activity) // 2)  # a job tells twice: that it has come, and that it is done
-        self._wanted = asyncio.Event()
         self._renew = asyncio.Event()
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -134,7 +133,7 @@ class Puller:
         self._freed += 1
         if self._freed >= self._many:
             self._pull()
-        elif self._top_up is None:
+        elif self._top_up is None and self._slots.wanted(self.activity, self._outstanding) > 0:
             self._top_up = asyncio.get_running_loop().call_later(_TOP_UP_S, self._topped_up)
 
     def _topped_up(self) -> None:
