@@ -19,6 +19,7 @@ from turnout.core.effects import Ack, Drop, Effect
 from turnout.core.events import Aborted, Cancelled, Completed, Event, Failed
 from turnout.core.values import JobRecord, JobState
 from turnout.jetstream import perform
+from turnout.supervisor.records import Records
 from turnout.supervisor.supervisor import Supervisor
 from turnout.supervisor.sweep import Sweep
 from turnout.worker.lease import Lease, LeaseKeeper
@@ -77,7 +78,7 @@ def no_sweep() -> None:
         return None
 
     replace(Sweep, "everything", nothing)
-    replace(Sweep, "registry", nothing)
+    replace(Records, "look", nothing)
 
 
 def replace(owner: Any, name: str, by: Any) -> None:

@@ -19,7 +19,7 @@ from turnout.jetstream.names import kv_stream
 from turnout.jetstream.payloads import StoredObject, owner_of
 from turnout.jetstream.perform import Store
 from turnout.jetstream.registry import scan
-from turnout.jetstream.walk import SMALL_PAGE, forward
+from turnout.jetstream.walk import unhurried
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -54,7 +54,7 @@ class ObjectCollector:
     async def _drop_referenced_by_records(self, candidates: dict[str, StoredObject]) -> None:
         """Most objects belong to a record: all records in one walk. Unparsed, so that those of any version count."""
         names = self._store.names
-        walk = forward(self._store.connection, kv_stream(names.jobs_bucket), names.record("*", "*"), size=SMALL_PAGE)
+        walk = unhurried(self._store.connection, kv_stream(names.jobs_bucket), names.record("*", "*"))
         async with aclosing(walk) as pages:
             async for page in pages:
                 for raw in page:

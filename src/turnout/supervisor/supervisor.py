@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
@@ -24,6 +24,7 @@ from turnout.jetstream.suspension import suspended_too
 from turnout.supervisor.election import Election
 from turnout.supervisor.objects import ObjectCollector
 from turnout.supervisor.queues import Queues
+from turnout.supervisor.records import Records
 from turnout.supervisor.sweep import Sweep, advisory
 from turnout.telemetry import metrics
 
@@ -33,8 +34,8 @@ logger = logging.getLogger("turnout.supervisor")
 @attrs.frozen(kw_only=True)
 class SupervisorOptions:
     """How often it looks. `liveness_ttl`: seconds its own key lives, and how long it must be sure of itself before it
-    calls a node dead. `sweep_every`, `registry_every`, `objects_every`: seconds between walks of the stream, of all
-    records, and of all objects. `object_age`: seconds for which an object is kept even if nothing refers to it."""
+    calls a node dead. `sweep_every`, `registry_every`, `objects_every`: seconds between walks of the stream, of
+    the records, and of all objects. `object_age`: seconds for which an object is kept even if nothing refers to it."""
 
     liveness_ttl: float = 10.0
     look_every: float = 0.5
@@ -101,7 +102,12 @@ class Supervisor:
         duty = _Duty(self._options)
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
         await connection.subscribe(subject, self._hear)
-        collecting = asyncio.create_task(self._collect(ObjectCollector(store, self._options.object_age)))
+        beside = [
+            asyncio.create_task(self._beside(self._options.registry_every, Records(store, sweep.apply).look)),
+            asyncio.create_task(
+                self._beside(self._options.objects_every, ObjectCollector(store, self._options.object_age).collect)
+            ),
+        ]
         try:
             while True:
                 looked = False
@@ -122,21 +128,22 @@ class Supervisor:
                     logger.exception("the supervisor has stumbled, it looks again")
                 await self._pause(listening=looked and self.acting)
         finally:
-            collecting.cancel()
+            for task in beside:
+                task.cancel()
             await election.resign()
 
-    async def _collect(self, collector: ObjectCollector) -> None:
-        """Beside the rest: a walk of many objects must not make it look late."""
+    async def _beside(self, every_s: float, look: Callable[[], Awaitable[object]]) -> None:
+        """What takes long must not make it look late: it is done beside the rest, while this one acts."""
         while True:
-            await asyncio.sleep(self._options.objects_every)
+            await asyncio.sleep(every_s)
             if not self.acting:
                 continue
             try:
-                await collector.collect()
+                await look()
             except TurnoutError as error:
-                logger.info("objects can't be collected now: %s", error)
+                logger.info("the supervisor can't look at everything now: %s", error)
             except Exception:  # as above
-                logger.exception("the collection of objects has stumbled, it goes on later")
+                logger.exception("the supervisor has stumbled, it looks again later")
 
     async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
         reach("supervisor.elected")
@@ -159,10 +166,6 @@ class Supervisor:
             await sweep.everything()
             reach("supervisor.swept")
             await self._alarms(store, sweep)
-        if duty.registry_due():
-            await sweep.registry()
-            duty.registry_done()
-            reach("supervisor.registry")
         if (swept or duty.new) and metrics.look():
             await self._queues.measure(store, sweep.consumers)
         duty.new = False
@@ -212,22 +215,9 @@ class _Duty:
         self.nodes: frozenset[str] = frozenset()
         self._options = options
         self._swept_at = suspended_too()
-        self._registry_at = suspended_too()
-        self._registry_pause_s = options.registry_every
 
     def sweep_due(self) -> bool:
         if suspended_too() - self._swept_at < self._options.sweep_every:
             return False
         self._swept_at = suspended_too()
         return True
-
-    def registry_due(self) -> bool:
-        if suspended_too() - self._registry_at < self._registry_pause_s:
-            return False
-        self._registry_at = suspended_too()
-        return True
-
-    def registry_done(self) -> None:
-        """A large registry is walked less often: at most a fiftieth of the time."""
-        took_s = suspended_too() - self._registry_at
-        self._registry_pause_s = max(self._options.registry_every, 50 * took_s)

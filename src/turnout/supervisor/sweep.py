@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing
 from typing import Any
 
 import attrs
@@ -18,7 +17,7 @@ from turnout import fastjson, wire
 from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
 from turnout.core.lifecycle import newer
 from turnout.core.loglines import fields, fields_of
-from turnout.core.values import FINAL, Delivery, JobRecord, JobState, MessageRef, Token
+from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
 from turnout.jetstream.connection import ApiError
@@ -26,11 +25,9 @@ from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import last_values
 from turnout.jetstream.suspension import suspended_too
-from turnout.jetstream.walk import SMALL_PAGE, forward
 
 logger = logging.getLogger("turnout.supervisor")
 
-_EXPIRING = b"\r\nNats-TTL: "
 _TOGETHER = 256
 _AT_ONCE = 32
 LEASES_UNTIL_STUCK = 2
@@ -79,9 +76,7 @@ class Sweep:
         self._store = store
         self._performer = performer
         self._confident = confident
-        # Two memories, for the two walks: neither may take what the other remembers for a change.
         self._seen: dict[tuple[str, str], Seen] = {}
-        self._without_message: dict[tuple[str, str], Seen] = {}
         self._nudges: dict[tuple[str, str], Nudge] = {}
 
     async def owners(self, *, vanished: bool = False) -> None:
@@ -126,24 +121,7 @@ class Sweep:
             if event is not None:
                 events.append((found, event))
         self._seen = seen
-        await self._each(self._apply(found.activity, found.id, event) for found, event in events)
-
-    async def registry(self) -> None:
-        """Look at every record: deadlines of jobs that no worker takes (P12), and records whose message is gone."""
-        before, self._without_message = self._without_message, {}
-        stream = kv_stream(self._store.names.jobs_bucket)
-        async with aclosing(forward(self._store.connection, stream, self._records(), size=SMALL_PAGE)) as pages:
-            async for page in pages:
-                for raw in page:
-                    # Most are done with, and have begun to expire: told from the bytes, for there may be very many.
-                    if not raw.data or (wire.state_of(raw.data) in FINAL and _EXPIRING in raw.block):
-                        continue
-                    try:
-                        record = wire.load_record(raw.data)
-                    except UnreadableRecord as error:
-                        logger.warning("a record that can't be read stays as it is: %s", error)
-                        continue
-                    await self._check_record(record, raw.seq, before.get((record.activity, record.id)))
+        await self._each(self.apply(found.activity, found.id, event) for found, event in events)
 
     async def alarm(self, activity: str, seq: int) -> bool:
         """A message's deliveries ran out: put the job in anew, or tell its owner (P7). False: ask again later."""
@@ -166,8 +144,8 @@ class Sweep:
                 return True
             if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
                 return False
-            await self._apply(activity, found.id, Lost(token=record.token, now=self._now()))
-        await self._apply(activity, found.id, Stuck(now=self._now(), found=found))
+            await self.apply(activity, found.id, Lost(token=record.token, now=self._now()))
+        await self.apply(activity, found.id, Stuck(now=self._now(), found=found))
         return True
 
     # --- judging ------------------------------------------------------------------------------------------------------
@@ -201,29 +179,6 @@ class Sweep:
             return Stuck(now=now, found=found, max_lost=record.rules.max_lost if record is not None else 3)
         return None
 
-    async def _check_record(self, record: JobRecord, revision: int, before: Seen | None) -> None:
-        now = self._now()
-        key = (record.activity, record.id)
-        overdue = record.expires_at is not None and now >= record.expires_at
-        if record.state is JobState.running or (not overdue and record.due_at is not None and now < record.due_at):
-            return
-        if overdue and not record.state.final:
-            found = await self._store.queue.find(record.activity, record.id)
-            await self._apply(record.activity, record.id, Expired(now=now, found=found))
-            return
-        if before is None or before.revision != revision:
-            self._without_message[key] = Seen(None, revision, suspended_too())
-            return
-        if suspended_too() - before.since < max(LEASES_UNTIL_STUCK * record.rules.lease, SETTLING_S):
-            self._without_message[key] = before
-            return
-        found = await self._store.queue.find(record.activity, record.id)
-        if found is None:
-            await self._apply(record.activity, record.id, Stuck(now=now, found=None))
-        elif record.state.final:
-            # Whoever ended it before any worker took it died on the way: the other walk sees what was delivered only.
-            await self._apply(record.activity, record.id, Leftover(found=found, now=now))
-
     async def _owner(self, record: JobRecord, token: Token) -> None:
         answer = await self._store.nodes.ask(token)
         if answer.verdict is Verdict.alive:
@@ -237,12 +192,12 @@ class Sweep:
             extra=fields_of(record),
         )
         reach("sweep.verdict")
-        await self._apply(record.activity, record.id, Lost(token=token, now=self._now()))
+        await self.apply(record.activity, record.id, Lost(token=token, now=self._now()))
         reach("sweep.counted")
         if record.message is not None:
             self._nudges[record.activity, record.id] = Nudge(record.message, record.attempt)
 
-    async def _apply(self, activity: str, job_id: str, event: Event) -> None:
+    async def apply(self, activity: str, job_id: str, event: Event) -> None:
         try:
             applied = await self._performer.apply(activity, job_id, event)
             if isinstance(event, Lost) and applied.job.record is not None and applied.job.record.owned_by(event.token):
@@ -328,9 +283,6 @@ class Sweep:
                 await task
 
         await asyncio.gather(*(one(task) for task in tasks))
-
-    def _records(self) -> str:
-        return self._store.names.record("*", "*")
 
     def _now(self) -> float:
         return self._store.connection.now()
