@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bench.fill import fill
+from tests.support.rawsocket import raw_publish
 from tests.support.waiting import until
 from turnout import Client, JobState, activity, wire
 from turnout.core.events import Event, Expired, Leftover, Stuck
@@ -207,3 +208,21 @@ async def test_only_the_deadline_that_has_passed(turnout_client: Client) -> None
     applied = Applied()
     await Records(turnout_client.store, applied).look()
     assert [(job_id, type(event)) for job_id, event in applied.events] == [("over", Expired)]
+
+
+async def test_one_that_is_gone_among_many_that_wait(
+    turnout_client: Client, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages are asked for many at a time; only the job whose message is missing is spoken of."""
+    handles = await turnout_client.submit_many(idle, [{}] * 600)
+    for job_id in [*(handle.id for handle in handles), "gone"]:
+        await put(turnout_client, JobRecord(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
+    by_hand = wire.dump_record(JobRecord(id="*", activity="idle", state=JobState.queued, submitted_at=1.0))
+    raw_publish(nats_server.url, turnout_client.store.names.record("idle", "*"), by_hand)
+    applied = Applied()
+    records = Records(turnout_client.store, applied)
+    await records.look()
+    assert records.waiting == 601
+    later(monkeypatch, 600)
+    await records.look()
+    assert [(job_id, type(event)) for job_id, event in applied.events] == [("gone", Stuck)]

@@ -10,32 +10,31 @@ connection was lost in between, when the stream is another one, and every hour.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import attrs
 
 from turnout import wire
 from turnout.core.events import Event, Expired, Leftover, Stuck
-from turnout.core.values import FINAL, JobRecord, JobState
+from turnout.core.values import FINAL, NAME, JobRecord, JobState
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
 from turnout.jetstream.direct import Raw
 from turnout.jetstream.names import kv_stream
 from turnout.jetstream.perform import Store
 from turnout.jetstream.suspension import suspended_too
-from turnout.jetstream.walk import unhurried
+from turnout.jetstream.walk import newest_of, unhurried
 from turnout.supervisor import sweep
 
 logger = logging.getLogger("turnout.supervisor")
 
 ALL_AGAIN_S = 3600.0
 _EXPIRING = b"\r\nNats-TTL: "
-_AT_ONCE = 1000
-"""How many records are looked through before others have their turn of the event loop."""
+_TOGETHER = 256
+"""Of how many jobs at once it is asked whether their messages are there."""
 
 Apply = Callable[[str, str, Event], Awaitable[None]]
 """Applies an event to the job of an activity; whatever goes wrong is told to the log."""
@@ -72,10 +71,14 @@ class Records:
     async def look(self) -> None:
         """Read what is new, and act on what is overdue. Errors are those of the connection."""
         await self._read()
-        for number, (subject, each) in enumerate(list(self._waiting.items())):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)
-            await self._check(subject, each)
+        now = self._store.connection.now()
+        for subject in [subject for subject, each in self._waiting.items() if now >= each.expires_at]:
+            activity, job_id = _job_of(subject)
+            found = await self._store.queue.find(activity, job_id)
+            await self._apply(activity, job_id, Expired(now=now, found=found))
+        silent = [subject for subject, each in self._waiting.items() if self._silent(each, now)]
+        for begin in range(0, len(silent), _TOGETHER):
+            await self._look_for_messages(silent[begin : begin + _TOGETHER], now)
         reach("supervisor.registry")
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -106,31 +109,43 @@ class Records:
         except UnreadableRecord as error:
             logger.warning("a record that can't be read stays as it is: %s", error)
             return
-        if record.state is not JobState.running:  # a running one is its owner's, or the other walk's
+        # A running one is its owner's, or the other walk's; what is no name was put there by hand, and names no job.
+        if record.state is not JobState.running and all(NAME.fullmatch(name) for name in _job_of(raw.subject)):
             self._waiting[raw.subject] = _waiting(record)
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    async def _check(self, subject: bytes, waiting: Waiting) -> None:
-        now = self._store.connection.now()
-        overdue = now >= waiting.expires_at
-        if not overdue:
-            if now < waiting.due_at:
-                return
-            if waiting.since is None:
-                waiting.since = suspended_too()
-            if suspended_too() - waiting.since < waiting.patience_s:
-                return
-            waiting.since = None  # a message that is found is looked for again after the same time
-        activity, job_id = subject.decode().split(".")[-2:]
-        found = await self._store.queue.find(activity, job_id)
-        if overdue:
-            await self._apply(activity, job_id, Expired(now=now, found=found))
-        elif found is None:
-            await self._apply(activity, job_id, Stuck(now=now, found=None))
-        elif waiting.final:
-            # Whoever ended it before any worker took it died on the way: the other walk sees what was delivered only.
-            await self._apply(activity, job_id, Leftover(found=found, now=now))
+    def _silent(self, each: Waiting, now: float) -> bool:
+        """Whether nothing has become of the record for so long that its message may be gone."""
+        if now < each.due_at or now >= each.expires_at:
+            return False
+        if each.since is None:
+            each.since = suspended_too()
+        if suspended_too() - each.since < each.patience_s:
+            return False
+        each.since = None  # it is looked for again after the same time
+        return True
+
+    async def _look_for_messages(self, silent: Sequence[bytes], now: float) -> None:
+        """Jobs may wait in a long queue: most have their message, which one read tells of many."""
+        names, jobs = self._store.names, {subject: _job_of(subject) for subject in silent}
+        there = await newest_of(self._store.connection, names.work, [names.jobs(*job) for job in jobs.values()])
+        for subject, (activity, job_id) in jobs.items():
+            waiting = self._waiting.get(subject)
+            if waiting is None or (names.jobs(activity, job_id).encode() in there and not waiting.final):
+                continue
+            found = await self._store.queue.find(activity, job_id)
+            if found is None:
+                await self._apply(activity, job_id, Stuck(now=now, found=None))
+            elif waiting.final:
+                # Whoever ended it before any worker took it died on the way: the other walk sees what was delivered.
+                await self._apply(activity, job_id, Leftover(found=found, now=now))
+
+
+def _job_of(subject: bytes) -> tuple[str, str]:
+    """The activity and the id that a record's subject names."""
+    _, _, activity, job_id = subject.decode().split(".")
+    return activity, job_id
 
 
 def _waiting(record: JobRecord) -> Waiting:
