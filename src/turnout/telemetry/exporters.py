@@ -74,8 +74,18 @@ def resource(service: str) -> Resource:
     """What sends: `service`, unless the environment has a name for it."""
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
+    class Sender(Resource):
+        """A resource is hashed for each span that is sent, by its JSON: here it is once."""
+
+        def __init__(self, made: Resource) -> None:
+            super().__init__(made.attributes, made.schema_url)
+            self._hash = super().__hash__()
+
+        def __hash__(self) -> int:
+            return self._hash
+
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create({} if named else {SERVICE_NAME: service})
+    return Sender(Resource.create({} if named else {SERVICE_NAME: service}))
 
 
 class End(Protocol):
