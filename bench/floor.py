@@ -202,7 +202,7 @@ async def serve(url: str, seconds: float) -> dict[str, Any]:
     return {}
 
 
-async def latency(url: str, jobs: int) -> dict[str, Any]:
+async def latency(url: str, jobs: int, rest_s: float) -> dict[str, Any]:
     """From the publish to the put that is pushed to whoever waits. A `serve` runs in another process."""
     nc = await nats.connect(url)
     js = nc.jetstream()
@@ -214,6 +214,8 @@ async def latency(url: str, jobs: int) -> dict[str, Any]:
     await nc.subscribe(f"$KV.{BUCKET}.>", cb=put)
     taken = []
     for number in range(jobs):
+        if rest_s:
+            await asyncio.sleep(rest_s)
         future = arrived[str(number)] = asyncio.get_running_loop().create_future()
         started = time.perf_counter()
         await js.publish(f"{SUBJECT}.{number}", b'{"n":1}', headers=_headers())

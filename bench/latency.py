@@ -1,4 +1,7 @@
-"""Latency: from `submit` to `result()` on an idle system, the worker in another process."""
+"""Latency: from `submit` to `result()` on an idle system, the worker in another process.
+
+One job after the other, and again with a rest before each: then all processes have slept, and their code is cold.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,21 @@ from bench.table import Aim, Row
 from turnout import Client
 from turnout.testing.server import NatsServer
 
-WARM_UP = 50
-PAUSE_S = 0.002
+WARM_UP = 200
+REST_S = 0.02
 
 
-async def roundtrips(url: str, namespace: str, jobs: int) -> dict[str, Any]:
-    """The milliseconds of each job, sorted."""
+async def roundtrips(url: str, namespace: str, jobs: int, rest_s: float) -> dict[str, Any]:
+    """The milliseconds of each job, sorted; `rest_s`: how long nothing is done before each."""
     async with Client.connect(url, namespace=namespace) as client:
         taken = []
         for number in range(WARM_UP + jobs):
+            if rest_s:
+                await asyncio.sleep(rest_s)
             started = time.perf_counter()
             handle = await client.submit(noop, n=number)
             await handle.result(timeout=30)
             taken.append((time.perf_counter() - started) * 1000)
-            await asyncio.sleep(PAUSE_S)
         return {"ms": sorted(taken[WARM_UP:])}
 
 
@@ -37,28 +41,30 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 def measured(sizes: Sizes) -> list[Row]:
-    floors: list[list[float]] = []
-    taken: list[list[float]] = []
+    floors: dict[float, list[list[float]]] = {0.0: [], REST_S: []}
+    taken: dict[float, list[list[float]]] = {0.0: [], REST_S: []}
     for _ in range(sizes.rounds):
-        with NatsServer() as server:
-            serving = Child("bench.floor:serve", url=server.url, seconds=300)
-            serving.wait_for("serving")
-            floors.append(measure("bench.floor:latency", url=server.url, jobs=sizes.turns)["ms"])
-            serving.result()
-            namespace = f"l{secrets.token_hex(4)}"
-            with worker_process(server.url, namespace):
-                found = measure("bench.latency:roundtrips", url=server.url, namespace=namespace, jobs=sizes.turns)
-                taken.append(found["ms"])
+        for rest_s, jobs in ((0.0, sizes.turns), (REST_S, sizes.turns // 4)):
+            with NatsServer() as server:
+                serving = Child("bench.floor:serve", url=server.url, seconds=300)
+                serving.wait_for("serving")
+                asked = {"url": server.url, "jobs": jobs, "rest_s": rest_s}
+                floors[rest_s].append(measure("bench.floor:latency", **asked)["ms"])
+                serving.result()
+                namespace = f"l{secrets.token_hex(4)}"
+                with worker_process(server.url, namespace):
+                    taken[rest_s].append(measure("bench.latency:roundtrips", namespace=namespace, **asked)["ms"])
+
+    def row(name: str, share: float, rest_s: float, key: str, work: str, aim: Aim | None) -> Row:
+        rounds = [quantile(each, share) for each in taken[rest_s]]
+        against = [quantile(each, share) for each in floors[rest_s]]
+        return Row(key=key, work=f"{work}, {name}", unit="ms", rounds=rounds, against=against, aim=aim)
+
+    work, rested = "submit to result, idle system", f"the same after a rest of {REST_S * 1000:g} ms"
     return [
-        Row(
-            key=name,
-            work=f"submit to result, idle system, {name}",
-            unit="ms",
-            rounds=[quantile(each, share) for each in taken],
-            against=[quantile(each, share) for each in floors],
-            aim=Aim(of="value", most=most),
-        )
-        for name, share, most in (("p50", 0.5, 1.5), ("p99", 0.99, 4.0))
+        row("p50", 0.5, 0.0, "p50", work, Aim(of="value", most=1.5)),
+        row("p99", 0.99, 0.0, "p99", work, Aim(of="value", most=4.0)),
+        row("p50", 0.5, REST_S, "p50_rested", rested, None),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Sequence
@@ -115,9 +116,10 @@ class Client:
         """
         ref = activity_ref(activity) if isinstance(activity, str) else activity
         text = ref.bind(*args, **kwargs) if isinstance(ref, Activity) else self._submitter.untyped(ref, args, kwargs)
+        since = asyncio.get_running_loop().time()
         job_id = await self._submitter.submit(ref, text)
         handle = self._handle(job_id, ref)
-        handle.fresh = True
+        handle.fresh_since = since
         return handle
 
     @overload

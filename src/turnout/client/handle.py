@@ -46,8 +46,8 @@ class JobHandle(Generic[R]):
         self._performer = performer
         self._store = store
         self._decode = decode
-        self.fresh = False
-        """Whether the job was submitted just now, and nobody has waited for it yet."""
+        self.fresh_since: float | None = None
+        """When this client submitted the job, by its event loop's clock; None once somebody has waited for it."""
 
     def __repr__(self) -> str:
         return f"<JobHandle {self._activity or '?'} {self.id}>"
@@ -180,8 +180,8 @@ class JobHandle(Generic[R]):
         return JobLogs(self._store, self._reader, await self._named(), self.id)
 
     async def _end(self) -> JobRecord:
-        activity, fresh, self.fresh = await self._named(), self.fresh, False
-        async with contextlib.aclosing(self._reader.changes(activity, self.id, ends=True, fresh=fresh)) as changes:
+        activity, since, self.fresh_since = await self._named(), self.fresh_since, None
+        async with contextlib.aclosing(self._reader.changes(activity, self.id, ends=True, since=since)) as changes:
             async for record in changes:
                 if record.state.final:
                     return record

@@ -23,7 +23,8 @@ from turnout.jetstream.registry import Loaded
 _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
-_FRESH_S = 0.003
+_FRESH_S = 0.002
+"""How soon after its submission a job has hardly ended."""
 
 
 class Reader:
@@ -123,13 +124,13 @@ class Reader:
                 yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
 
     async def changes(
-        self, activity: str, job_id: str, *, ends: bool = False, fresh: bool = False
+        self, activity: str, job_id: str, *, ends: bool = False, since: float | None = None
     ) -> AsyncGenerator[JobRecord, None]:
         """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
 
         The server tells of each record that it has stored; a slow poll stands behind that, for nothing is told twice.
-        With `ends` only what may have ended the job counts as a change. `fresh`: it was submitted just now, so that it
-        may end in a moment.
+        With `ends` only what may have ended the job counts as a change. `since`: when it was submitted, if it was just
+        now, by the loop's clock.
         """
         heard = asyncio.Event()
         told: JobRecord | None = None
@@ -146,7 +147,8 @@ class Reader:
         forget = connection.on_up(heard.set)
         try:
             # A quick job ends before all that `read` asks is answered, a fresh one maybe before the first question.
-            soon = ends and fresh and await _within(heard, _FRESH_S)
+            left_s = 0.0 if since is None else since + _FRESH_S - asyncio.get_running_loop().time()
+            soon = ends and left_s > 0 and await _within(heard, left_s)
             if ends and not soon and not await self._ended(activity, job_id):
                 await _within(heard, _QUICK_S)
             pause = _POLL_S[0]
