@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
 from bench.fill import fill
-from tests.support.rawsocket import raw_publish
 from tests.support.waiting import until
 from turnout import Client, JobState, activity, wire
 from turnout.core.events import Event, Expired, Leftover, Stuck
@@ -210,15 +211,11 @@ async def test_only_the_deadline_that_has_passed(turnout_client: Client) -> None
     assert [(job_id, type(event)) for job_id, event in applied.events] == [("over", Expired)]
 
 
-async def test_one_that_is_gone_among_many_that_wait(
-    turnout_client: Client, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_is_gone_among_many_that_wait(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are asked for many at a time; only the job whose message is missing is spoken of."""
     handles = await turnout_client.submit_many(idle, [{}] * 600)
     for job_id in [*(handle.id for handle in handles), "gone"]:
         await put(turnout_client, JobRecord(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
-    by_hand = wire.dump_record(JobRecord(id="*", activity="idle", state=JobState.queued, submitted_at=1.0))
-    raw_publish(nats_server.url, turnout_client.store.names.record("idle", "*"), by_hand)
     applied = Applied()
     records = Records(turnout_client.store, applied)
     await records.look()
@@ -226,3 +223,25 @@ async def test_one_that_is_gone_among_many_that_wait(
     later(monkeypatch, 600)
     await records.look()
     assert [(job_id, type(event)) for job_id, event in applied.events] == [("gone", Stuck)]
+
+
+async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, nats_server: NatsServer) -> None:
+    """The server stores under any subject, a `*` and bytes that are no text too: those name no job."""
+    by_hand = wire.dump_record(JobRecord(id="*", activity="idle", state=JobState.queued, submitted_at=1.0))
+    address = urlsplit(nats_server.url)
+    with socket.create_connection((address.hostname, address.port or 4222), timeout=10) as raw:
+        raw.sendall(b'CONNECT {"verbose":false}\r\n')
+        for last in (b"*", b"\xff\xfe", b"named"):
+            subject = turnout_client.store.names.record("idle", "").encode() + last
+            raw.sendall(b"PUB %s %d\r\n%s\r\n" % (subject, len(by_hand), by_hand))
+        raw.sendall(b"PING\r\n")
+        while b"PONG" not in raw.recv(65536):
+            pass
+    records = Records(turnout_client.store, Applied())
+
+    async def read() -> bool:
+        await records.look()
+        return records.waiting > 0
+
+    await until(read)
+    assert records.waiting == 1

@@ -143,8 +143,8 @@ class Records:
 
 
 def _job_of(subject: bytes) -> tuple[str, str]:
-    """The activity and the id that a record's subject names."""
-    _, _, activity, job_id = subject.decode().split(".")
+    """The activity and the id that a record's subject names, be it of any bytes."""
+    _, _, activity, job_id = subject.decode("utf-8", "replace").split(".")
     return activity, job_id
 
 
