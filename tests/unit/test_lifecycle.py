@@ -393,6 +393,11 @@ class TestP11Schedules:
     def scheduled(self) -> JobRecord:
         return saved(decide(None, Submitted(draft=self.draft, at=NOW + 60)))
 
+    def test_a_cancelled_schedule_leaves_no_timer(self) -> None:
+        """Whoever cancelled it died before the timer was gone: left alone, it would run the job on its day (P11)."""
+        record = attrs.evolve(self.scheduled(), state=JobState.cancelled, due_at=None, finished_at=NOW)
+        assert decide(record, Stuck(now=NOW)) == (Unschedule(record), Save(record, expires=True))
+
     def test_the_record_comes_before_the_schedule(self) -> None:
         """A delayed submit creates its record first, so that a second submit and a cancel find it."""
         effects = decide(None, Submitted(draft=self.draft, at=NOW + 60))

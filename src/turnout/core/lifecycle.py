@@ -412,8 +412,8 @@ def _stuck(record: JobRecord | None, event: Stuck) -> Effects:
     if current is None or current.state is JobState.running:
         return ()
     if current.state.final:
-        # With its message gone, what is still owed is the letter and the beginning of its retention.
-        owed = (*_letter(current), Save(current, expires=True))
+        # With its message gone, what is still owed is the letter, a timer's end and the beginning of its retention.
+        owed = (*_letter(current), *_unscheduled(current), Save(current, expires=True))
         return _leftover(record, Leftover(found=found, now=event.now)) if found is not None else owed
     if found is None and current.state is JobState.scheduled and event.now < (current.due_at or 0.0):
         return ()
@@ -481,10 +481,14 @@ def _fault_unstarted(record: JobRecord, now: float, reason: str, error: ErrorInf
 
 def _end_by_another(after: JobRecord, found: Delivery | None) -> Effects:
     """Somebody without the delivery ends the job: the record may only expire when the message is gone (P9)."""
-    unschedule = (Unschedule(after),) if after.attempt == 0 else ()
     message = found.message if found is not None else after.message
     remove = (Remove(message),) if message is not None else ()
-    return (Save(after), *_letter(after), *unschedule, *remove, Save(after, expires=True))
+    return (Save(after), *_letter(after), *_unscheduled(after), *remove, Save(after, expires=True))
+
+
+def _unscheduled(record: JobRecord) -> Effects:
+    """The end of the timer of a job that never began: it would bring the job back when its record is gone (P11)."""
+    return (Unschedule(record),) if record.attempt == 0 else ()
 
 
 def _letter(record: JobRecord) -> Effects:
