@@ -49,7 +49,7 @@ async def drain(url: str, namespace: str, jobs: int, workers: list[int], servers
             "record_rate": jobs / await _span(client, handles[0]),
             "worker_us": busy[0] / jobs * 1e6,
             "server_us": busy[1] / jobs * 1e6,
-            "queued_memory": server_mb * 1e6 / jobs,
+            "queued_memory": max(server_mb, 0.0) * 1e6 / jobs,  # it may give back more
             "queued_disk": queue["bytes"] / queue["messages"],
             "record_disk": records["bytes"] / records["messages"],
         }
