@@ -97,7 +97,7 @@ def _load(data: bytes, cls: type[T]) -> T:
     try:
         raw = fastjson.loads(data)
         version = raw.pop("v")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UnreadableRecord(f"not a {cls.__name__} of turnout: {data[:80]!r}") from error
     if not isinstance(version, int) or version > VERSION:
         raise UnreadableRecord(f"a {cls.__name__} of version {version}, this turnout reads up to {VERSION}: upgrade it")

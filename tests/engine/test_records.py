@@ -14,7 +14,7 @@ from bench.fill import fill
 from tests.support.waiting import until
 from turnout import Client, JobState, activity, wire
 from turnout.core.events import Event, Expired, Leftover, Stuck
-from turnout.core.values import Attempt, JobRecord, SubmitOptions, Token
+from turnout.core.values import Attempt, JobRecord, Rules, SubmitOptions, Token
 from turnout.errors import TurnoutError
 from turnout.jetstream.connection import Received
 from turnout.jetstream.names import kv_stream
@@ -226,14 +226,24 @@ async def test_one_that_is_gone_among_many_that_wait(turnout_client: Client, mon
 
 
 async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, nats_server: NatsServer) -> None:
-    """The server stores under any subject, a `*` and bytes that are no text too: those name no job."""
-    by_hand = wire.dump_record(JobRecord(id="*", activity="idle", state=JobState.queued, submitted_at=1.0))
+    """The server stores anything under any subject: what names no job, or another one, or is nothing at all."""
+
+    def record_of(job_id: str) -> bytes:
+        return wire.dump_record(JobRecord(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
+
+    by_hand = [
+        (b"*", record_of("*")),
+        (b"\xff\xfe", record_of("named")),
+        (b"copied", record_of("named")),
+        (b"deep", b"[" * 100_000),
+        (b"named", record_of("named")),
+    ]
     address = urlsplit(nats_server.url)
     with socket.create_connection((address.hostname, address.port or 4222), timeout=10) as raw:
         raw.sendall(b'CONNECT {"verbose":false}\r\n')
-        for last in (b"*", b"\xff\xfe", b"named"):
+        for last, data in by_hand:
             subject = turnout_client.store.names.record("idle", "").encode() + last
-            raw.sendall(b"PUB %s %d\r\n%s\r\n" % (subject, len(by_hand), by_hand))
+            raw.sendall(b"PUB %s %d\r\n%s\r\n" % (subject, len(data), data))
         raw.sendall(b"PING\r\n")
         while b"PONG" not in raw.recv(65536):
             pass
@@ -245,3 +255,63 @@ async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, 
 
     await until(read)
     assert records.waiting == 1
+
+
+async def test_reading_all_again_forgets_no_patience(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest lease makes for a patience of an hour, after which all is read again: it is stuck all the same."""
+    job = JobRecord(id="gone", activity="idle", state=JobState.queued, submitted_at=1.0, rules=Rules(lease=1800))
+    await put(turnout_client, job)
+    applied = Applied()
+    records = Records(turnout_client.store, applied)
+    await records.look()
+    later(monkeypatch, module.ALL_AGAIN_S + 1)
+    async with asked(turnout_client) as seqs:
+        await records.look()
+        assert seqs == [1]
+    assert [type(event) for _, event in applied.events] == [Stuck]
+
+
+async def test_what_is_not_there_any_more_is_forgotten(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that was purged leaves no marker behind; the next reading of all does not meet it."""
+    names, connection = turnout_client.store.names, turnout_client.store.connection
+    await put(turnout_client, JobRecord(id="a", activity="idle", state=JobState.queued, submitted_at=1.0))
+    records = Records(turnout_client.store, Applied())
+    await records.look()
+    assert records.waiting == 1
+    await connection.api(f"STREAM.PURGE.{kv_stream(names.jobs_bucket)}", {"filter": names.record("idle", "a")})
+    later(monkeypatch, module.ALL_AGAIN_S + 1)
+    await records.look()
+    assert records.waiting == 0
+
+
+async def test_only_what_is_due_soon_is_remembered(turnout_client: Client) -> None:
+    """Millions of jobs may be scheduled for next month: they are met again before they are due."""
+    now = turnout_client.store.connection.now()
+    for job_id, due_in in (("soon", 3600), ("far", 30 * 86_400)):
+        job = JobRecord(id=job_id, activity="idle", state=JobState.scheduled, submitted_at=now, due_at=now + due_in)
+        await put(turnout_client, job)
+    records = Records(turnout_client.store, Applied())
+    await records.look()
+    assert records.waiting == 1
+    records.forget()
+    assert records.waiting == 0
+    async with asked(turnout_client) as seqs:
+        await records.look()
+        assert seqs == [1]
+    assert records.waiting == 1
+
+
+async def test_what_is_known_is_acted_on_when_reading_fails(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that can't be read to its end must not keep the overdue waiting."""
+    applied = Applied()
+    records = Records(turnout_client.store, applied)
+    await put(turnout_client, JobRecord(id="gone", activity="idle", state=JobState.queued, submitted_at=1.0))
+    await records.look()
+    later(monkeypatch, 600)
+    stream = kv_stream(turnout_client.store.names.jobs_bucket)
+    await turnout_client.store.connection.api(f"STREAM.DELETE.{stream}")
+    with pytest.raises(TurnoutError):
+        await records.look()
+    assert [type(event) for _, event in applied.events] == [Stuck]

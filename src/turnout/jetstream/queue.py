@@ -30,6 +30,8 @@ from turnout.jetstream.registry import scan
 _RESENDS = 3
 _PATIENCE_S = 5.0
 _LEADERLESS_S = 6.0
+_SEQUENCES = 2**63
+"""More than any stream has; an id may look as if it were made of anything."""
 
 
 class Taken(InvalidValue):
@@ -121,6 +123,8 @@ class Queue:
             return named
         position = wire.parse_bare_id(job_id)
         if position is not None:
+            if not 0 < position[0] < _SEQUENCES:
+                return None
             stored = await self._connection.get_message(self._names.work, seq=position[0])
             if stored is None or stored.time_ns != position[1]:
                 return None

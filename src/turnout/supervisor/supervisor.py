@@ -102,11 +102,10 @@ class Supervisor:
         duty = _Duty(self._options)
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
         await connection.subscribe(subject, self._hear)
+        records, objects = Records(store, sweep.apply), ObjectCollector(store, self._options.object_age)
         beside = [
-            asyncio.create_task(self._beside(self._options.registry_every, Records(store, sweep.apply).look)),
-            asyncio.create_task(
-                self._beside(self._options.objects_every, ObjectCollector(store, self._options.object_age).collect)
-            ),
+            asyncio.create_task(self._beside(self._options.registry_every, records.look)),
+            asyncio.create_task(self._beside(self._options.objects_every, objects.collect)),
         ]
         try:
             while True:
@@ -119,6 +118,7 @@ class Supervisor:
                     else:
                         duty = _Duty(self._options)
                         self._queues.forget()
+                        records.forget()
                     looked = True
                 except TurnoutError as error:
                     self._late_at = suspended_too()
