@@ -63,10 +63,10 @@ async def answers(client: Client) -> bool:
     return True
 
 
-async def put(client: Client, record: JobRecord, ttl: bool = False) -> int:
+async def put(client: Client, record: JobRecord, ttl: bool = False) -> None:
     subject = client.store.names.record(record.activity, record.id)
     headers = {"Nats-TTL": "3600s"} if ttl else None
-    return (await client.store.connection.store(subject, wire.dump_record(record), headers)).seq
+    await client.store.connection.store(subject, wire.dump_record(record), headers)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

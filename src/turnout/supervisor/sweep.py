@@ -51,7 +51,7 @@ class Consumer:
 class Seen:
     """A job as the sweep last saw it: it is stuck if it still looks the same a while later."""
 
-    message: MessageRef | None
+    message: MessageRef
     revision: int
     since: float
 
