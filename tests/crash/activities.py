@@ -88,7 +88,7 @@ async def poison() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@activity(lease=2, retry=RetryPolicy(max_attempts=4, delay=0.1))
+@activity(lease=2, retry=RetryPolicy(max_attempts=4, delay=0.1), max_lost=100)
 async def flaky(n: int, pause: float = 0.0) -> int:
     """Fails at its first attempt when `n` is a multiple of five."""
     await asyncio.sleep(pause)
