@@ -98,8 +98,6 @@ async def test_spans_carry_what_the_conventions_and_turnout_name(
         "messaging.message.id": handle.id,
         "turnout.job.id": handle.id,
         "turnout.job.activity": "second_time",
-        "turnout.job.losses": 0,
-        "turnout.job.aborts": 0,
         "turnout.job.failures": 1,
         "turnout.node.id": worker.id,
     }
@@ -287,9 +285,6 @@ async def test_a_long_attempt_shows_before_its_end(
         "turnout.job.attempt": 1,
         "turnout.job.state": "running",
         "turnout.job.queue_wait": facts(span)["turnout.job.queue_wait"],
-        "turnout.job.failures": 0,
-        "turnout.job.losses": 0,
-        "turnout.job.aborts": 0,
         "turnout.node.id": worker.id,
     }
 

@@ -105,9 +105,7 @@ async def test_whoever_counts_the_loss_tells_of_it(
         "turnout.job.attempt": 1,
         "turnout.job.state": "queued",
         "turnout.job.queue_wait": pytest.approx(1.0, abs=1e-3),
-        "turnout.job.failures": 0,
         "turnout.job.losses": 1,
-        "turnout.job.aborts": 0,
         "turnout.attempt.outcome": "lost",
         "turnout.node.id": DEAD.node,
     }

@@ -32,7 +32,7 @@ ERRORS = (Outcome.faulted, Outcome.timed_out, Outcome.lost)
 """The outcomes that are errors; an attempt that was cancelled or aborted did as it was told."""
 
 JOB = context_api.create_key("turnout-job")
-"""The key in a context of what the spans inside an attempt carry: `JobSpans` reads it."""
+"""The key in a context of the attributes of the attempt that it is in: `JobSpans` reads them."""
 
 
 class AttemptSpan:
@@ -110,10 +110,6 @@ class Recorded(AttemptSpan):
             self.span.set_attribute(spans.JOB_ATTEMPT, record.attempt)
             for link in links_of(record, len(record.attempts) - 1):
                 self.span.add_link(link.context, link.attributes)
-        inside: Attributes = {
-            key: facts[key] for key in (spans.JOB_ID, spans.JOB_ACTIVITY, spans.JOB_ATTEMPT, spans.NODE_ID)
-        }
-        self._context = context_api.set_value(JOB, inside, self._context)
         self._timer = asyncio.get_running_loop().call_later(START_AFTER_S, self._show)
 
     def ended(self, record: JobRecord | None) -> None:
@@ -206,7 +202,7 @@ def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: 
     inside = trace.set_span_in_context(span, parent)
     if not span.is_recording():  # a sampler has decided against it
         return AttemptSpan(span, inside)
-    return Recorded(span, inside, record, attributes, began_ns)
+    return Recorded(span, context_api.set_value(JOB, attributes, inside), record, attributes, began_ns)
 
 
 def attributes_of(record: JobRecord, number: int, node: str, destination: str) -> Attributes:
@@ -243,6 +239,10 @@ def scheduled_by(record: JobRecord, parent: Context) -> list[Link]:
 
 
 def count(facts: Attributes, record: JobRecord) -> None:
-    facts[spans.JOB_FAILURES] = record.failures
-    facts[spans.JOB_LOSSES] = record.losses
-    facts[spans.JOB_ABORTS] = record.aborts
+    """What went wrong so far; a job of which nothing did carries no zeros about, each of which is spelt and sent."""
+    if record.failures:
+        facts[spans.JOB_FAILURES] = record.failures
+    if record.losses:
+        facts[spans.JOB_LOSSES] = record.losses
+    if record.aborts:
+        facts[spans.JOB_ABORTS] = record.aborts

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from turnout.telemetry.spelling import remember_attributes
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
@@ -47,7 +49,10 @@ class Signal:
             logger.warning("no %s: the exporter %s is not installed; %s", self.name, entry, remedy)
             return
         try:
-            yield found.load()()
+            exporter = found.load()()
+            if entry.startswith("otlp_"):
+                remember_attributes()
+            yield exporter
         except Exception as error:  # somebody else's package, configured by somebody else
             logger.warning("no %s: the exporter %s cannot be used: %s", self.name, entry, error)
 

@@ -6,7 +6,10 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 
+from turnout.telemetry import spans
 from turnout.telemetry.attempts import JOB
+
+CARRIED = (spans.JOB_ID, spans.JOB_ACTIVITY, spans.JOB_ATTEMPT, spans.NODE_ID)
 
 
 class JobSpans(SpanProcessor):
@@ -23,4 +26,4 @@ class JobSpans(SpanProcessor):
         # A span with a context of its own was begun inside the job all the same.
         facts = context_api.get_value(JOB, parent_context) or context_api.get_value(JOB)
         if isinstance(facts, dict):
-            span.set_attributes(facts)
+            span.set_attributes({key: facts[key] for key in CARRIED})
