@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import attrs
-
+from turnout.core.frozen import frozen
 from turnout.core.values import JobRecord, MessageRef, Token
 
 
-@attrs.frozen
+@frozen
 class Save:
     """Write the record, if it still is what was decided upon (compare-and-set; a create when there was none).
 
@@ -24,21 +23,21 @@ class Save:
     expires: bool = False
 
 
-@attrs.frozen
+@frozen
 class Letter:
     """Write the dead letter of a faulted job, once per generation (P4)."""
 
     record: JobRecord
 
 
-@attrs.frozen
+@frozen
 class Ack:
     """Settle the message for good."""
 
     message: MessageRef
 
 
-@attrs.frozen
+@frozen
 class Nak:
     """Give the message back, for redelivery after `delay_s`. Anyone may do that: acks in NATS are not fenced."""
 
@@ -46,26 +45,26 @@ class Nak:
     delay_s: float = 0.0
 
 
-@attrs.frozen
+@frozen
 class Drop:
     """Leave the delivery alone: its owner keeps the message, or the lease brings it back."""
 
 
-@attrs.frozen
+@frozen
 class Ask:
     """Ask the owner of the running attempt whether it runs (P5), and decide again with the verdict."""
 
     token: Token
 
 
-@attrs.frozen
+@frozen
 class Publish:
     """Put the job's first message into the stream, expecting none on its subject (P3)."""
 
     record: JobRecord
 
 
-@attrs.frozen
+@frozen
 class Schedule:
     """Have the server publish the job's message at `at`, expecting no schedule of this id (P11)."""
 
@@ -73,7 +72,7 @@ class Schedule:
     at: float
 
 
-@attrs.frozen
+@frozen
 class Replace:
     """Put the job's message in anew: one atomic publish that replaces what is on the id's subject (P2, P7, P8).
 
@@ -85,21 +84,21 @@ class Replace:
     replaced: int = 0
 
 
-@attrs.frozen
+@frozen
 class Remove:
     """Delete the message, after a look from the leader that sequence and timestamp are still its own."""
 
     message: MessageRef
 
 
-@attrs.frozen
+@frozen
 class Unschedule:
     """Purge the job's pending schedule."""
 
     record: JobRecord
 
 
-@attrs.frozen
+@frozen
 class Notify:
     """Push the cancel request to the owner's node; a hint, the record is what counts."""
 
@@ -107,7 +106,7 @@ class Notify:
     reason: str
 
 
-@attrs.frozen
+@frozen
 class Abandon:
     """The lease is lost: stop the code, settle nothing, write nothing."""
 

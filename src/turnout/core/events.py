@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 from typing import TypeAlias
 
-import attrs
-
+from turnout.core.frozen import frozen
 from turnout.core.values import Body, Delivery, ErrorInfo, JobRecord, Progress, Rules, Token
 
 
@@ -25,7 +24,7 @@ class Verdict(enum.Enum):
     """No answer, but nothing says that it is dead."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Submitted:
     """A client submits: `draft` is the record as it would be, `at` the instant of a delayed submit."""
 
@@ -33,7 +32,7 @@ class Submitted:
     at: float | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Received:
     """JetStream handed the message to a worker that is ready to run it under `node` and `nonce`.
 
@@ -52,7 +51,7 @@ class Received:
     wait_s: float = 0.0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Reported:
     """The running code reported progress, or stored a checkpoint, or both."""
 
@@ -61,7 +60,7 @@ class Reported:
     checkpoint: Body | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Ended:
     """What the events that end an attempt have in common; `exhausted`: the message has no deliveries left (P7)."""
 
@@ -71,14 +70,14 @@ class Ended:
     exhausted: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Completed(Ended):
     """The code returned."""
 
     result: Body
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Failed(Ended):
     """The code raised, or ran out of time.
 
@@ -94,17 +93,17 @@ class Failed(Ended):
     timed_out: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Cancelled(Ended):
     """The code ended by the cancellation that somebody had asked for."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Aborted(Ended):
     """The code was stopped because its node stops."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Lost:
     """The node that ran the attempt of this token is dead."""
 
@@ -112,7 +111,7 @@ class Lost:
     now: float
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class CancelRequested:
     """Somebody asks for the end of the job."""
 
@@ -121,7 +120,7 @@ class CancelRequested:
     found: Delivery | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RetryRequested:
     """An operator retries or replays a job that ended without a result: a new generation, with fresh budgets.
 
@@ -133,7 +132,7 @@ class RetryRequested:
     letter: JobRecord | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Expired:
     """Somebody looked at a job whose `expires_in` has passed (P12)."""
 
@@ -141,7 +140,7 @@ class Expired:
     found: Delivery | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Stuck:
     """The sweep found a job that no delivery will bring back: exhausted, or its message gone (P7)."""
 
@@ -150,7 +149,7 @@ class Stuck:
     max_lost: int = 3
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Leftover:
     """The sweep found a message of a job that has ended."""
 

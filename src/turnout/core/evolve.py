@@ -24,7 +24,7 @@ else:
         2.0
         """
         known = value.__dict__
-        fields = {**known, **changes}
+        fields = known | changes
         if len(fields) != len(known):
             unknown = ", ".join(sorted(changes.keys() - known.keys()))
             raise TypeError(f"{type(value).__name__} has no field {unknown}")

@@ -273,15 +273,15 @@ def _reported(record: JobRecord | None, event: Reported) -> Effects:
 
 
 def _ended(record: JobRecord | None, event: Completed | Failed | Cancelled | Aborted) -> Effects:
-    if record is None or record.token != event.token:
+    if record is None:
         return (Abandon(),)
     if record.owned_by(event.token):
         progress = event.progress
         reported = record if progress is None or progress == record.progress else evolve(record, progress=progress)
         after = _after_end(reported, event)
         return (Save(after, expires=after.state.final), *_settle(after, event))
-    ended_by_us = bool(record.attempts) and record.attempts[-1].outcome is not Outcome.lost
-    return _settle(record, event) if ended_by_us else (Abandon(),)
+    ours = record.token == event.token and bool(record.attempts)
+    return _settle(record, event) if ours and record.attempts[-1].outcome is not Outcome.lost else (Abandon(),)
 
 
 def _settle(record: JobRecord, event: Completed | Failed | Cancelled | Aborted) -> Effects:

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from turnout.core.evolve import evolve
+from turnout.core.frozen import frozen
 from turnout.core.retry import RetryPolicy
 from turnout.errors import InvalidValue
 
@@ -69,7 +70,7 @@ class Outcome(enum.StrEnum):
     cancelled = "cancelled"
 
 
-@attrs.frozen
+@frozen
 class Token:
     """Who owns a running attempt (P1). The nonce makes it unique; the rest says whom to ask."""
 
@@ -79,7 +80,7 @@ class Token:
     nonce: str
 
 
-@attrs.frozen
+@frozen
 class Body:
     """A payload, result or checkpoint: JSON text, or the name of the object that holds it (claim check)."""
 
@@ -132,7 +133,7 @@ class ErrorInfo:
         return ErrorInfo(self.type, self.message[:500], self.traceback[-1_000:])
 
 
-@attrs.frozen(slots=False)
+@frozen(slots=False)
 class Attempt:
     """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone.
 
@@ -151,7 +152,7 @@ class Attempt:
     due_at: float | None = None
 
 
-@attrs.frozen
+@frozen
 class MessageRef:
     """The job's message in the stream. Sequences are reused after a power cut: the timestamp tells two apart.
 
@@ -172,7 +173,7 @@ class MessageRef:
         return other is not None and (self.seq, self.time_ns) == (other.seq, other.time_ns)
 
 
-@attrs.frozen
+@frozen
 class SubmitOptions:
     """What one submission asked for; None means the activity's own."""
 
@@ -183,9 +184,11 @@ class SubmitOptions:
 
 
 _DEFAULT_RETRY = RetryPolicy()
+NO_BODY = Body()
+NO_OPTIONS = SubmitOptions()
 
 
-@attrs.frozen
+@frozen
 class Rules:
     """The activity's options that decide a job's life, fixed in the record when an attempt starts."""
 
@@ -197,7 +200,7 @@ class Rules:
 DEFAULT_RULES = Rules()
 
 
-@attrs.frozen(slots=False)
+@frozen(slots=False)
 class JobRecord:
     """All that is known of a job; one value in the registry. See docs/lifecycle.md for who writes which field."""
 
@@ -206,9 +209,9 @@ class JobRecord:
     state: JobState
     generation: int = 1
     submitted_at: float = 0.0
-    payload: Body = Body()
+    payload: Body = NO_BODY
     headers: dict[str, str] = attrs.field(factory=dict)
-    options: SubmitOptions = SubmitOptions()
+    options: SubmitOptions = NO_OPTIONS
     rules: Rules = DEFAULT_RULES
     message: MessageRef | None = None
     token: Token | None = None
@@ -263,7 +266,7 @@ def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     return max(after.attempts[-1].started_at - due, 0.0)
 
 
-@attrs.frozen(slots=False)
+@frozen(slots=False)
 class Delivery:
     """A job's message, as JetStream handed it over or as it was read from the stream.
 
@@ -275,9 +278,9 @@ class Delivery:
     activity: str
     message: MessageRef
     generation: int = 1
-    payload: Body = Body()
+    payload: Body = NO_BODY
     headers: dict[str, str] = attrs.field(factory=dict)
-    options: SubmitOptions = SubmitOptions()
+    options: SubmitOptions = NO_OPTIONS
     number: int = 1
     exhausted: bool = False
     scheduled: bool = False

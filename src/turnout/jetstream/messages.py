@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import attrs
-
 from turnout import fastjson
+from turnout.core.frozen import frozen
 from turnout.errors import (
     InvalidValue,
     OutcomeUnknown,
@@ -90,7 +89,7 @@ _MESSAGE_TOO_LARGE = 10054
 _JETSTREAM_OFF = frozenset({10035, 10039, 10076})
 
 
-@attrs.frozen
+@frozen
 class Received:
     """One message as it arrived. `status` and `description` are set on the server's own notices (404, 409, 503 ...)."""
 
@@ -102,7 +101,7 @@ class Received:
     description: str = ""
 
 
-@attrs.frozen
+@frozen
 class PubAck:
     """The stream has stored the message under `seq`; `duplicate`: it knew its Nats-Msg-Id and stored nothing."""
 
@@ -111,7 +110,7 @@ class PubAck:
     duplicate: bool = False
 
 
-@attrs.frozen
+@frozen
 class StoredMessage:
     """A message as the stream keeps it; `time_ns` is when it was stored, in unix nanoseconds of the server."""
 

@@ -42,6 +42,7 @@ from turnout.core.events import (
     Submitted,
     Verdict,
 )
+from turnout.core.frozen import frozen
 from turnout.core.lifecycle import decide, newer
 from turnout.core.values import Delivery, JobRecord, MessageRef, Token
 from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
@@ -78,7 +79,7 @@ _Other = Letter | Nak | Schedule | Replace | Remove | Unschedule | Notify | Drop
 _FINDING = (CancelRequested, RetryRequested, Expired, Stuck)
 
 
-@attrs.frozen
+@frozen
 class Applied:
     """Where a job stands after an event; `effects` are those that were performed last.
 

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from turnout import wire
+from turnout.core.frozen import frozen
 from turnout.core.values import JobRecord, JobState, MessageRef
 from turnout.errors import AmbiguousJob, TurnoutError, UnreadableRecord
 from turnout.jetstream.connection import Connection, StoredMessage, WrongLastSequence
@@ -51,7 +52,7 @@ class Retention:
         return max(chosen, LEAST_RETENTION_S if generation == 1 else LETTERS_KEPT_S)
 
 
-@attrs.frozen
+@frozen
 class Loaded:
     """A job's record as read or written, and the revision that the next write must find. Revision 0: no such key.
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
+from turnout.core.frozen import frozen
 from turnout.core.loglines import Line, cut, fields
 from turnout.core.values import Progress, derived_span_id
 from turnout.definition.codec import decode_as, encode_checkpoint
@@ -60,7 +61,7 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class JobFacts:
     """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text.
 
