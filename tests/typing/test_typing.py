@@ -56,8 +56,9 @@ def test_a_correct_program_is_accepted(check: Callable[[Path, Path], dict[int, s
 
 
 @checkers
-def test_mistakes_are_found(check: Callable[[Path, Path], dict[int, str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mistakes.py", "changed_values.py"])
+def test_mistakes_are_found(check: Callable[[Path, Path], dict[int, str]], name: str, tmp_path: Path) -> None:
     """Wrong arguments, options and result types are errors, each on its own line, and nothing else is."""
-    lines = (HERE / "mistakes.py").read_text().splitlines()
+    lines = (HERE / name).read_text().splitlines()
     wrong = {number for number, line in enumerate(lines, start=1) if line.endswith(WRONG)}
-    assert set(found := check(HERE / "mistakes.py", tmp_path)) == wrong, found
+    assert set(found := check(HERE / name, tmp_path)) == wrong, found

@@ -1,0 +1,35 @@
+"""What `@frozen` leaves of attrs' frozen classes: values that are compared and hashed by their fields."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import attrs
+import pytest
+
+from turnout.core.values import Attempt, JobRecord, JobState, MessageRef, Token
+
+
+def test_equal_fields_are_an_equal_value() -> None:
+    """In comparisons, sets and dictionaries, and when it comes back from elsewhere."""
+    token = Token("a", 1, 2, "b")
+    assert token == Token("a", 1, 2, "b") != Token("a", 1, 2, "c")
+    assert {token: "found"}[Token("a", 1, 2, "b")] == "found"
+    assert token == pickle.loads(pickle.dumps(token)) == copy.deepcopy(token) == attrs.evolve(token)
+    assert token != MessageRef(1, 2)
+
+
+@pytest.mark.parametrize("value", [Token("a", 1, 2, "b"), MessageRef(1, 2)], ids=lambda value: type(value).__name__)
+def test_there_are_no_other_fields(value: object) -> None:
+    """A misspelt one is an error at run time, too."""
+    with pytest.raises(AttributeError):
+        setattr(value, "attemt", 3)  # noqa: B010 (the type checkers would refuse the assignment)
+
+
+def test_records_are_values_as_well() -> None:
+    """Two records that say the same are the same."""
+    attempts = (Attempt(1, 1, "a", 10.0),)
+    assert JobRecord("a", "add", JobState.running, attempts=attempts) == JobRecord(
+        "a", "add", JobState.running, attempts=tuple(attrs.evolve(each) for each in attempts)
+    )
