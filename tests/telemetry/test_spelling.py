@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> SpanExporter:
 def test_the_library_spells_the_same_with_it(exporter: SpanExporter) -> None:
     """Byte for byte, be the attributes alike or not, and of whatever kind."""
     remembering = _internal._encode_key_value
-    plain = remembering.__wrapped__  # type: ignore[attr-defined]
+    plain = inspect.unwrap(remembering)
 
     @settings(max_examples=200)
     @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=3), max_size=5))

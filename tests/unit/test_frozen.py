@@ -23,8 +23,9 @@ def test_equal_fields_are_an_equal_value() -> None:
 @pytest.mark.parametrize("value", [Token("a", 1, 2, "b"), MessageRef(1, 2)], ids=lambda value: type(value).__name__)
 def test_there_are_no_other_fields(value: object) -> None:
     """A misspelt one is an error at run time, too."""
+    misspelt = "attemt"
     with pytest.raises(AttributeError):
-        setattr(value, "attemt", 3)  # noqa: B010 (the type checkers would refuse the assignment)
+        setattr(value, misspelt, 3)
 
 
 def test_records_are_values_as_well() -> None:

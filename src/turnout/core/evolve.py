@@ -29,5 +29,5 @@ else:
             unknown = ", ".join(sorted(changes.keys() - known.keys()))
             raise TypeError(f"{type(value).__name__} has no field {unknown}")
         copy = object.__new__(type(value))
-        object.__setattr__(copy, "__dict__", fields)  # a frozen class refuses its own
+        copy.__dict__ = fields
         return copy

@@ -3,6 +3,8 @@
 A class of `attrs.frozen` with slots goes around its own guard to set each field, at several times the price of an
 assignment, and some twenty values live and die with the shortest job. So these are guarded by the type checker alone:
 nobody changes them, and they are hashed and compared by their fields.
+
+A class whose fields have converters or validators stays with attrs: it would check each assignment.
 """
 
 from __future__ import annotations

@@ -146,9 +146,8 @@ class Records:
     async def _judge(self) -> None:
         now = self._store.connection.now()
         for subject in [subject for subject, each in self._waiting.items() if now >= each.expires_at]:
-            await self._apply(
-                *_job_of(subject), Expired(now=now, found=None)
-            )  # its message is found when it is applied
+            # Its message is found when it is applied.
+            await self._apply(*_job_of(subject), Expired(now=now, found=None))
         silent = [subject for subject, each in self._waiting.items() if _silent(each, now)]
         for begin in range(0, len(silent), _TOGETHER):
             await self._look_for_messages(silent[begin : begin + _TOGETHER], now)

@@ -1,6 +1,6 @@
 """The OTLP exporters spell each attribute of each span anew, and most of an attempt's are those of the attempt before.
 
-This is half of what a span costs a busy worker, and the library has no setting for it: ADR 9.
+So spelling was half of what a span costs a busy worker, and the library has no setting for it: ADR 9.
 """
 
 from __future__ import annotations
