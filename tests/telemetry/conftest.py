@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util._once import Once
 
 from turnout import once
+from turnout.telemetry.light import LightProvider
 
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """Spans that end are kept here; the program's provider is put back afterwards."""
+    """Spans that end are kept here, of a provider as a worker has it; the program's own is put back afterwards."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
+    provider = LightProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())

@@ -1,4 +1,4 @@
-"""What is spelt once for all spans is what the library spells for each."""
+"""What is spelt quickly is what the library spells."""
 
 from __future__ import annotations
 
@@ -8,80 +8,124 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.exporter.otlp.proto.common import _internal
+from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
-from turnout.telemetry.exporters import TRACES
-from turnout.telemetry.spelling import LONGEST, REMEMBERED
+from turnout.telemetry import spelling
+from turnout.telemetry.exporters import TRACES, resource
+from turnout.telemetry.light import LightProvider
+from turnout.telemetry.spelling import LONGEST
 
-KEYS = st.sampled_from(["a", "b", "turnout.job.id"])
+KEYS = st.sampled_from(["a", "b", "turnout.job.id", "turnout.job.queue_wait"])
 SCALARS = st.one_of(
     st.sampled_from([0, 1, -1, True, False, 0.0, 1.0, -0.0, "", "1", "True", "x" * LONGEST, "x" * (LONGEST + 1)]),
     st.text(),
     st.integers(-(2**63), 2**63 - 1),
     st.floats(allow_nan=False),
 )
-VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(KEYS, SCALARS, max_size=2), st.binary())
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3))
+SPANS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "attributes": st.dictionaries(KEYS, VALUES, max_size=4),
+            "kind": st.sampled_from([SpanKind.CONSUMER, SpanKind.CONSUMER, SpanKind.CONSUMER, SpanKind.INTERNAL]),
+            "told": st.sampled_from(["", "", "", "event", "link", "status", "name"]),
+            "remote": st.booleans(),
+            "state": st.sampled_from([None, None, TraceState([("a", "1")])]),
+            "provider": st.sampled_from([0, 0, 0, 1]),
+        }
+    ),
+    max_size=8,
+)
 
 
-def spans(attributes: list[dict[str, Any]]) -> list[ReadableSpan]:
-    context = SpanContext(1, 2, is_remote=False)
-    scope = InstrumentationScope("turnout")
-    return [ReadableSpan("run x", context, attributes=each, instrumentation_scope=scope) for each in attributes]
+def ended(wanted: list[dict[str, Any]]) -> list[ReadableSpan]:
+    """Spans as a worker ends them, light ones and others, of one or two programs."""
+    exporter = InMemorySpanExporter()
+    providers = [LightProvider(resource=resource(f"worker-{n}"), shutdown_on_exit=False) for n in range(2)]
+    for provider in providers:
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    for n, each in enumerate(wanted):
+        parent = SpanContext(n + 1, n + 2, each["remote"], TraceFlags(1), each["state"])
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
+        tracer = providers[each["provider"]].get_tracer("turnout", "1")
+        span = tracer.start_span("run x", context, each["kind"], each["attributes"], start_time=n)
+        match each["told"]:
+            case "event":
+                span.add_event("progress", {"done": 1})
+            case "link":
+                span.add_link(parent)
+            case "status":
+                span.set_status(StatusCode.ERROR, "bad")
+            case "name":
+                span.update_name("run y")
+        span.end(n + 5)
+    return list(exporter.get_finished_spans())
+
+
+def told(request: Any) -> list[Any]:
+    """What a collector learns: of each span who sent it, and all that is said of it, its attributes by name."""
+    found = []
+    for sent in request.resource_spans:
+        for scope in sent.scope_spans:
+            for span in scope.spans:
+                span.attributes.sort(key=lambda each: each.key)
+                said = [part.SerializeToString(deterministic=True) for part in (sent.resource, scope.scope, span)]
+                found.append((*said, sent.schema_url, scope.schema_url))
+    return sorted(found)
 
 
 @pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> SpanExporter:
-    """An OTLP exporter as a worker has it; what it changes in the library is put back."""
-    monkeypatch.setattr(_internal, "_encode_key_value", _internal._encode_key_value)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How an OTLP exporter of a worker spells its spans; what is changed in the library is put back."""
+    monkeypatch.setattr(trace_exporter, "encode_spans", encode_spans)
     (made,) = TRACES.made("otlp")
     assert isinstance(made, SpanExporter)
-    return made
+    return trace_exporter.encode_spans
 
 
-def test_the_library_spells_the_same_with_it(exporter: SpanExporter) -> None:
-    """Byte for byte, be the attributes alike or not, and of whatever kind."""
-    remembering = _internal._encode_key_value
-    plain = inspect.unwrap(remembering)
+def test_a_collector_learns_the_same(quick: Any) -> None:
+    """Be the spans light or not, of one resource or of several, and their attributes of whatever kind."""
+    assert inspect.unwrap(quick) is encode_spans
+    assert quick is not encode_spans
 
-    @settings(max_examples=200)
-    @given(st.lists(st.dictionaries(KEYS, VALUES, max_size=3), max_size=5))
-    def the_same(attributes: list[dict[str, Any]]) -> None:
-        spelt = []
-        for function in (plain, remembering, remembering):
-            vars(_internal)["_encode_key_value"] = function
-            spelt.append(encode_spans(spans(attributes)).SerializeToString(deterministic=True))
-        assert spelt[0] == spelt[1] == spelt[2]
+    @settings(max_examples=300)
+    @given(SPANS)
+    def the_same(wanted: list[dict[str, Any]]) -> None:
+        spans = ended(wanted)
+        assert told(quick(spans)) == told(encode_spans(spans))
 
     the_same()
 
 
-def test_an_attribute_is_spelt_once(exporter: SpanExporter) -> None:
-    """However many spans have it, and whatever else comes in between; a long text is let go."""
-    spell = _internal._encode_key_value
-    text = "".join(["no", "op"])
-    assert spell("turnout.job.activity", text) is spell("turnout.job.activity", "noop")
-    assert spell("turnout.job.attempt", 1) is spell("turnout.job.attempt", 1)
-    assert spell("exception.stacktrace", "x" * (LONGEST + 1)) is not spell("exception.stacktrace", "x" * (LONGEST + 1))
-    first = spell("turnout.job.id", "first")
-    for n in range(REMEMBERED):
-        spell("turnout.job.id", f"job-{n}")
-    assert spell("turnout.job.id", "first") is not first
+def test_the_library_spells_one_of_each_batch(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many attempts there are, as long as there is nothing special about them."""
+    seen: list[int] = []
+
+    def counting(spans: Any) -> Any:
+        seen.append(len(spans))
+        return encode_spans(spans)
+
+    wanted = {"attributes": {"a": 1}, "kind": SpanKind.CONSUMER, "told": "", "remote": True, "state": None}
+    spans = ended([{**wanted, "provider": 0}] * 100)
+    assert len(told(spelling._encode(counting, spans))) == 100
+    assert seen == [1]
 
 
-def test_it_is_done_once(exporter: SpanExporter) -> None:
+def test_it_is_done_once(quick: Any) -> None:
     """A second exporter, of metrics say, finds it done."""
-    before = _internal._encode_key_value
     list(TRACES.made("otlp"))
-    assert _internal._encode_key_value is before
+    assert trace_exporter.encode_spans is quick
 
 
 def test_a_release_that_spells_elsewhere_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs more there, and nothing else."""
-    monkeypatch.delattr(_internal, "_encode_key_value")
+    monkeypatch.delattr(trace_exporter, "encode_spans")
     assert len(list(TRACES.made("otlp"))) == 1
-    assert not hasattr(_internal, "_encode_key_value")
+    assert not hasattr(trace_exporter, "encode_spans")

@@ -5,6 +5,7 @@ The SDK is imported by whoever needs it, and only then.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,8 +14,6 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-
-from turnout.telemetry.spelling import remember_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -51,7 +50,7 @@ class Signal:
         try:
             exporter = found.load()()
             if entry.startswith("otlp_"):
-                remember_attributes()
+                _quicken(exporter)
             yield exporter
         except Exception as error:  # somebody else's package, configured by somebody else
             logger.warning("no %s: the exporter %s cannot be used: %s", self.name, entry, error)
@@ -68,6 +67,13 @@ class Signal:
 TRACES = Signal("traces", ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
 METRICS = Signal("metrics", ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",))
 """Not the endpoint for all signals: who gives that one often has a collector of traces, which refuses metrics."""
+
+
+def _quicken(exporter: object) -> None:
+    with contextlib.suppress(ImportError):  # of a release whose modules are elsewhere
+        from turnout.telemetry.spelling import quicken
+
+        quicken(exporter)
 
 
 def complainers(exporter: object) -> set[str]:

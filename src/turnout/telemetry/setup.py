@@ -46,8 +46,8 @@ def set_up(service: str) -> End:
         return nothing
     # The SDK is imported only where somebody traces: it takes a while, and memory.
     from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
 
+    from turnout.telemetry.light import LightProvider
     from turnout.telemetry.processor import JobSpans
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -55,7 +55,7 @@ def set_up(service: str) -> End:
     processors = [_batches(exporter) for name in names for exporter in _exporters(name)]
     if not processors:
         return nothing
-    provider = TracerProvider(resource=resource(service), shutdown_on_exit=False)
+    provider = LightProvider(resource=resource(service), shutdown_on_exit=False)
     for processor in (JobSpans(), *processors):
         provider.add_span_processor(processor)
     trace.set_tracer_provider(provider)
