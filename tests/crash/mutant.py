@@ -19,8 +19,8 @@ from turnout.core.effects import Ack, Drop, Effect
 from turnout.core.events import Aborted, Cancelled, Completed, Event, Failed
 from turnout.core.values import JobRecord, JobState
 from turnout.jetstream import perform
+from turnout.jetstream.confidence import Confidence
 from turnout.supervisor.records import Records
-from turnout.supervisor.supervisor import Supervisor
 from turnout.supervisor.sweep import Sweep
 from turnout.worker.lease import Lease, LeaseKeeper
 
@@ -67,8 +67,7 @@ def no_doubt_about_the_lease() -> None:
 
 def no_doubt_about_oneself() -> None:
     """It calls others dead as soon as it is back itself."""
-    replace(LeaseKeeper, "confident", lambda self: True)
-    replace(Supervisor, "confident", lambda self: True)
+    replace(Confidence, "__call__", lambda self: True)
 
 
 def no_sweep() -> None:

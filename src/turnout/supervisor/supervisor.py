@@ -16,6 +16,7 @@ import attrs
 
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
+from turnout.jetstream.confidence import Confidence
 from turnout.jetstream.connection import Connection, ConnectOptions, Received
 from turnout.jetstream.names import Names
 from turnout.jetstream.perform import Performer, Saved, Store
@@ -67,21 +68,17 @@ class Supervisor:
         self._name = name
         self._retention = retention
         self._options = options or SupervisorOptions()
-        self._late_at = suspended_too()
-        self._looked_at = suspended_too()
+        self.confident = Confidence(self._options.liveness_ttl)
+        """Whether it may call others dead, by its own looks at the registry (P5)."""
         self._alarmed = asyncio.Event()
         self._queues = Queues()
         self.acting = False
 
-    def confident(self) -> bool:
-        """Its own look at the registry has been in time for one TTL: it may call others dead (P5)."""
-        now, ttl = suspended_too(), self._options.liveness_ttl
-        return now - self._looked_at < ttl / 2 and now - self._late_at > ttl
-
     @property
     def looking(self) -> bool:
         """Whether it has looked lately. For any thread."""
-        return suspended_too() - self._looked_at < self._options.liveness_ttl
+        looked_at = self.confident.in_time_at
+        return looked_at is not None and suspended_too() - looked_at < self._options.liveness_ttl
 
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
@@ -112,7 +109,7 @@ class Supervisor:
                 looked = False
                 try:
                     self.acting = await election.stand()
-                    self._in_time()
+                    self.confident.succeeded(connection.epoch)
                     if self.acting:
                         await self._act(store, sweep, duty)
                     else:
@@ -121,10 +118,10 @@ class Supervisor:
                         records.forget()
                     looked = True
                 except TurnoutError as error:
-                    self._late_at = suspended_too()
+                    self.confident.failed()
                     logger.info("the supervisor can't look: %s", error)
                 except Exception:  # nobody else supervises this: whatever one job does to it, it must survive
-                    self._late_at = suspended_too()
+                    self.confident.failed()
                     logger.exception("the supervisor has stumbled, it looks again")
                 await self._pause(listening=looked and self.acting)
         finally:
@@ -198,13 +195,6 @@ class Supervisor:
     def _look_at_queues(self) -> Mapping[str, metrics.Queue]:
         """For whoever collects metrics, in any thread: one supervisor tells it, who knows that it acts still."""
         return self._queues.look() if self.acting and self.looking else {}
-
-    def _in_time(self) -> None:
-        """A look that came late, for whatever reason, costs the right to call others dead for a while."""
-        now = suspended_too()
-        if now - self._looked_at > self._options.liveness_ttl / 2:
-            self._late_at = now
-        self._looked_at = now
 
 
 class _Duty:

@@ -24,6 +24,7 @@ from turnout import fastjson, wire
 from turnout.core.catalog import NodeInfo
 from turnout.core.values import JobRecord, MessageRef, Token
 from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.jetstream.confidence import Confidence
 from turnout.jetstream.connection import Connection, ConnectOptions, Disconnected, Received
 from turnout.jetstream.names import Names, kv_stream
 from turnout.jetstream.nodes import Nodes
@@ -103,7 +104,7 @@ class LeaseKeeper:
         names: Names,
         callbacks: Callbacks,
         *,
-        alive_every_s: float = 3.0,
+        ttl_s: float = 10.0,
     ) -> None:
         self._options = options
         self._names = names
@@ -111,7 +112,7 @@ class LeaseKeeper:
         self._send = callbacks.send
         self._on_drain = callbacks.on_drain
         self._on_doubt = callbacks.on_doubt
-        self._alive_every_s = alive_every_s
+        self._alive_every_s = ttl_s * 0.3
         self._work_loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._leases: dict[str, Lease] = {}
@@ -126,9 +127,8 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="turnout-leases", daemon=True)
         self._ready: asyncio.Future[None] = self._work_loop.create_future()
         self._gone: asyncio.Future[BaseException | None] = self._work_loop.create_future()
-        self._late_at = suspended_too()
-        self.alive_at: float | None = None
-        """When the node's key was last written, by the clock of `suspended_too`."""
+        self.confident = Confidence(ttl_s)
+        """Whether this node may call another one dead, by the writes of its own key (P5)."""
 
     # --- for the worker's thread --------------------------------------------------------------------------------------
 
@@ -163,12 +163,6 @@ class LeaseKeeper:
     def held(self) -> int:
         """How many leases are kept."""
         return len(self._leases)
-
-    def confident(self) -> bool:
-        """Whether this node may call another one dead: its own liveness was written in time for a whole TTL (P5)."""
-        now, ttl = suspended_too(), self._describe().ttl
-        # The last good write must be recent as well: after a suspension nobody has noticed yet that it is not.
-        return self.alive_at is not None and now - self.alive_at < ttl / 2 and now - self._late_at > ttl
 
     def register(self, nonce: str, subject: str, message: MessageRef, ack_wait_s: float) -> Lease:
         """Begin to keep the lease of a delivery, and to answer yes for `nonce`."""
@@ -240,10 +234,10 @@ class LeaseKeeper:
             await connection.subscribe(self._names.control(node), self._control)
             connection.on_up(self._all_due)
             await nodes.alive(self._describe())
-            self.alive_at = suspended_too()
+            self.confident.succeeded(connection.epoch)
             self._work_loop.call_soon_threadsafe(_resolve, self._ready, None)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(nodes))]
+                tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(connection, nodes))]
                 await self._ending.wait()
                 for task in tasks:
                     task.cancel()
@@ -378,9 +372,8 @@ class LeaseKeeper:
         self._extend(lease)
         return True
 
-    async def _live(self, nodes: Nodes) -> None:
+    async def _live(self, connection: Connection, nodes: Nodes) -> None:
         """Keep the node's key alive; a write that fails or comes late costs the right to call others dead (P5)."""
-        last = suspended_too()
         while True:
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
@@ -388,14 +381,10 @@ class LeaseKeeper:
                     await self._hurry.wait()
             try:
                 await nodes.alive(self._describe())
-                self.alive_at = suspended_too()
+                self.confident.succeeded(connection.epoch)
             except TurnoutError as error:
                 logger.warning("the node's liveness could not be written: %s", error)
-                self._late_at = suspended_too()
-            now = suspended_too()
-            if now - last > self._describe().ttl / 2:
-                self._late_at = now
-            last = now
+                self.confident.failed()
 
     def _control(self, received: Received) -> None:
         try:

@@ -72,7 +72,7 @@ class Runner:
             on_drain=self._drain_as_told,
             on_doubt=self._doubted,
         )
-        self._keeper = LeaseKeeper(options, store.names, callbacks, alive_every_s=node.ttl * 0.3)
+        self._keeper = LeaseKeeper(options, store.names, callbacks, ttl_s=node.ttl)
         saved = hooks.saved if hooks is not None else None
         self._executor = Executor(store, node.id, activities, self._keeper, self._code, saved)
         self._pullers = {name: self._puller(name) for name in activities}
@@ -159,7 +159,7 @@ class Runner:
     def status(self) -> dict[str, Any]:
         """The node and what it does, for people and machines to look at. For any thread."""
         node, now = self.describe(), self._store.connection.now()
-        alive_at = self._keeper.alive_at
+        alive_at = self._keeper.confident.in_time_at
         return {
             "node": {"id": node.id, "name": node.name, "host": node.host, "pid": node.pid, "version": node.version},
             "uptime_s": round(now - node.started_at, 3),
