@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -45,7 +46,8 @@ async def wait_for(path: str, notes: str) -> str:
 async def act(end: str, gate: str, cleanup: float) -> int:
     """Waits for its gate, then ends as told; failures are of the first attempt only.
 
-    The gate is a file, if there is to be one, or one of the same name with `-` and the attempt's number.
+    The gate is a file, if there is to be one, or one of the same name with `-` and the attempt's number. `cleanup`: how
+    many seconds it cleans up at most, until there is a file of the same name with `-clean`.
     """
     job = current_job()
     gates = [Path(gate), Path(f"{gate}-{job.attempt}")] if gate else []
@@ -53,7 +55,12 @@ async def act(end: str, gate: str, cleanup: float) -> int:
         while gates and not any(each.exists() for each in gates):
             await asyncio.sleep(0.05)
     except asyncio.CancelledError:
-        await asyncio.sleep(cleanup)
+        if cleanup:
+            Path(f"{gate}-cleaning").touch()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(cleanup):
+                    while not Path(f"{gate}-clean").exists():
+                        await asyncio.sleep(0.05)
         raise
     if end == "report":
         await job.checkpoint(job.attempt)
@@ -64,7 +71,7 @@ async def act(end: str, gate: str, cleanup: float) -> int:
     return job.attempt
 
 
-@activity(lease=2, retry=RetryPolicy(max_attempts=2, delay=3, jitter=0))
+@activity(lease=2, retry=RetryPolicy(max_attempts=2, delay=10, jitter=0))
 async def play(end: str = "return", gate: str = "", cleanup: float = 0) -> int:
     """A part in a scene; returns the attempt that ended it."""
     return await act(end, gate, cleanup)

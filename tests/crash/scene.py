@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -24,7 +23,17 @@ from turnout.testing import NatsServer
 from turnout.testing.fixtures import own_namespace
 
 TTL_S = 2.0
-PATIENCE_S = 60.0
+PATIENCE_S = 150.0
+"""A supervisor that takes over from another begins anew with what it has seen for long enough."""
+
+
+async def leads(client: Client, supervisor: Process) -> bool:
+    """Whether this process holds the leader's key."""
+    names = client.store.names
+    stream, subject = kv_stream(names.nodes_bucket), names.node("leader.supervisor")
+    stored = await client.store.connection.get_message(stream, last_by_subj=subject)
+    return stored is not None and supervisor.node in stored.data.decode()
+
 
 Life = tuple[str, int]
 """A job's id and generation."""
@@ -91,11 +100,28 @@ class Scene:
         if found is not None:
             self.client.store.queue.give_back(handle.activity, found.message)
 
-    async def wear_out(self, handle: Any, times: int = 60) -> None:
-        """Have the message delivered until the server delivers it no more."""
-        for _ in range(times):
+    async def wear_out(self, handle: Any, victim: Process) -> None:
+        """Have the message delivered until the server delivers it no more and its owner knows, or has died of it."""
+        stream = f"STREAM.INFO.{self.client.store.names.alarms}"
+
+        async def worn() -> bool:
             await self.give_back(handle)
-            await asyncio.sleep(0.03)
+            alarms = (await self.client.store.connection.api(stream))["state"]
+            return not victim.alive or (alarms["last_seq"] > 0 and alarms["messages"] == 0)
+
+        await until(worn, self.patience_s)
+
+    async def cleans_up(self) -> None:
+        """Wait until the code was told to stop and cleans up; it does so until `gate-clean` is there."""
+
+        async def begun() -> bool:
+            return self.gate.with_name("gate-cleaning").exists()
+
+        await until(begun)
+
+    async def led_by(self, supervisor: Process) -> None:
+        """Wait until this process holds the leader's key."""
+        await until(lambda: leads(self.client, supervisor), self.patience_s)
 
     async def overtake(self, handle: Any) -> None:
         """Declare the owner dead although it lives: what a partition does."""
@@ -132,8 +158,8 @@ class Scene:
         """Raise `Damage` unless the job ends once, in this state, and leaves behind what it should and no more."""
         try:
             info = await self.state(handle, "completed", "faulted", "cancelled")
-            await until(self._settled, 30)
-            await until(lambda: self._expires(handle), 30)
+            await until(self._settled, self.patience_s)
+            await until(lambda: self._expires(handle), self.patience_s)
         except Exception as error:
             raise Damage(f"{self.point}: job {handle.id} does not end: {error!r}") from error
         letters = [fault async for fault in self.client.faults() if fault.id == handle.id]

