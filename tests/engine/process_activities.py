@@ -37,7 +37,7 @@ def dies() -> None:
     os._exit(7)
 
 
-@activity(run_in="process", retry=ONCE, timeout=1.0)
+@activity(run_in="process", retry=ONCE, timeout=60)
 def spins(forever: bool = True) -> None:
     """Never gives the interpreter back for long, has a child of its own, and ignores every request to stop."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
