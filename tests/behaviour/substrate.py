@@ -110,7 +110,8 @@ class Simulated:
     def schedule(self, subject: str, data: str, delay_s: float, target: str, *, expected: int | None = None) -> Stored:
         headers: dict[str, Any] = {"Nats-Schedule": self.world.now + delay_s, "target": target, "Own": "kept"}
         try:
-            ack = self.work.publish(subject, data, headers, msg_id="schedule", expected=expected, rollup=True)
+            msg_id = f"schedule {subject}"
+            ack = self.work.publish(subject, data, headers, msg_id=msg_id, expected=expected, rollup=True)
         except WrongLastSequence as error:
             raise Refused(str(error)) from error
         return Stored(ack.seq, ack.duplicate)
@@ -281,7 +282,7 @@ class Real:
             "Nats-Schedule-Target": target,
             "Own": "kept",
         }
-        return self.publish(subject, data, headers=headers, msg_id="schedule", expected=expected)
+        return self.publish(subject, data, headers=headers, msg_id=f"schedule {subject}", expected=expected)
 
     def pull(self, timeout_s: float = 0.3) -> Got | None:
         request = {"batch": 1, "expires": int(timeout_s * 1e9)}

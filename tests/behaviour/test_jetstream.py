@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.behaviour.substrate import ACK_WAIT_S, MAX_DELIVER, Got, Real, Refused, Simulated, Substrate
+from tests.support.waiting import best_of_three
 from turnout.testing import NatsServer
 
 LATE_S = 0.4
@@ -48,11 +49,15 @@ def exhaust(js: Substrate) -> Got:
 
 def test_what_is_not_settled_is_delivered_again_after_the_ack_wait(js: Substrate) -> None:
     """The same message, counted, after one ack wait and not before."""
-    js.publish("jobs.act.a", "x")
-    first = take(js)
-    second = take(js)
-    assert (second.seq, second.count, second.data) == (first.seq, 2, "x")
-    assert ACK_WAIT_S - 0.1 <= second.at - first.at <= ACK_WAIT_S + LATE_S
+    for late in best_of_three(LATE_S):
+        js.publish("jobs.act.a", "x")
+        asked = js.now()  # before the delivery, from which the ack wait runs
+        first = take(js)
+        second = take(js)
+        assert (second.seq, second.count, second.data) == (first.seq, 2, "x")
+        assert second.at - asked >= ACK_WAIT_S - 0.1
+        late.append(second.at - first.at - ACK_WAIT_S)
+        js.ack(second)
 
 
 def test_a_redelivery_comes_before_what_is_new(js: Substrate) -> None:
@@ -84,35 +89,54 @@ def test_anyone_may_give_a_message_back(js: Substrate) -> None:
 
 def test_an_old_deliverys_extension_keeps_a_dropped_redelivery(js: Substrate) -> None:
     """+WPI acts on the message: the owner's own keeps what another worker was handed and dropped (P5)."""
-    js.publish("jobs.act.a")
-    mine = take(js)
-    js.nak(mine)
-    take(js)  # somebody else's, who drops it
     for _ in range(3):
-        js.pass_time(ACK_WAIT_S * 0.6)
-        js.extend(mine)
-    assert js.pull(ACK_WAIT_S * 0.5) is None
+        js.publish("jobs.act.a")
+        mine = take(js)
+        js.nak(mine)
+        since = js.now()
+        gaps = []
+        take(js)  # somebody else's, who drops it
+        for _ in range(3):
+            js.pass_time(ACK_WAIT_S * 0.6)
+            before = js.now()
+            js.extend(mine)
+            gaps.append(js.now() - since)
+            since = before
+        again = js.pull(ACK_WAIT_S * 0.5)
+        gaps.append(js.now() - since)
+        if max(gaps) < ACK_WAIT_S * 0.9:  # else a busy machine let the ack wait end, and the round says nothing
+            assert again is None
+            return
+        js.ack(mine)
+    pytest.fail("the machine stood still in each of three rounds")
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 1.6])
 def test_a_delayed_nak_is_on_time(js: Substrate, delay_s: float) -> None:
     """nak(delay) brings the message back after the delay, shorter or longer than the ack wait."""
-    js.publish("jobs.act.a")
-    got = take(js)
-    since = js.now()
-    js.nak(got, delay_s)
-    assert delay_s - 0.1 <= take(js, 4.0).at - since <= delay_s + LATE_S
+    for late in best_of_three(LATE_S):
+        js.publish("jobs.act.a")
+        got = take(js)
+        since = js.now()
+        js.nak(got, delay_s)
+        again = take(js, 4.0)
+        assert again.at - since >= delay_s - 0.1
+        late.append(again.at - since - delay_s)
+        js.ack(again)
 
 
 def test_an_extension_undoes_a_delayed_nak(js: Substrate) -> None:
     """A +WPI that comes after one's own nak(delay) starts the ack wait anew, and the delay is forgotten (P10)."""
-    js.publish("jobs.act.a")
-    got = take(js)
-    js.nak(got, 3.0)
-    since = js.now()
-    js.extend(got)
-    again = take(js, 4.0)
-    assert ACK_WAIT_S - 0.1 <= again.at - since <= ACK_WAIT_S + LATE_S
+    for late in best_of_three(LATE_S):
+        js.publish("jobs.act.a")
+        got = take(js)
+        js.nak(got, 3.0)
+        since = js.now()
+        js.extend(got)
+        again = take(js, 4.0)
+        assert again.at - since >= ACK_WAIT_S - 0.1
+        late.append(again.at - since - ACK_WAIT_S)
+        js.ack(again)
 
 
 # -- exhaustion --------------------------------------------------------------------------------------------------------
@@ -223,20 +247,27 @@ def test_a_rollup_on_a_shared_subject_wipes_it(js: Substrate) -> None:
 
 def test_a_schedule_fires_on_time_with_its_own_headers_and_no_id(js: Substrate) -> None:
     """The copy keeps the submitter's headers, loses the message id, and the schedule itself is gone (P11)."""
-    made = js.now()
-    schedule = js.schedule("timers.act.a", "x", 1.0, "jobs.act.a", expected=0)
-    got = take(js, 4.0)
-    assert (got.subject, got.data, got.headers.get("Own")) == ("jobs.act.a", "x", "kept")
-    assert "Nats-Msg-Id" not in got.headers
-    assert 0.95 <= got.at - made <= 1.3 + LATE_S
-    assert not js.holds(schedule.seq)
+    names = iter("abc")
+    for late in best_of_three(0.3 + LATE_S):
+        name = next(names)
+        made = js.now()
+        schedule = js.schedule(f"timers.act.{name}", "x", 1.0, f"jobs.act.{name}", expected=0)
+        got = take(js, 4.0)
+        assert (got.subject, got.data, got.headers.get("Own")) == (f"jobs.act.{name}", "x", "kept")
+        assert "Nats-Msg-Id" not in got.headers
+        assert got.at - made >= 0.95
+        assert not js.holds(schedule.seq)
+        late.append(got.at - made - 1.0)
+        js.ack(got)
 
 
 def test_a_fired_message_is_appended_whatever_is_on_its_target(js: Substrate) -> None:
     """An immediate submit beside a pending schedule is accepted, and the schedule fires beside it (P11)."""
-    js.schedule("timers.act.a", "later", 0.5, "jobs.act.a", expected=0)
+    js.schedule("timers.act.a", "later", 2.0, "jobs.act.a", expected=0)
     js.publish("jobs.act.a", "now", expected=0)
-    assert [take(js).data, take(js, 3.0).data] == ["now", "later"]
+    first = take(js)
+    js.ack(first)
+    assert [first.data, take(js, 5.0).data] == ["now", "later"]
 
 
 def test_a_second_schedule_is_refused_only_when_none_was_expected(js: Substrate) -> None:
@@ -249,9 +280,9 @@ def test_a_second_schedule_is_refused_only_when_none_was_expected(js: Substrate)
 
 def test_purging_its_subject_cancels_a_schedule(js: Substrate) -> None:
     """Nothing fires any more."""
-    js.schedule("timers.act.a", "x", 0.3, "jobs.act.a", expected=0)
+    js.schedule("timers.act.a", "x", 2.0, "jobs.act.a", expected=0)
     js.purge("timers.act.a")
-    assert js.pull(1.0) is None
+    assert js.pull(3.0) is None
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------
@@ -281,8 +312,10 @@ def test_a_deletes_marker_refuses_a_create(js: Substrate) -> None:
 def test_an_expired_record_leaves_a_marker_too(js: Substrate) -> None:
     """It reads as no value with a revision, and a create is refused until the marker has gone as well."""
     revision = js.put("k", "a", 0, 1.0)
-    js.pass_time(2.0 + LATE_S)
-    value, marker = js.get("k")
+    since = js.now()
+    while (found := js.get("k"))[0] is not None and js.now() - since < 20:
+        js.pass_time(0.2)
+    value, marker = found
     assert value is None
     assert marker > revision
     with pytest.raises(Refused):
@@ -291,7 +324,7 @@ def test_an_expired_record_leaves_a_marker_too(js: Substrate) -> None:
 
 def test_a_plain_write_ends_a_records_retention(js: Substrate) -> None:
     """The TTL belongs to the write, not to the key."""
-    revision = js.put("k", "a", 0, 1.0)
+    revision = js.put("k", "a", 0, 3.0)
     js.put("k", "b", revision)
-    js.pass_time(2.0 + LATE_S)
+    js.pass_time(4.0 + LATE_S)
     assert js.get("k")[0] == "b"
