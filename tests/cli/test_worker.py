@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,11 +15,20 @@ from tests.support.processes import alive
 from turnout.testing.server import NatsServer
 
 
-def running(cli: Cli, activity: str, payload: str = "{}") -> str:
+def running(cli: Cli, activity: str) -> str:
     """Submit a job and return its id when it runs."""
-    job_id = cli("job", "submit", activity, payload).stdout.strip()
+    job_id = cli("job", "submit", activity).stdout.strip()
     cli.until(job_id, lambda info: info.state == "running")
     return job_id
+
+
+def heard(worker: subprocess.Popen[str], name: str) -> None:
+    """Return when the worker has said that it heard the signal."""
+    assert worker.stderr is not None
+    for line in worker.stderr:
+        if name in line:
+            return
+    raise AssertionError(f"it ended without a word of {name}")
 
 
 def test_it_works_on_every_activity_of_the_module(cli: Cli) -> None:
@@ -42,12 +52,19 @@ def test_it_works_on_what_the_attribute_names(cli: Cli, target: str, names: list
         assert sorted(first_document(worker)["activities"]) == names
 
 
-def test_sigterm_lets_jobs_end(cli: Cli) -> None:
+def test_sigterm_lets_jobs_end(cli: Cli, tmp_path: Path) -> None:
     """After SIGTERM a running job may end within the grace period, in the same attempt; then the worker exits 0."""
-    with cli.process("worker", "shop", "-o", "json") as worker:
+    cli.cwd = tmp_path
+    (tmp_path / "gated.py").write_text(
+        "import asyncio, pathlib\nfrom turnout import activity\n\n@activity\nasync def gated() -> None:\n"
+        "    while not pathlib.Path('open').exists():\n        await asyncio.sleep(0.05)\n"
+    )
+    with cli.process("worker", "gated", "-o", "json") as worker:
         first_document(worker)
-        job_id = running(cli, "slow", '{"seconds": 1}')
+        job_id = running(cli, "gated")
         worker.send_signal(signal.SIGTERM)
+        heard(worker, "SIGTERM")
+        (tmp_path / "open").touch()
         assert worker.wait(15) == 0
     info = cli.json("job", "show", job_id)
     assert (info["state"], info["attempt"], info["aborts"]) == ("completed", 1, 0)
@@ -75,12 +92,9 @@ def test_a_second_signal_aborts_now(cli: Cli, signals: list[str]) -> None:
     with cli.process("worker", "shop", "--grace", "50", "-o", "json") as worker:
         first_document(worker)
         job_id = running(cli, "slow")
-        assert worker.stderr is not None
         for name in signals:
             worker.send_signal(signal.Signals[f"SIG{name}"])
-            for line in worker.stderr:  # until it has said that it heard
-                if f"SIG{name}" in line:
-                    break
+            heard(worker, f"SIG{name}")
         assert worker.wait(8) == 0
     info = cli.json("job", "show", job_id)
     assert (info["state"], info["attempts"][0]["outcome"]) == ("queued", "aborted")
