@@ -66,10 +66,19 @@ async def slow() -> None:
     await asyncio.sleep(60)
 
 
+gaps: list[float] = []
+"""Seconds between the beats of `silent`."""
+
+
 @activity(heartbeat_timeout=0.4, retry=ONCE)
 async def silent(beats: int) -> None:
+    gaps.clear()
     for _ in range(beats):
-        await asyncio.sleep(0.2)
+        begun_at = time.monotonic()
+        try:
+            await asyncio.sleep(0.2)
+        finally:
+            gaps.append(time.monotonic() - begun_at)
         current_job().heartbeat()
     await asyncio.sleep(60)
 
@@ -218,7 +227,8 @@ async def test_code_that_reports_nothing_for_its_heartbeat_timeout_is_stopped(
             await handle.result(timeout=10)
         [attempt] = (await handle.info()).attempts
         assert attempt.ended_at is not None
-        assert (attempt.ended_at - attempt.started_at).total_seconds() >= 1.1
+        lasted_s = (attempt.ended_at - attempt.started_at).total_seconds()
+        assert lasted_s >= 1.1 or max(gaps) >= 0.35, gaps  # a machine that pauses between two beats is rightly told
 
 
 async def test_progress_is_coalesced_and_the_last_is_always_written(

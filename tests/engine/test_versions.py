@@ -113,15 +113,17 @@ async def test_a_shortened_lease_is_noticed(turnout_client: Client, turnout_work
                 return int((await consumer.info())["num_redelivered"]) > 0
 
             await until(redelivered)
-            await asyncio.sleep(1)
             store = turnout_client.store
 
             async def delivered() -> int:
                 return int((await consumer.info())["delivered"]["consumer_seq"])
 
-            before = await delivered()
-            await asyncio.sleep(4)
-            assert await delivered() == before
+            async def quiet() -> bool:
+                before = await delivered()
+                await asyncio.sleep(3)
+                return await delivered() == before
+
+            await until(quiet, 20)
             release.set()
             assert await handle.result(timeout=20) == 1
             assert len((await handle.info()).attempts) == 1
