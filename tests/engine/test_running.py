@@ -325,13 +325,20 @@ async def test_concurrency_limits_hold(turnout_client: Client, turnout_worker: A
 
 async def test_a_job_never_waits_behind_a_busy_node(turnout_client: Client, turnout_worker: Any) -> None:
     """What a node was handed beyond its slots is given back, and another node runs it."""
-    async with turnout_worker(nap, chatty, concurrency=1, name="one") as one:
-        long = await turnout_client.submit(nap, 3)
-        await until(lambda: _is(long, JobState.running))
-        async with turnout_worker(nap, chatty, concurrency=1, name="two") as two:
+    release = asyncio.Event()
+
+    @activity
+    async def long() -> None:
+        await release.wait()
+
+    async with turnout_worker(long, chatty, concurrency=1, name="one") as one:
+        busy = await turnout_client.submit(long)
+        await until(lambda: _is(busy, JobState.running))
+        async with turnout_worker(long, chatty, concurrency=1, name="two") as two:
             handles = await turnout_client.submit_many(chatty, [{"count": 1}] * 3)
-            await asyncio.gather(*(handle.result(timeout=2.5) for handle in handles))
+            await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
             nodes = {(await handle.info()).attempts[0].node for handle in handles}
+            release.set()
     assert one.id != two.id
     assert nodes == {two.id}
 
