@@ -220,6 +220,7 @@ def test_a_collector_in_trouble_holds_nobody_up(cli: Cli, answer: Any) -> None:
             assert worker.returncode == 0
             assert time.monotonic() - begun_at < 10
     warnings = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
+    warnings = [line for line in warnings if "event loop has been blocked" not in line]  # by a busy machine
     assert len(warnings) == 1, log
     assert "metrics cannot be sent" in warnings[0]
     assert "Traceback" not in log

@@ -370,6 +370,7 @@ async def test_a_worker_that_may_not_write_there_works(denied: str, caplog: pyte
                         await handle.result(timeout=20)
             assert await handles[0].logs() == []
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and "job.tell" not in r.name]
+    warnings = [told for told in warnings if "event loop has been blocked" not in told]  # by a busy machine
     assert len([told for told in warnings if "turnout.logs." in told]) == 1
     assert len(warnings) == (1 if "API" not in denied else 2), warnings
 

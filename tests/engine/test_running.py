@@ -146,8 +146,8 @@ async def test_blocking_the_event_loop_costs_a_warning_with_the_stack_not_a_seco
             assert await handle.result(timeout=30) == 1
         assert len((await handle.info()).attempts) == 1
     blocked = [r.getMessage() for r in caplog.records if "event loop has been blocked" in r.getMessage()]
-    assert len(blocked) == 1
-    assert "time.sleep(seconds)" in blocked[0]
+    # A busy machine blocks it too, and is told of as rightly, but does not sleep there.
+    assert len([told for told in blocked if "time.sleep(seconds)" in told]) == 1, blocked
 
 
 async def test_failures_are_retried_with_the_policys_delays(turnout_client: Client, turnout_worker: Any) -> None:
