@@ -139,7 +139,7 @@ async def test_the_lines_are_there_after_the_end_for_anybody(
     info = await handle.info()
     assert info.started_at is not None
     assert info.finished_at is not None
-    late = dt.timedelta(milliseconds=50)
+    late = dt.timedelta(seconds=1)  # their clocks are the node's and the server's
     assert [line.time for line in lines] == sorted(line.time for line in lines)
     assert info.submitted_at - late <= lines[0].time <= lines[-1].time <= info.finished_at + late
     assert await handle.logs(attempt=2) == lines[2:]
@@ -225,7 +225,7 @@ async def test_nothing_waits_for_a_server_that_is_away_and_the_lines_come_later(
             told = said["steadily"]
 
             async def told_on() -> bool:
-                return said["steadily"] > told + 25
+                return said["steadily"] > told + 10
 
             await until(told_on)
             server.start()
@@ -259,7 +259,7 @@ async def test_a_frozen_server_costs_no_line() -> None:
 async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout_worker: Any) -> None:
     """Whoever follows gets the lines that are kept, then the new ones while the job runs, and an end with the job."""
     async with turnout_worker(steadily):
-        handle = await turnout_client.submit(steadily, lines=40, pause=0.05)
+        handle = await turnout_client.submit(steadily, lines=80, pause=0.05)
         states = []
         lines = []
         async with asyncio.timeout(20):
@@ -268,7 +268,7 @@ async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout
                     states.append((await handle.info()).state)
                 lines.append(line)
         states.append((await handle.info()).state)
-    assert messages(lines) == [f"line {n}" for n in range(40)]
+    assert messages(lines) == [f"line {n}" for n in range(80)]
     assert states == ["running", "completed"]
 
 

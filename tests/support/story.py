@@ -129,7 +129,8 @@ def _check_messaging(story: Story, submit: Span, attempts: Sequence[Span]) -> No
         assert span.attributes["turnout.node.id"] == attempt.node
         assert abs(span.start - attempt.started_at.timestamp()) < 0.5
         assert attempt.ended_at is not None
-        assert abs(span.end - attempt.ended_at.timestamp()) < 0.5
+        # The span ends when the end has been written; a busy machine takes its time for that.
+        assert -0.05 <= span.end - attempt.ended_at.timestamp() < 10
     states = [span.attributes["turnout.job.state"] for span in attempts]
     assert states == ["retrying", "queued", "completed"]
 
