@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import until
+from tests.support.waiting import listed, until
 from turnout import Client, JobFaulted, JobInfo, RetryPolicy, activity, current_job
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
@@ -243,8 +243,7 @@ async def test_many_bare_jobs_each_run_once(
     """Bare jobs share a subject, and yet each has an id, is counted once and runs once."""
     for number in range(30):
         publish("greet", json.dumps({"name": str(number)}))
-    queued = {info.id async for info in turnout_client.jobs(state="queued")}
-    assert len(queued) == 30
+    queued = set(await listed(turnout_client, 30, state="queued"))
 
     async def all_completed() -> bool:
         return (await turnout_client.count())["completed"] == 30

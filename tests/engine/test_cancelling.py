@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import best_of_three, until
+from tests.support.waiting import best_of_three, listed, until
 from turnout import (
     Client,
     InvalidState,
@@ -154,8 +154,7 @@ async def test_queued_bare(
     raw_publish(nats_server.url, subject, "", {"Nats-Msg-Id": "before"})
     raw_publish(nats_server.url, subject, "", {"Nats-Msg-Id": message_id} if message_id else None)
     raw_publish(nats_server.url, subject, "", {"Nats-Msg-Id": "after"})
-    queued = {info.id async for info in turnout_client.jobs(state="queued")}
-    (job_id,) = queued - {"before", "after"}
+    (job_id,) = set(await listed(turnout_client, 3, state="queued")) - {"before", "after"}
     assert message_id in (None, job_id)
     handle = turnout_client.job(job_id)
     await handle.cancel("wrong number")
@@ -381,9 +380,10 @@ async def test_retry_of_bare_jobs(
     """A bare job is retried under its id, whether it faulted or was cancelled before it ran; its neighbours stay."""
     headers = {"Nats-Msg-Id": message_id} if message_id else None
     raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.count_up", '{"succeed_from": 3}', headers)
-    (queued,) = [info async for info in turnout_client.jobs()]
+    (job_id,) = await listed(turnout_client, 1)
     raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.count_up", '{"succeed_from": 1}')
-    handle = turnout_client.job(queued.id)
+    await listed(turnout_client, 2)
+    handle = turnout_client.job(job_id)
     await handle.cancel("not yet")
     await handle.retry()
     assert (await handle.info()).state == "queued"
@@ -393,7 +393,7 @@ async def test_retry_of_bare_jobs(
         await handle.retry()
         assert await handle.result(timeout=10) == [3, {"attempt": 2}]
         info = await handle.info()
-    assert (info.id, info.generation, info.attempt) == (queued.id, 3, 3)
+    assert (info.id, info.generation, info.attempt) == (job_id, 3, 3)
     assert (await turnout_client.count())["completed"] == 2
 
 

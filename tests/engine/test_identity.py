@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import until
+from tests.support.waiting import listed, until
 from turnout import AmbiguousJob, Client, JobExists, JobHandle, activity, activity_ref, current_job
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
@@ -102,6 +102,7 @@ async def test_a_bare_id_is_taken(
 ) -> None:
     """A bare job's message id is as taken as any other, while it is queued and afterwards."""
     raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.note", '{"value": "bare"}', {"Nats-Msg-Id": "b"})
+    assert await listed(turnout_client, 1) == ["b"]
     with pytest.raises(JobExists):
         await turnout_client.submit(note.options(id="b"), "client")
     joined = await turnout_client.submit(note.options(id="b", if_exists="join"), "client")
@@ -135,7 +136,7 @@ async def test_an_id_under_two_activities_is_ambiguous(
     for name in ("note", "other"):
         subject = f"{turnout_client.namespace}.jobs.{name}.two"  # what two clients publish that looked before
         raw_publish(nats_server.url, subject, f'{{"value": "{name}"}}')
-
+    assert await listed(turnout_client, 2) == ["two", "two"]
     async with turnout_worker(*([note, other] if works else [hold])):
         for name in ("note", "other"):
             handle = turnout_client.job("two", name)

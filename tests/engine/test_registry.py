@@ -273,7 +273,7 @@ async def test_bad_filters_are_refused(turnout_client: Client, filters: dict[str
 async def test_nodes(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
     """A node is listed from its start to its stop, with what it works on and how busy it is; names may be shared."""
     assert await turnout_client.nodes() == []
-    async with turnout_worker(hold, echo, name="alpha", concurrency=4) as one:
+    async with turnout_worker(hold, echo, name="alpha", concurrency=4, liveness_ttl=5) as one:
         async with turnout_worker(echo, name="alpha") as two:
             nodes = {node.id: node for node in await turnout_client.nodes()}
             assert set(nodes) == {one.id, two.id}

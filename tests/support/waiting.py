@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from turnout import Client
 
 T = TypeVar("T")
 
@@ -20,6 +22,16 @@ async def until(condition: Callable[[], Awaitable[T]], within_s: float = 15.0) -
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise TimeoutError(f"after {within_s:g} s still not: {condition}") from None
+
+
+async def listed(client: Client, count: int, **filters: Any) -> list[str]:
+    """The ids of the jobs, as soon as there are so many: a bare publish isn't acknowledged."""
+
+    async def all_there() -> list[str] | None:
+        ids = [info.id async for info in client.jobs(**filters)]
+        return ids if len(ids) == count else None
+
+    return await until(all_there) or []
 
 
 def best_of_three(limit_s: float) -> Iterator[list[float]]:
