@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from nats.aio.client import Client as NatsClient
 from nats.js.errors import APIError, ServiceUnavailableError
 
 from turnout.testing import NatsServer
+from turnout.testing.server import _free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
 NO_SUITABLE_PEERS = 10005  # JetStream's answer until the other servers of the cluster are known
@@ -120,8 +120,7 @@ async def publish(client: NatsClient, subject: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(_free_port())
+    return list(ports)

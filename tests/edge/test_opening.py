@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +19,7 @@ import pytest
 from tests.edge.conftest import Connect, make_stream
 from turnout.errors import InvalidValue, PermissionDenied, ServerUnavailable, ServerUnsuitable, TurnoutError
 from turnout.jetstream.connection import Connection, ConnectOptions, Received
-from turnout.testing.server import NatsServer
+from turnout.testing.server import NatsServer, _free_port
 
 ALLOWED_S = 4.0
 RESTRICTED = """
@@ -40,9 +39,9 @@ accounts: {
 """
 
 
-async def refused(kind: type[TurnoutError], *servers: str, **options: Any) -> str:
+async def refused(kind: type[TurnoutError], *servers: str, within_s: float = ALLOWED_S, **options: Any) -> str:
     """The one sentence with which opening fails, as `kind` and soon."""
-    async with asyncio.timeout(ALLOWED_S):
+    async with asyncio.timeout(within_s):
         with pytest.raises(kind) as caught:
             await Connection.open(ConnectOptions(servers=servers, **options), name="test")
     text = str(caught.value)
@@ -74,7 +73,8 @@ async def greeter(*lines: bytes) -> AsyncIterator[str]:
 async def test_no_server_at_the_address() -> None:
     """Nobody listening, an unknown host, and a listener that says nothing each fail soon, naming the address."""
     assert "127.0.0.1:1" in await refused(ServerUnavailable, "nats://127.0.0.1:1")
-    assert "no.such.host.invalid" in await refused(ServerUnavailable, "nats://no.such.host.invalid")
+    # How soon a resolver says that there is no such host is not up to us.
+    assert "no.such.host.invalid" in await refused(ServerUnavailable, "nats://no.such.host.invalid", within_s=15)
     async with greeter() as silent:
         assert silent in await refused(ServerUnavailable, silent, connect_timeout_s=0.3)
         both = await refused(ServerUnavailable, silent, "nats://127.0.0.1:1", connect_timeout_s=0.3)
@@ -245,16 +245,9 @@ async def test_tls_is_used_where_it_is_demanded(certificate: Path, server: NatsS
     assert "TLS" in await refused(ServerUnavailable, server.url.replace("nats://", "tls://"))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 async def test_a_discovered_server_takes_over() -> None:
     """Of a cluster one address is enough: when that server dies, one it has told of is used, with the same login."""
-    ports = [free_port(), free_port()]
+    ports = [_free_port(), _free_port()]
     first, second = (
         NatsServer(
             config=f"""
@@ -266,8 +259,8 @@ async def test_a_discovered_server_takes_over() -> None:
     )
     with first, second:
         url = f"nats://u:p@127.0.0.1:{first.port}"
-        options = ConnectOptions(servers=(url,), reconnect_wait_s=0.05, connect_timeout_s=15)
-        async with asyncio.timeout(20):
+        options = ConnectOptions(servers=(url,), reconnect_wait_s=0.05, connect_timeout_s=50)
+        async with asyncio.timeout(60):  # two servers first elect one of them
             connection = await Connection.open(options, name="test")
             up = asyncio.Event()
             connection.on_up(up.set)

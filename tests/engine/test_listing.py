@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import random
-import socket
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +26,7 @@ from turnout.jetstream.names import kv_stream
 from turnout.jetstream.walk import PAGE_BYTES, WINDOW, Backward
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import own_namespace
+from turnout.testing.server import _free_port
 
 STATES = [state.value for state in JobState]
 DAY = 86_400.0
@@ -187,9 +187,7 @@ async def test_an_overdue_job_is_listed_as_what_it_is(turnout_client: Client) ->
 @pytest.fixture
 def monitored() -> Iterator[tuple[NatsServer, int]]:
     """A server of its own, and the port of its counters."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     with NatsServer(config=f'http: "127.0.0.1:{port}"') as server:
         yield server, port
 

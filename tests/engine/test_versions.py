@@ -159,9 +159,8 @@ async def test_a_record_of_a_newer_version_is_left_alone(
             others = [await turnout_client.submit("work", {}) for _ in range(10)]
             assert [await other.result(timeout=20) for other in others] == [1] * 10
             await asyncio.sleep(3)
-            consumer = await Consumer(turnout_client).info()
-    assert consumer["delivered"]["consumer_seq"] - consumer["delivered"]["stream_seq"] <= 1
-    assert "is given back" in caplog.text
+    told = [record for record in caplog.records if "is given back" in record.getMessage()]
+    assert 1 <= len(told) <= 2  # twice if the first word of it came after the lease
     assert await store.queue.find("work", handle.id) is not None
     assert await record_revision(turnout_client, handle.id) == revision
     assert handle.id not in {job.id async for job in turnout_client.jobs()}
