@@ -169,7 +169,7 @@ def test_a_collector_that_is_away_holds_nobody_up(cli: Cli) -> None:
     """Where no collector answers the program ends all the same, soon, with its own exit code."""
     begun_at = time.monotonic()
     cli("job", "submit", "add", "{}", env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
-    assert time.monotonic() - begun_at < 6
+    assert time.monotonic() - begun_at < 9
 
 
 def test_the_console_is_stderr(cli: Cli) -> None:

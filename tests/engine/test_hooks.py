@@ -118,7 +118,7 @@ async def test_a_lost_attempt_is_told_by_whoever_counts_it(turnout_client: Clien
     assert found is not None
     started = Received(delivery=found, node="ghost-1", nonce="n", now=store.connection.now(), rules=Rules(lease=1))
     await Performer(store).apply("work", handle.id, started)
-    async with turnout_worker(work, liveness_ttl=1.0):
+    async with turnout_worker(work, liveness_ttl=2.0):
         assert await handle.result(timeout=20) == 2
         expected = ["on_lost", "on_start", "on_success"]
         assert await heard.settled(*expected) == expected

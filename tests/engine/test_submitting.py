@@ -13,6 +13,7 @@ import pytest
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from turnout import Client, InvalidArguments, InvalidValue, JobState, RetryPolicy, TurnoutError, activity, activity_ref
+from turnout.jetstream.messages import NoResponders
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -260,7 +261,7 @@ async def test_submitting_goes_on_after_the_server_was_away(turnout_client: Clie
     async def submits() -> Any:
         try:
             return await turnout_client.submit(double, 2)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, NoResponders):
             return None
 
     after = await until(submits)

@@ -235,7 +235,7 @@ async def test_code_that_does_not_listen_is_killed_with_all_it_started(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 20
     assert not any(alive(pid) for pid in pids)
 
 

@@ -216,6 +216,6 @@ async def test_as_a_job_that_is_cancelled(
             break
     await handle.cancel("not needed any more")
     with pytest.raises(JobCancelled, match="not needed any more"):
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
     assert left_over(history) == [report.name]
     assert report.read_text() == "an earlier report"
