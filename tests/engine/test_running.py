@@ -35,7 +35,7 @@ async def nap(seconds: float) -> int:
     return current_job().attempt
 
 
-@activity(lease=3)
+@activity(lease=1)
 async def block(seconds: float) -> int:
     time.sleep(seconds)
     return current_job().attempt
@@ -128,10 +128,10 @@ def thread_waits() -> str:
     return "stopped" if current_job().wait_cancelled(30) else "never"
 
 
-async def test_a_job_of_ten_times_its_lease_runs_in_one_attempt(turnout_client: Client, turnout_worker: Any) -> None:
+async def test_a_job_of_five_times_its_lease_runs_in_one_attempt(turnout_client: Client, turnout_worker: Any) -> None:
     """The lease is kept for as long as the code runs."""
     async with turnout_worker(nap):
-        handle = await turnout_client.submit(nap, 10.0)
+        handle = await turnout_client.submit(nap, 5.0)
         assert await handle.result(timeout=20) == 1
         assert len((await handle.info()).attempts) == 1
 
@@ -141,7 +141,7 @@ async def test_blocking_the_event_loop_costs_a_warning_with_the_stack_not_a_seco
 ) -> None:
     """`time.sleep` of several leases inside an async activity is one attempt, and the log tells where it slept."""
     async with turnout_worker(block):
-        handle = await turnout_client.submit(block, 10.0)
+        handle = await turnout_client.submit(block, 4.0)
         with caplog.at_level(logging.WARNING, "turnout.worker"):
             assert await handle.result(timeout=30) == 1
         assert len((await handle.info()).attempts) == 1
@@ -347,10 +347,10 @@ async def test_a_running_job_survives_a_server_that_is_away_for_several_leases()
     """The code goes on while NATS is away, and its result is written when it is back: one attempt."""
     with NatsServer() as server:
         async with Client.connect(server.url) as client, Worker(client, activities=[nap]):
-            handle = await client.submit(nap, 6)
+            handle = await client.submit(nap, 4)
             await until(lambda: _is(handle, JobState.running))
             await asyncio.to_thread(server.kill)
-            await asyncio.sleep(4)
+            await asyncio.sleep(2.5)
             await asyncio.to_thread(server.start)
             assert await handle.result(timeout=30) == 1
             assert [a.outcome for a in (await handle.info()).attempts] == ["completed"]
