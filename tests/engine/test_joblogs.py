@@ -26,6 +26,7 @@ from tests.support.waiting import until
 from turnout import Client, JobContextFilter, JobNotFound, LogLine, Worker
 from turnout.client import joblogs
 from turnout.core.loglines import LINE_BYTES, Line, cut
+from turnout.jetstream import link
 from turnout.jetstream.topology import Topology, TopologyOptions, stream_configs
 from turnout.testing import ActivityEnvironment, NatsServer
 from turnout.worker.joblog import LINES_MAX
@@ -235,11 +236,12 @@ async def test_nothing_waits_for_a_server_that_is_away_and_the_lines_come_later(
             assert (await handle.info()).attempt == 1
 
 
-async def test_a_frozen_server_costs_no_line() -> None:
+async def test_a_frozen_server_costs_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent to a server that had frozen is sent again, and stored once."""
+    monkeypatch.setattr(link, "WATCH_MISSES", 1)
     with NatsServer() as server:
         async with Client.connect(server.url) as client, Worker(client, activities=[steadily]):
-            handle = await client.submit(steadily, lines=150, pause=0.05)
+            handle = await client.submit(steadily, lines=80, pause=0.05)
 
             async def some() -> list[LogLine]:
                 return await handle.logs()
@@ -253,7 +255,7 @@ async def test_a_frozen_server_costs_no_line() -> None:
             await until(noticed)
             server.resume()
             await handle.result(timeout=30)
-            assert messages(await handle.logs()) == [f"line {n}" for n in range(150)]
+            assert messages(await handle.logs()) == [f"line {n}" for n in range(80)]
 
 
 async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout_worker: Any) -> None:

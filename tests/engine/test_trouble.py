@@ -180,9 +180,10 @@ async def test_an_alarm_does_not_make_a_standby_run_hot(nats_server: NatsServer,
 
 
 async def test_a_second_stop_does_not_wait_for_a_server_that_is_away(
-    nats_server: NatsServer, turnout_client: Client
+    nats_server: NatsServer, turnout_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop without grace ends the worker within seconds of it, also when a job's end can't be written."""
+    monkeypatch.setattr(runner, "CLEANUP_S", 0.0)  # the code here needs no time for cleaning up
     worker = Worker(turnout_client, activities=[gated])
     await worker.start()
     handle = await turnout_client.submit(gated, "away")
