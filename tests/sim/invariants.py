@@ -26,6 +26,10 @@ class Violation(AssertionError):
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name}: {text}")
         self.name = name
+        self._text = text
+
+    def __reduce__(self) -> tuple[type[Violation], tuple[str, str]]:
+        return Violation, (self.name, self._text)  # from a process of the pool to the test
 
 
 class Invariants:

@@ -272,3 +272,23 @@ def run(plan: Plan, *, missing: frozenset[str] = frozenset(), decide: Decide = l
 def crash_points(plan: Plan) -> int:
     """How many effects the plan performs when nobody crashes."""
     return Simulation(attrs.evolve(plan, crash=())).run().effects
+
+
+def crash_runs(plan: Plan) -> list[Plan]:
+    """The plan with a crash before each of its effects in turn."""
+    return [attrs.evolve(plan, crash=(n,)) for n in range(1, crash_points(plan) + 1)]
+
+
+def crashes_in(plan: Plan) -> bool:
+    """Run the plan; whether anything crashed."""
+    return run(plan).crashes > 0
+
+
+def crash_everywhere(plan: Plan) -> int:
+    """Run the plan, once for each of its effects with a crash before that one. Returns how many runs crashed."""
+    return sum(map(crashes_in, crash_runs(plan)))
+
+
+def run_seed(seed: int) -> None:
+    """Run the random history of a seed."""
+    run(Plan.of_seed(seed))
