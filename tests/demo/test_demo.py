@@ -1,9 +1,11 @@
-"""The examples, as people run them: processes of their own, looked at from outside."""
+"""The examples, as people run them: processes of their own, looked at from outside.
+
+That the demo keeps its promises it checks itself: `make demo`, which .ci/run calls, fails where it doesn't.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -34,18 +36,6 @@ def test_hello() -> None:
     with NatsServer() as server:
         said, _ = start("hello.py", NATS_URL=server.url).communicate(timeout=30)
     assert said == "Hello, turnout!\n"
-
-
-def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
-    """A worker is killed in the middle of a job; the other one goes on where it was, and nothing is left behind."""
-    demo = start("demo.py", TMPDIR=str(tmp_path))
-    said, _ = demo.communicate(timeout=110)
-    assert demo.returncode == 0, said
-    assert re.search(r"killed (red|blue)-\w+ \(SIGKILL", said)
-    assert re.search(r"^1 +lost .*NodeLost", said, re.M)
-    assert re.search(r"^2 +completed", said, re.M)
-    assert "0 were done again" in said
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
