@@ -2,7 +2,7 @@
 
 The Python blocks of a document are one session, in order, like one typed into `python -m asyncio`. Three kinds are not
 typed but kept in files: a block that begins with a comment `# name.py` becomes that module, which later blocks import;
-one that calls `asyncio.run()` is run as a program; one with tests in it is run by pytest.
+one that calls `asyncio.run()` is run as a program; those with tests in them are run by pytest, together at the end.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ async def test_python_blocks_run(
             if named is not None:
                 (tmp_path / named[1]).write_text(text)
             if re.search(r"^\s*(async )?def test_\w+\(", text, re.M):
-                await run_tests(text, tmp_path, f"{name_of(document)}:{block.line}")
+                (tmp_path / f"test_of_line_{block.line}.py").write_text(text)
             elif "asyncio.run(" in text:
                 await run_program([sys.executable, "-c", text], f"{name_of(document)}:{block.line}")
             elif named is None:
                 await run_typed(block, text, document, session)
+        await run_tests(tmp_path, name_of(document))
     finally:
         await close_all(session)
         for name in set(sys.modules) - before:
@@ -90,11 +91,11 @@ async def run_typed(block: Block, text: str, document: Path, session: types.Modu
             await result
 
 
-async def run_tests(text: str, folder: Path, where: str) -> None:
-    file = folder / "test_of_the_document.py"
-    file.write_text(text)
-    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
-    await run_program([sys.executable, "-m", "pytest", *options, str(file)], where)
+async def run_tests(folder: Path, where: str) -> None:
+    files = sorted(map(str, folder.glob("test_of_line_*.py")))
+    if files:
+        options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+        await run_program([sys.executable, "-m", "pytest", *options, *files], where)
 
 
 async def run_program(command: list[str], where: str) -> None:
