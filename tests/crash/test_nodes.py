@@ -51,6 +51,7 @@ async def quickest(fleet: Fleet, within_s: float, repaired: Callable[[], Awaitab
     return min(took_s)
 
 
+@pytest.mark.timeout(400)
 async def test_a_killed_nodes_job_goes_on_elsewhere_within_the_ttl_and_two_seconds(
     turnout_client: Client, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ async def test_twenty_rolling_restarts_cost_no_budget(turnout_client: Client, fl
     assert (info.state, info.losses, info.failures, info.aborts) == ("running", 0, 0, 20)
 
 
+@pytest.mark.timeout(400)
 async def test_the_supervisor_and_its_jobs_are_taken_over_when_one_process_dies(
     turnout_client: Client, fleet: Fleet, tmp_path: Path
 ) -> None:

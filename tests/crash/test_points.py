@@ -491,7 +491,7 @@ PHASES: dict[str, list[tuple[str, Play]]] = {
 }
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.replace(" ", "-"))
 async def test_a_crash_at_every_point_of(phase: str, nats_server: NatsServer, tmp_path: Path) -> None:
     """Whoever dies, and wherever: the job ends once, in the right state, with one letter if it faulted, and no trace in

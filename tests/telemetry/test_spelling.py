@@ -118,6 +118,16 @@ def test_the_library_spells_one_of_each_batch(quick: Any, monkeypatch: pytest.Mo
     assert seen == [1]
 
 
+def test_what_cannot_be_told_costs_no_other_span(quick: Any) -> None:
+    """Code in a job may set what OTLP has no place for; the library leaves out that attribute, and so is it here."""
+    wanted = {"kind": SpanKind.CONSUMER, "told": "", "remote": True, "state": None, "provider": 0}
+    values = [1, 2**64, "\ud800", float("nan"), 2]
+    spans = ended([{**wanted, "attributes": {"a": value, "b": "kept"}} for value in values])
+    found = told(quick(spans))
+    assert len(found) == len(values)
+    assert found == told(encode_spans(spans))
+
+
 def test_it_is_done_once(quick: Any) -> None:
     """A second exporter, of metrics say, finds it done."""
     list(TRACES.made("otlp"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from turnout.jetstream.suspension import suspended_too
 
 RETURN_S = 8.0
-"""How long others may take to be back where we are back already: a dial that hangs (5 s), and the longest wait between
-two (3 s). A liveness TTL may be shorter."""
+"""How long others may take to be back where we are back already: a dial to a server that says nothing (5 s), and the
+longest wait between two (3 s). A liveness TTL may be shorter."""
 
 
 class Confidence:
@@ -20,22 +20,20 @@ class Confidence:
         self.in_time_at: float | None = None
         """When the last sign of life succeeded, by the clock of `suspended_too`."""
         self._ttl_s = ttl_s
-        self._sure_at = suspended_too() + ttl_s
+        self._sure_at = 0.0
         self._failed = False
-        self._epoch = 0
 
-    def succeeded(self, epoch: int) -> None:
-        """A sign of life got through; `epoch` is that of its connection."""
+    def succeeded(self) -> None:
+        """A sign of life got through."""
         now = suspended_too()
-        before = self.in_time_at if self.in_time_at is not None else now
-        if self._failed or epoch != self._epoch > 0:
+        if self._failed:
             self._sure_at = now + max(self._ttl_s, RETURN_S)  # the server was away, for others perhaps longer
-        elif now - before > self._ttl_s / 2:
+        elif self.in_time_at is None or now - self.in_time_at > self._ttl_s / 2:
             self._sure_at = now + self._ttl_s
-        self.in_time_at, self._epoch, self._failed = now, epoch, False
+        self.in_time_at, self._failed = now, False
 
     def failed(self) -> None:
-        """A sign of life did not get through."""
+        """A sign of life did not get through, or the connection that carries them was lost."""
         self._failed = True
 
     def __call__(self) -> bool:

@@ -99,6 +99,7 @@ class Supervisor:
         duty = _Duty(self._options)
         subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
         await connection.subscribe(subject, self._hear)
+        connection.on_down(self.confident.failed)
         records, objects = Records(store, sweep.apply), ObjectCollector(store, self._options.object_age)
         beside = [
             asyncio.create_task(self._beside(self._options.registry_every, records.look)),
@@ -109,7 +110,7 @@ class Supervisor:
                 looked = False
                 try:
                     self.acting = await election.stand()
-                    self.confident.succeeded(connection.epoch)
+                    self.confident.succeeded()
                     if self.acting:
                         await self._act(store, sweep, duty)
                     else:

@@ -49,7 +49,7 @@ class Signal:
             return
         try:
             exporter = found.load()()
-            if entry.startswith("otlp_"):
+            if self.name == "traces" and entry.startswith("otlp_"):
                 _quicken(exporter)
             yield exporter
         except Exception as error:  # somebody else's package, configured by somebody else

@@ -33,8 +33,6 @@ _UNSET = Status(StatusCode.UNSET)
 _COUNTS_ITSELF = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 """With it the SDK counts the spans that it makes, and would miss ours."""
 _RANDOM = getattr(TraceFlags, "RANDOM_TRACE_ID", 0)
-_ENDING = threading.Lock()
-"""One for all spans: it is held for as long as it takes to see that a span has not been ended yet."""
 
 
 class LightProvider(TracerProvider):
@@ -123,6 +121,7 @@ class LightSpan(trace.Span, ReadableSpan):
         )
         self._known = context
         self._above = parent
+        self._lock = threading.Lock()
         self._processor = tracer.span_processor
         self._bounds = limits
         self._title = name
@@ -141,47 +140,56 @@ class LightSpan(trace.Span, ReadableSpan):
         return self._ended_ns is None
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        if not self._lives():
-            return
-        facts = self._facts
-        if isinstance(facts, dict):
-            if self._plain(attributes):
-                facts.update(attributes)
+        with self._lock:
+            if self._ended_ns is None:
+                self._take(attributes)
                 return
-            bounds = self._bounds
-            facts = self._facts = BoundedAttributes(
-                bounds.max_span_attributes, facts, immutable=False, max_value_len=bounds.max_span_attribute_length
-            )
-        for key, value in attributes.items():
-            facts[key] = value
+        self._late()
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         self.set_attributes({key: value})
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        if self._lives():
-            bounds = self._bounds
-            checked = self._checked(attributes, bounds.max_event_attributes)
-            if self._noted is None:
-                self._noted = BoundedList(bounds.max_events)
-            self._noted.append(Event(name, checked, timestamp))
+        event = Event(name, self._checked(attributes, self._bounds.max_event_attributes), timestamp)
+        with self._lock:
+            if self._ended_ns is None:
+                if self._noted is None:
+                    self._noted = BoundedList(self._bounds.max_events)
+                self._noted.append(event)
+                return
+        self._late()
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        if self._lives() and context is not None and (context.is_valid or attributes or context.trace_state):
-            bounds = self._bounds
-            if self._linked is None:
-                self._linked = BoundedList(bounds.max_links)
-            self._linked.append(Link(context, self._checked(attributes, bounds.max_link_attributes)))
+        if context is None or not (context.is_valid or attributes or context.trace_state):
+            return
+        link = Link(context, self._checked(attributes, self._bounds.max_link_attributes))
+        with self._lock:
+            if self._ended_ns is None:
+                if self._linked is None:
+                    self._linked = BoundedList(self._bounds.max_links)
+                self._linked.append(link)
+                return
+        self._late()
 
     def update_name(self, name: str) -> None:
-        if self._lives():
-            self._title = name
+        with self._lock:
+            if self._ended_ns is None:
+                self._title = name
+                return
+        self._late()
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """As the specification has it: Ok is final, and nothing is ever unset."""
+        given: object = status  # of code that nobody has checked
+        if not isinstance(given, Status | StatusCode):
+            return
         new = status if isinstance(status, Status) else Status(status, description)
-        if self._lives() and self._outcome.status_code is not StatusCode.OK and not new.is_unset:
-            self._outcome = new
+        with self._lock:
+            if self._ended_ns is None:
+                if self._outcome.status_code is not StatusCode.OK and not new.is_unset:
+                    self._outcome = new
+                return
+        self._late()
 
     def record_exception(
         self,
@@ -193,11 +201,14 @@ class LightSpan(trace.Span, ReadableSpan):
         sdk.Span.record_exception(self, exception, attributes, timestamp, escaped)  # type: ignore[arg-type]
 
     def end(self, end_time: int | None = None) -> None:
-        with _ENDING:
-            if not self._lives():
-                return
-            self._ended_ns = time.time_ns() if end_time is None else end_time
-        self._processor.on_end(self)
+        with self._lock:
+            first = self._ended_ns is None
+            if first:
+                self._ended_ns = time.time_ns() if end_time is None else end_time
+        if first:
+            self._processor.on_end(self)
+        else:
+            self._late()
 
     # --- what processors and programs read ----------------------------------------------------------------------------
 
@@ -275,11 +286,21 @@ class LightSpan(trace.Span, ReadableSpan):
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _lives(self) -> bool:
-        if self._ended_ns is None:
-            return True
+    def _late(self) -> None:
         logger.warning("something is told of the span %r, which has ended", self._title)
-        return False
+
+    def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
+        facts = self._facts
+        if isinstance(facts, dict):
+            if self._plain(attributes):
+                facts.update(attributes)
+                return
+            bounds = self._bounds
+            facts = self._facts = BoundedAttributes(
+                bounds.max_span_attributes, facts, immutable=False, max_value_len=bounds.max_span_attribute_length
+            )
+        for key, value in attributes.items():
+            facts[key] = value
 
     def _plain(self, attributes: Mapping[str, AttributeValue]) -> bool:
         """Whether the SDK would take all of them as they are."""

@@ -21,8 +21,8 @@ REMEMBERED = 4096
 LONGEST = 64
 """A longer text is not remembered: there may be many of them."""
 
-_OF_ONE = frozenset({spans.JOB_ID, spans.MESSAGE_ID, spans.JOB_QUEUE_WAIT})
-"""The attributes that no two attempts share."""
+_OF_ONE = frozenset({spans.JOB_ID, spans.MESSAGE_ID})
+"""The attributes that no two jobs share."""
 
 _LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK | _LOCAL
@@ -50,7 +50,11 @@ def _encode(usual: Encode, batch: Sequence[ReadableSpan]) -> Any:
     request = usual([first, *(span for span in batch if id(span) not in quick and span is not first)])
     told = request.resource_spans[0].scope_spans[0].spans
     for span in alike:
-        _spell(span, told.add())
+        try:
+            _spell(span, told.add())
+        except Exception:  # of a value that can't be told: the library leaves that one out, and says so
+            del told[-1]
+            request.MergeFrom(usual([span]))
     return request
 
 
@@ -67,8 +71,8 @@ def _spell(span: LightSpan, into: Span) -> None:
     into.flags = _REMOTE if parent.is_remote else _LOCAL
     known = []
     for key, value in span.facts:
-        if key in _OF_ONE or (type(value) is str and len(value) > LONGEST):
-            _add(into, key, value)
+        if key in _OF_ONE or type(value) is float or (type(value) is str and len(value) > LONGEST):
+            _add(into, key, value)  # a float may be equal to another one, and is of the other sign: 0.0
         else:
             known.append(_remembered(key, value))
     into.MergeFromString(b"".join(known))

@@ -233,11 +233,12 @@ class LeaseKeeper:
             await connection.sync_clock(kv_stream(self._names.nodes_bucket))
             await connection.subscribe(self._names.control(node), self._control)
             connection.on_up(self._all_due)
+            connection.on_down(self.confident.failed)
             await nodes.alive(self._describe())
-            self.confident.succeeded(connection.epoch)
+            self.confident.succeeded()
             self._work_loop.call_soon_threadsafe(_resolve, self._ready, None)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(connection, nodes))]
+                tasks = [group.create_task(self._extend_forever()), group.create_task(self._live(nodes))]
                 await self._ending.wait()
                 for task in tasks:
                     task.cancel()
@@ -372,7 +373,7 @@ class LeaseKeeper:
         self._extend(lease)
         return True
 
-    async def _live(self, connection: Connection, nodes: Nodes) -> None:
+    async def _live(self, nodes: Nodes) -> None:
         """Keep the node's key alive; a write that fails or comes late costs the right to call others dead (P5)."""
         while True:
             self._hurry.clear()
@@ -381,7 +382,7 @@ class LeaseKeeper:
                     await self._hurry.wait()
             try:
                 await nodes.alive(self._describe())
-                self.confident.succeeded(connection.epoch)
+                self.confident.succeeded()
             except TurnoutError as error:
                 logger.warning("the node's liveness could not be written: %s", error)
                 self.confident.failed()
