@@ -64,7 +64,7 @@ async def test_there_is_more(connection: Connection, stream: str) -> None:
 
 async def test_walks_give_everything_in_their_order(connection: Connection, stream: str) -> None:
     """Forwards, backwards and by subject, over several pages; leaving early leaves nothing behind."""
-    count = 3 * PAGE + 1
+    count = 5 * PAGE + 1  # more than one read
     await asyncio.gather(*(connection.store_nowait(f"{stream}.{n % 3_000}", b"%d" % n) for n in range(count)))
     ahead = [raw.seq async for found in forward(connection, stream, f"{stream}.>") for raw in found]
     assert ahead == list(range(1, count + 1))
