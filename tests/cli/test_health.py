@@ -127,7 +127,8 @@ def test_it_is_not_ready_without_a_consumer(cli: Cli) -> None:
         async with Client.connect(cli.url, namespace=cli.namespace) as client:  # connecting makes what is missing
             await asyncio.to_thread(health.until, "/readyz", 200)
             handle = await client.submit("block", {"seconds": 0})
-            assert await handle.result(timeout=10) == 1
+            # A server that deletes a stream sometimes loses its word of it to some of the pulls: silence tells them.
+            assert await handle.result(timeout=60) == 1
 
     with healthy(cli) as (_, health):
         health.until("/readyz", 200)
