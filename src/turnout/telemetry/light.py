@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import ItemsView, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -141,56 +141,27 @@ class LightSpan(trace.Span, ReadableSpan):
         return self._ended_ns is None
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        with self._lock:
-            if self._ended_ns is None:
-                self._take(attributes)
-                return
-        self._late()
+        self._tell(self._take, attributes)
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        self.set_attributes({key: value})
+        self._tell(self._take, {key: value})
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         event = Event(name, self._checked(attributes, self._bounds.max_event_attributes), timestamp)
-        with self._lock:
-            if self._ended_ns is None:
-                if self._noted is None:
-                    self._noted = BoundedList(self._bounds.max_events)
-                self._noted.append(event)
-                return
-        self._late()
+        self._tell(self._note, event)
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        if context is None or not (context.is_valid or attributes or context.trace_state):
-            return
-        link = Link(context, self._checked(attributes, self._bounds.max_link_attributes))
-        with self._lock:
-            if self._ended_ns is None:
-                if self._linked is None:
-                    self._linked = BoundedList(self._bounds.max_links)
-                self._linked.append(link)
-                return
-        self._late()
+        if context is not None and (context.is_valid or attributes or context.trace_state):
+            link = Link(context, self._checked(attributes, self._bounds.max_link_attributes))
+            self._tell(self._link, link)
 
     def update_name(self, name: str) -> None:
-        with self._lock:
-            if self._ended_ns is None:
-                self._title = name
-                return
-        self._late()
+        self._tell(setattr, self, "_title", name)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """As the specification has it: Ok is final, and nothing is ever unset."""
         given: object = status  # of code that nobody has checked
-        if not isinstance(given, Status | StatusCode):
-            return
-        new = status if isinstance(status, Status) else Status(status, description)
-        with self._lock:
-            if self._ended_ns is None:
-                if self._outcome.status_code is not StatusCode.OK and not new.is_unset:
-                    self._outcome = new
-                return
-        self._late()
+        if isinstance(given, Status | StatusCode):
+            self._tell(self._judge, status if isinstance(status, Status) else Status(status, description))
 
     def record_exception(
         self,
@@ -203,14 +174,8 @@ class LightSpan(trace.Span, ReadableSpan):
         record(self, exception, attributes, timestamp, escaped)
 
     def end(self, end_time: int | None = None) -> None:
-        with self._lock:
-            first = self._ended_ns is None
-            if first:
-                self._ended_ns = time.time_ns() if end_time is None else end_time
-        if first:
+        if self._tell(setattr, self, "_ended_ns", time.time_ns() if end_time is None else end_time):
             self._processor.on_end(self)
-        else:
-            self._late()
 
     # --- what processors and programs read ----------------------------------------------------------------------------
 
@@ -288,8 +253,30 @@ class LightSpan(trace.Span, ReadableSpan):
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _late(self) -> None:
-        logger.warning("something is told of the span %r, which has ended", self._title)
+    def _tell(self, change: Callable[..., object], *given: object) -> bool:
+        """Make a change, unless the span has ended; any thread may, and none after the end. Whether it was made."""
+        with self._lock:
+            lives = self._ended_ns is None
+            if lives:
+                change(*given)
+        if not lives:
+            logger.warning("something is told of the span %r, which has ended", self._title)
+        return lives
+
+    def _note(self, event: Event) -> None:
+        if self._noted is None:
+            self._noted = BoundedList(self._bounds.max_events)
+        self._noted.append(event)
+
+    def _link(self, link: Link) -> None:
+        if self._linked is None:
+            self._linked = BoundedList(self._bounds.max_links)
+        self._linked.append(link)
+
+    def _judge(self, status: Status) -> None:
+        """As the specification has it: Ok is final, and nothing is ever unset."""
+        if self._outcome.status_code is not StatusCode.OK and not status.is_unset:
+            self._outcome = status
 
     def _take(self, attributes: Mapping[str, AttributeValue]) -> None:
         facts = self._facts
