@@ -29,7 +29,7 @@ SCALARS = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
     st.floats(allow_nan=False),
 )
-VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3))
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.dictionaries(KEYS, SCALARS, max_size=2), st.binary())
 SPANS = st.lists(
     st.fixed_dictionaries(
         {
