@@ -7,15 +7,15 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.collectors import troubled_workers
 from tests.cli.conftest import Cli, first_document
 from tests.cli.test_health import Health, until
-from tests.support.otlp import Answer, OtlpReceiver
+from tests.support.otlp import OtlpReceiver
 from tests.telemetry.test_metrics import prometheus_name, read
 from turnout.telemetry import metrics
 from turnout.telemetry.exporters import METRICS
@@ -205,32 +205,30 @@ def test_metrics_reach_a_collector(cli: Cli) -> None:
 
 def test_a_collector_in_trouble_holds_nobody_up(cli: Cli) -> None:
     """One that refuses, hangs or is away: jobs run, the worker ends in time with 0, and one line of the log says it."""
-    answers: list[Answer | None] = [503, 400, "hang", None]
-    with ExitStack() as stack:
-        troubled = []
-        for answer in answers:
-            receiver = stack.enter_context(OtlpReceiver(answer or 200))
-            url = receiver.url if answer is not None else "http://127.0.0.1:1"
-            env = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{url}/v1/metrics", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
-            env |= {"OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "1"}
-            own = Cli(cli.url, f"{cli.namespace}_{answer}")
-            worker = stack.enter_context(own.process("worker", "metered", "-o", "json", env=env))
-            troubled.append((answer, receiver, own, worker))
-        for answer, receiver, own, worker in troubled:
-            first_document(worker)
-            own("job", "submit", "add", '{"a": 1}', "--wait")
-            if answer is not None:
-                until(lambda receiver=receiver: receiver.requests > 0)  # type: ignore[misc]
+
+    def environment(url: str) -> dict[str, str]:
+        return {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{url}/v1/metrics",
+            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+            "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT": "1",
+        }
+
+    with troubled_workers(cli, "metered", environment) as troubled:
+        for each in troubled:
+            first_document(each.worker)
+            each.cli("job", "submit", "add", '{"a": 1}', "--wait")
+            if each.answer is not None:
+                until(lambda collector=each.collector: collector.requests > 0)  # type: ignore[misc]
         begun_at = time.monotonic()
-        for _, _, _, worker in troubled:
-            worker.send_signal(signal.SIGTERM)
-        for answer, _, _, worker in troubled:
-            _, log = worker.communicate(timeout=30)
-            assert worker.returncode == 0, answer
+        for each in troubled:
+            each.worker.send_signal(signal.SIGTERM)
+        for each in troubled:
+            _, log = each.worker.communicate(timeout=30)
+            assert each.worker.returncode == 0, each.answer
             assert time.monotonic() - begun_at < 10
             warnings = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
             warnings = [line for line in warnings if "event loop has been blocked" not in line]  # by a busy machine
-            assert len(warnings) == 1, f"{answer}: {log}"
+            assert len(warnings) == 1, f"{each.answer}: {log}"
             assert "metrics cannot be sent" in warnings[0]
             assert "Traceback" not in log
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import ExitStack
 
 import pytest
 
+from tests.cli.collectors import troubled_workers
 from tests.cli.conftest import Cli, first_document
-from tests.support.otlp import Answer, OtlpReceiver
+from tests.support.otlp import OtlpReceiver
 from turnout.telemetry.exporters import TRACES
 from turnout.telemetry.setup import BATCH_SPANS, QUEUE_SPANS_MAX, SPAN_BYTES, queue_size
 
@@ -114,34 +114,29 @@ def test_children_do_not_repeat_what_the_worker_has_told(cli: Cli) -> None:
 
 def test_a_collector_in_trouble_costs_no_job_and_one_warning(cli: Cli) -> None:
     """It refuses, says nothing, or is not there: jobs run, the worker says so once, and it ends in time."""
-    answers: list[Answer | None] = [503, 400, "hang", None]
-    with ExitStack() as stack:
-        troubled = []
-        for answer in answers:
-            collector = stack.enter_context(OtlpReceiver(answer or 200))
-            env = {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url if answer is not None else "http://127.0.0.1:1",
-                "OTEL_BSP_SCHEDULE_DELAY": "50",
-                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
-            }
-            own = Cli(cli.url, f"{cli.namespace}_{answer}")
-            troubled.append(
-                (answer, own, stack.enter_context(own.process("worker", "shop:add", "-o", "json", env=env)))
-            )
-        for _, _, worker in troubled:
-            first_document(worker)
+
+    def environment(url: str) -> dict[str, str]:
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        }
+
+    with troubled_workers(cli, "shop:add", environment) as troubled:
+        for each in troubled:
+            first_document(each.worker)
         begun_at = time.monotonic()
         while time.monotonic() - begun_at < 2:  # many batches, and the end of the first one's patience
-            for _, own, _ in troubled:
-                own("job", "submit", "add", '{"a": 1}', "--wait")
-        for _, _, worker in troubled:
-            worker.send_signal(signal.SIGTERM)
-        for answer, _, worker in troubled:
-            assert worker.wait(10) == 0, answer
-            assert worker.stderr is not None
-            said = worker.stderr.read()
+            for each in troubled:
+                each.cli("job", "submit", "add", '{"a": 1}', "--wait")
+        for each in troubled:
+            each.worker.send_signal(signal.SIGTERM)
+        for each in troubled:
+            assert each.worker.wait(10) == 0, each.answer
+            assert each.worker.stderr is not None
+            said = each.worker.stderr.read()
             told = [line for line in said.splitlines() if "cannot be sent" in line]
-            assert len(told) == 1, f"{answer}: {said}"
+            assert len(told) == 1, f"{each.answer}: {said}"
             assert "opentelemetry" not in said
             assert "Traceback" not in said
 
