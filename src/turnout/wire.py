@@ -6,6 +6,7 @@ and `v` names the version of the spelling: a reader takes every version up to it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -260,6 +261,17 @@ def tells_end(data: bytes) -> bool:
     """Whether this may be the record of a job that has ended, told without reading all of it."""
     state = state_of(data)
     return state is None or state in FINAL  # None: who reads it will say what is wrong with it
+
+
+def result_text(data: bytes) -> str | None:
+    """The result in the record of a completed job, in a fifth of the time; None: only `load_record` can tell."""
+    if state_of(data) is not JobState.completed:
+        return None
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        text = fastjson.loads(data)["result"]["text"]
+        if isinstance(text, str):
+            return text
+    return None
 
 
 def dump_node(node: NodeInfo) -> bytes:

@@ -280,6 +280,21 @@ async def test_clients_are_closed_once_and_for_all(nats_server: NatsServer, turn
         assert (await again.job(handle.id).info()).state == "queued"
 
 
+async def test_whoever_waits_is_told_that_the_client_is_closed(nats_server: NatsServer, turnout_client: Client) -> None:
+    """Nobody waits for ever for a result or a change that can't come any more."""
+    client = await Client.connect(nats_server.url, namespace=turnout_client.namespace)
+    handle = await client.submit(convert, "a")
+    watch = handle.watch()
+    assert (await anext(watch)).state == "queued"
+    waiting = [asyncio.create_task(each) for each in (handle.result(), anext(watch))]
+    await asyncio.sleep(0.2)
+    assert not any(task.done() for task in waiting)
+    await client.close()
+    for task in waiting:
+        with pytest.raises(ConnectionError, match="closed"):
+            await asyncio.wait_for(task, 10)
+
+
 async def test_enter_and_leave_in_different_tasks(
     nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory
 ) -> None:

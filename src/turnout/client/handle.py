@@ -68,26 +68,36 @@ class JobHandle(Generic[R]):
         job as it is.
         """
         limit_s = None if timeout is None else seconds(timeout, "timeout")
-        limit = asyncio.timeout(limit_s or None)
+        if limit_s == 0:  # the limit is on waiting: without any the job is asked for once
+            ended: JobRecord | str = await self._reader.read(await self._named(), self.id)
+        else:
+            ended = await self._end(limit_s)
+        if isinstance(ended, JobRecord):
+            if not ended.state.final:
+                raise TimeoutError(f"job {self.id} has not ended; it is {ended.state}")
+            if ended.state is not JobState.completed:
+                raise await self._failure(ended)
+            ended = await self._reader.text(ended.result) or "null"
+        return self._decode(ended) if self._decode is not None else decode_as(ended, None, "result")
+
+    async def _end(self, limit_s: float | None) -> JobRecord | str:
+        since, self.fresh_since = self.fresh_since, None
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                # The limit is on waiting: without any the job is asked for once.
-                record = await self._end() if limit_s != 0 else await self._reader.read(await self._named(), self.id)
+                return await self._reader.end(await self._named(), self.id, since=since)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
-        if not record.state.final:
-            raise TimeoutError(f"job {self.id} has not ended; it is {record.state}")
-        if record.state is JobState.completed:
-            text = await self._reader.text(record.result) or "null"
-            return self._decode(text) if self._decode is not None else decode_as(text, None, "result")
+
+    async def _failure(self, record: JobRecord) -> JobCancelled | JobFaulted:
         info = await self._reader.info(record)
         if record.state is JobState.cancelled:
-            raise JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason was given'}", info)
+            return JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason was given'}", info)
         error = record.error
         what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
-        raise JobFaulted(f"job {self.id} faulted ({record.reason}): {what}", info)
+        return JobFaulted(f"job {self.id} faulted ({record.reason}): {what}", info)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
@@ -178,14 +188,6 @@ class JobHandle(Generic[R]):
         if limit is not None and limit < 1:
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
         return JobLogs(self._store, self._reader, await self._named(), self.id)
-
-    async def _end(self) -> JobRecord:
-        activity, since, self.fresh_since = await self._named(), self.fresh_since, None
-        async with contextlib.aclosing(self._reader.changes(activity, self.id, ends=True, since=since)) as changes:
-            async for record in changes:
-                if record.state.final:
-                    return record
-        raise TurnoutError(f"job {self.id} can't be followed any more: the client is closed")
 
     async def _named(self) -> str:
         if self._activity is None:

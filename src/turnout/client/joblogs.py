@@ -56,7 +56,7 @@ class JobLogs:
         connection = self._store.connection
         subject = self._store.names.log(self._activity, self._id)
         subscription = await connection.subscribe(subject, lambda _: heard.set(), confirmed=False)
-        end = asyncio.create_task(self._end())
+        end = asyncio.create_task(self._reader.end(self._activity, self._id))
         end.add_done_callback(lambda _: heard.set())
         try:
             while True:
@@ -88,12 +88,6 @@ class JobLogs:
     def _just_ended(self, record: JobRecord) -> bool:
         ended_at = record.finished_at
         return record.state.final and ended_at is not None and self._store.connection.now() - ended_at < _FRESH_S
-
-    async def _end(self) -> None:
-        async with contextlib.aclosing(self._reader.changes(self._activity, self._id, ends=True)) as changes:
-            async for record in changes:
-                if record.state.final:
-                    return
 
 
 def _chosen(lines: list[Line], limit: int | None, attempt: int | None) -> list[LogLine]:

@@ -11,11 +11,12 @@ from turnout.client.counting import Counting
 from turnout.client.filters import Filters
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
 from turnout.client.listing import Listing
+from turnout.client.notices import Notices
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.values import Body, JobRecord, JobState
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
-from turnout.jetstream.connection import NoResponders, Received
+from turnout.jetstream.connection import NoResponders
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
@@ -123,44 +124,55 @@ class Reader:
             if since is None or letter.at >= since:
                 yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
 
-    async def changes(
-        self, activity: str, job_id: str, *, ends: bool = False, since: float | None = None
-    ) -> AsyncGenerator[JobRecord, None]:
-        """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one.
+    async def end(self, activity: str, job_id: str, *, since: float | None = None) -> JobRecord | str:
+        """How the job ended, as soon as it has: its record, or of a completed one the text of its result.
 
-        The server tells of each record that it has stored; a slow poll stands behind that, for nothing is told twice.
-        With `ends` only what may have ended the job counts as a change. `since`: when it was submitted, if it was just
-        now, by the loop's clock.
+        `since`: when it was submitted, if it was just now, by the loop's clock.
         """
-        heard = asyncio.Event()
-        told: JobRecord | None = None
-
-        def stored(received: Received) -> None:
-            nonlocal told
-            if not ends or wire.tells_end(received.data):
-                told = _lasting(received.data)
-                heard.set()
-
-        connection = self._store.connection
-        # The reads that follow go the same way as the subscription: what it is too late for, they see.
-        subscription = await connection.subscribe(self._store.names.stored(activity, job_id), stored, confirmed=False)
-        forget = connection.on_up(heard.set)
+        notices = Notices(self._store.connection, wire.tells_end)
+        await notices.begin(self._store.names.stored(activity, job_id))
         try:
             # A quick job ends before all that `read` asks is answered, a fresh one maybe before the first question.
             left_s = 0.0 if since is None else since + _FRESH_S - asyncio.get_running_loop().time()
-            soon = ends and left_s > 0 and await _within(heard, left_s)
-            if ends and not soon and not await self._ended(activity, job_id):
-                await _within(heard, _QUICK_S)
+            soon = left_s > 0 and await notices.within(left_s)
+            if not soon and not await self._ended(activity, job_id):
+                await notices.within(_QUICK_S)
             pause = _POLL_S[0]
             while True:
-                heard.clear()
-                record, told = told, None
-                with contextlib.suppress(ConnectionError, TimeoutError, NoResponders):  # the next poll asks again
-                    yield record or await self.read(activity, job_id)
-                pause = _POLL_S[0] if await _within(heard, pause) else min(pause * 1.5, _POLL_S[1])
+                told = notices.take()
+                text = None if told is None else wire.result_text(told)
+                if text is not None:
+                    return text
+                record = _lasting(told) or await self._asked(activity, job_id)
+                if record is not None and record.state.final:
+                    return record
+                pause = await _rest(notices, pause)
         finally:
-            forget()
-            await subscription.close()
+            await notices.end()
+
+    async def changes(self, activity: str, job_id: str) -> AsyncGenerator[JobRecord, None]:
+        """The job now, and again whenever it may have changed; ends never. Changes in quick succession are one."""
+        notices = Notices(self._store.connection)
+        await notices.begin(self._store.names.stored(activity, job_id))
+        try:
+            pause = _POLL_S[0]
+            while True:
+                told = notices.take()
+                record = _lasting(told) or await self._asked(activity, job_id)
+                if record is not None:
+                    yield record
+                pause = await _rest(notices, pause)
+        finally:
+            await notices.end()
+
+    async def _asked(self, activity: str, job_id: str) -> JobRecord | None:
+        """The job as it stands, None if nobody can tell just now. JobNotFound, and what a closed connection says."""
+        try:
+            return await self.read(activity, job_id)
+        except (ConnectionError, TimeoutError, NoResponders):
+            if self._store.connection.closed:
+                raise
+            return None
 
     async def _ended(self, activity: str, job_id: str) -> bool:
         """Whether the job has ended, or nobody knows."""
@@ -183,19 +195,17 @@ class Reader:
             return None
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event was set in time."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
+async def _rest(notices: Notices, pause: float) -> float:
+    """Wait for a notice. Nothing is told twice, so a slow poll stands behind it: for how long to wait then."""
+    return _POLL_S[0] if await notices.within(pause) else min(pause * 1.5, _POLL_S[1])
 
 
-def _lasting(data: bytes) -> JobRecord | None:
+def _lasting(told: bytes | None) -> JobRecord | None:
     """The record, if it tells all there is to know: after any other end a job may be retried, which no record tells."""
-    with contextlib.suppress(UnreadableRecord):
-        record = wire.load_record(data)
-        return record if record.state in (JobState.running, JobState.completed) else None
+    if told is not None:
+        with contextlib.suppress(UnreadableRecord):
+            record = wire.load_record(told)
+            return record if record.state in (JobState.running, JobState.completed) else None
     return None
 
 

@@ -154,6 +154,11 @@ class Connection:
     def up(self) -> bool:
         return self._link is not None
 
+    @property
+    def closed(self) -> bool:
+        """It was closed, and never comes back."""
+        return self._closing
+
     async def wait_up(self, *, timeout_s: float | None = None) -> None:
         """Return when connected; `Disconnected` after `timeout_s`, or at once if the connection is closed."""
         if self._link is not None:
