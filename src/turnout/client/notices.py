@@ -16,6 +16,8 @@ class Notices:
         self._wanted = wanted
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self.heard = False
+        """Whether anything was told at all: then it began in time for all that follows."""
         self._woken = False
         self._told: bytes | None = None
 
@@ -47,6 +49,7 @@ class Notices:
         return told
 
     def _hear(self, received: Received) -> None:
+        self.heard = True
         if self._wanted is None or self._wanted(received.data):
             self._told = received.data
             self._wake()

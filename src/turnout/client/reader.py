@@ -135,7 +135,7 @@ class Reader:
             # A quick job ends before all that `read` asks is answered, a fresh one maybe before the first question.
             left_s = 0.0 if since is None else since + _FRESH_S - asyncio.get_running_loop().time()
             soon = left_s > 0 and await notices.within(left_s)
-            if not soon and not await self._ended(activity, job_id):
+            if not soon and (notices.heard or not await self._ended(activity, job_id)):
                 await notices.within(_QUICK_S)
             pause = _POLL_S[0]
             while True:
