@@ -94,8 +94,7 @@ class Raw:
         return unix_ns(self.block[begin : self.block.index(b"\r", begin)].decode())
 
     def parsed(self) -> StoredMessage:
-        _, _, headers = parse_headers(self.block)
-        return stored_by_direct_get(Received("", "", self.data, headers))
+        return stored_by_direct_get(Received("", "", self.data, self.block))
 
 
 class Page(NamedTuple):

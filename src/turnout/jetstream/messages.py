@@ -91,14 +91,27 @@ _JETSTREAM_OFF = frozenset({10035, 10039, 10076})
 
 @frozen
 class Received:
-    """One message as it arrived. `status` and `description` are set on the server's own notices (404, 409, 503 ...)."""
+    """One message as it arrived, `block` its headers, which are parsed when somebody asks for them."""
 
     subject: str
     reply: str
     data: bytes
-    headers: dict[str, str]
-    status: int | None = None
-    description: str = ""
+    block: bytes = b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Parsed anew for each who asks."""
+        return parse_headers(self.block)[2]
+
+    @property
+    def status(self) -> int | None:
+        """What one of the server's own notices says (404, 409, 503 ...), None for a message."""
+        return None if not self.block or self.block.startswith(b"NATS/1.0\r\n") else parse_headers(self.block)[0]
+
+    @property
+    def description(self) -> str:
+        """The words of the server's notice."""
+        return parse_headers(self.block)[1]
 
 
 @frozen
@@ -155,11 +168,8 @@ def parse_headers(raw: bytes | None) -> tuple[int | None, str, dict[str, str]]:
     return (int(code) if code.isdecimal() else None), description, headers
 
 
-def received(subject: bytes, reply: bytes, data: bytes, raw: bytes | None) -> Received:
-    if not raw:
-        return Received(subject.decode(), reply.decode(), data, {})
-    status, description, headers = parse_headers(raw)
-    return Received(subject.decode(), reply.decode(), data, headers, status, description)
+def received(subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> Received:
+    return Received(subject.decode(), reply.decode(), data, block or b"")
 
 
 @functools.lru_cache(maxsize=256)
@@ -276,8 +286,8 @@ def stored_by_api(answer: Mapping[str, Any]) -> StoredMessage:
 
 def stored_by_direct_get(message: Received) -> StoredMessage:
     """The message in one answer of DIRECT.GET, with the headers removed that the server added to say where it was."""
-    own = {name: value for name, value in message.headers.items() if name not in _DIRECT_HEADERS}
     told = message.headers
+    own = {name: value for name, value in told.items() if name not in _DIRECT_HEADERS}
     return StoredMessage(
         told["Nats-Subject"], int(told["Nats-Sequence"]), unix_ns(told["Nats-Time-Stamp"]), message.data, own
     )
