@@ -93,7 +93,25 @@ async def test_what_is_sent_arrives_in_order_with_its_headers(connect: Connect, 
         other.send("order.a", b"%d" % number, headers={"Name": "Zoë", "n": str(number)}, reply="back.here")
     received = [await inbox.get() for _ in range(1000)]
     assert [int(message.data) for message in received] == list(range(1000))
-    assert received[7] == Received("order.a", "back.here", b"7", {"Name": "Zoë", "n": "7"})
+    seventh = received[7]
+    assert (seventh.subject, seventh.reply, seventh.data) == ("order.a", "back.here", b"7")
+    assert (seventh.headers, seventh.status) == ({"Name": "Zoë", "n": "7"}, None)
+
+
+async def test_what_is_urgent_overtakes_nothing(connect: Connect, connection: Connection) -> None:
+    """A request goes out at once where little goes on, behind all that was sent before it and before what follows."""
+    inbox, other = Inbox(), await connect()
+    await other.subscribe("urgent.*", inbox)
+    sent = []
+    for number in range(200):
+        await connection.flush()  # one answer, so that the next request finds a quiet connection
+        for kind in ("send", "request", "request", "send")[number % 4 :]:
+            sent.append(f"{number} {kind} {len(sent)}".encode())
+            if kind == "send":
+                connection.send("urgent.a", sent[-1])
+            else:
+                connection.request_nowait("urgent.a", sent[-1]).cancel()
+    assert [(await inbox.get()).data for _ in sent] == sent
 
 
 async def test_a_request_gets_its_own_answer(connect: Connect, connection: Connection) -> None:

@@ -467,7 +467,7 @@ class Connection:
         token = self._calls.token()
         parts = messages.encode_publish(subject, data, headers, self._inbox + token, self.max_payload)
         future = self._calls.expect(self._loop, token, subject, timeout_s, accept)
-        link.write(*parts)
+        link.write(*parts, urgent=True)
         return token, future
 
     async def _ask_many(self, subject: str, body: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Received]:

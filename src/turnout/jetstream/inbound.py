@@ -37,10 +37,14 @@ class Malformed(ValueError):
 
 
 class Inbound(asyncio.Protocol):
-    """Takes over the reading of a transport once the handshake is done. `arrived` counts the bytes that came."""
+    """Takes over the reading of a transport once the handshake is done. `arrived` counts the bytes that came.
+
+    `quiet`: the last read brought no more than a message; whoever makes use of that takes it back.
+    """
 
     def __init__(self, receiver: Receiver) -> None:
         self.arrived = 0
+        self.quiet = False
         self._receiver = receiver
         self._rest = bytearray()
         self._wanted = 0
@@ -71,7 +75,7 @@ class Inbound(asyncio.Protocol):
         """Hand on all that is complete; how many bytes that were."""
         receiver = self._receiver
         find = data.find
-        at, self._wanted = 0, 0
+        at, self._wanted, messages = 0, 0, 0
         while not receiver.dead:
             end = find(_END, at)
             if end < 0:
@@ -93,9 +97,11 @@ class Inbound(asyncio.Protocol):
                 headers = data[begin:split] if kind == _WITH_HEADERS else None
                 receiver.message(int(words[2]), words[1], reply, data[split:after], headers)
                 at = after + 2
+                messages += 1
             else:
                 self._line(data[at:end])
                 at = end + 2
+        self.quiet = messages <= 1
         return at
 
     def _line(self, line: bytes) -> None:

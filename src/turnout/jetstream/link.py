@@ -185,9 +185,18 @@ class Link:
         """The servers of the cluster that the server has told of, as URLs."""
         return self._told_servers
 
-    def write(self, *parts: bytes) -> None:
-        """Send these bytes, with all else of this turn of the loop in one write; dropped if the link is dead."""
+    def write(self, *parts: bytes, urgent: bool = False) -> None:
+        """Send these bytes, with all else of this turn of the loop in one write; dropped if the link is dead.
+
+        What is urgent does not wait for the turn's end where little goes on: when it is the first of its kind since a
+        read that brought one message.
+        """
         out = self._out
+        if urgent and self._inbound.quiet:
+            self._inbound.quiet = False
+            out += parts
+            self._flush()
+            return
         if not out:
             self._loop.call_soon(self._flush)
         out += parts
@@ -250,7 +259,7 @@ class Link:
     def _flush(self) -> None:
         out, self._out = self._out, []
         transport = self._out_transport
-        if transport is not None and not self.dead:
+        if out and transport is not None and not self.dead:
             transport.write(out[0] if len(out) == 1 else b"".join(out))
             self._measure_unsent()
 
