@@ -264,12 +264,16 @@ def tells_end(data: bytes) -> bool:
 
 
 def result_text(data: bytes) -> str | None:
-    """The result in the record of a completed job, in a fifth of the time; None: only `load_record` can tell."""
+    """The result in the record of a completed job, in a fifth of the time; None: only `load_record` can tell.
+
+    What else the record says is not looked at.
+    """
     if state_of(data) is not JobState.completed:
         return None
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        text = fastjson.loads(data)["result"]["text"]
-        if isinstance(text, str):
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        result = fastjson.loads(data)["result"]
+        text = result["text"]
+        if isinstance(text, str) and text and "ref" not in result:
             return text
     return None
 

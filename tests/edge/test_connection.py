@@ -98,6 +98,36 @@ async def test_what_is_sent_arrives_in_order_with_its_headers(connect: Connect, 
     assert (seventh.headers, seventh.status) == ({"Name": "Zoë", "n": "7"}, None)
 
 
+async def test_what_is_urgent_goes_out_at_once_where_little_goes_on(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request after a quiet read is with the transport when the call returns, with all that waited."""
+    written: list[bytes] = []
+
+    class Wire:
+        """The transport's writing half, before the kernel."""
+
+        def write(self, data: bytes) -> None:
+            written.append(data)
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+    await connection.flush()
+    link = connection._link
+    assert link is not None
+    monkeypatch.setattr(link, "_out_transport", Wire())
+    link.write(b"PING\r\n")
+    assert written == []
+    link.write(b"PING ", b"\r\n", urgent=True)
+    assert written == [b"PING\r\nPING \r\n"]
+    for urgent in (False, True, False):  # the second of its kind waits, as all else does
+        link.write(b"PING\r\n", urgent=urgent)
+    assert len(written) == 1
+    await asyncio.sleep(0)
+    assert written[1:] == [b"PING\r\n" * 3]
+
+
 async def test_what_is_urgent_overtakes_nothing(connect: Connect, connection: Connection) -> None:
     """A request goes out at once where little goes on, behind all that was sent before it and before what follows."""
     inbox, other = Inbox(), await connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,3 +102,22 @@ def test_nothing_is_handed_on_after_the_link_is_dead() -> None:
     notes.dead = True
     Inbound(notes).data_received(b"PING\r\nPING\r\n")
     assert notes.told == []
+
+
+@pytest.mark.parametrize(
+    ("read", "quiet"),
+    [
+        (b"PONG\r\n", True),
+        (b"MSG a 1 2\r\nhi\r\n", True),
+        (b"PING\r\nMSG a 1 2\r\nhi\r\n", True),
+        (b"MSG a 1 2\r\nhi\r\nMSG a 1 2\r\nhi\r\n", False),
+        (b"MSG a 1 1000\r\nthe beginning of it", False),
+        (b"MSG a 1 2\r\nhi\r\nMSG a 1", False),
+    ],
+)
+def test_a_read_of_one_message_at_most_is_quiet(read: bytes, quiet: bool) -> None:
+    """Little goes on when a read brings one message at most, and no piece of another."""
+    inbound = Inbound(Notes())
+    assert not inbound.quiet
+    inbound.data_received(read)
+    assert inbound.quiet is quiet

@@ -17,6 +17,7 @@ from turnout import (
     Fatal,
     JobCancelled,
     JobFaulted,
+    JobHandle,
     JobInfo,
     JobNotFound,
     RetryPolicy,
@@ -24,6 +25,7 @@ from turnout import (
     activity,
     current_job,
 )
+from turnout.client import reader
 from turnout.jetstream.messages import NoResponders
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
@@ -230,6 +232,20 @@ async def test_a_watch_that_is_left_leaves_nothing_behind(turnout_client: Client
             break
 
 
+async def is_away(client: Client) -> bool:
+    """Whether the client has noticed that its server is away."""
+    return not client.store.connection.up
+
+
+async def cancelled(handle: JobHandle[Any]) -> bool:
+    """Whether the server could be asked to cancel the job: it may only just be back."""
+    try:
+        await handle.cancel("seen enough")
+    except (ConnectionError, TimeoutError, NoResponders):
+        return False
+    return True
+
+
 async def test_waiting_survives_the_server(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
     """Who waits for a result doesn't notice that the server is killed and comes back."""
     with NatsServer() as server:
@@ -240,14 +256,7 @@ async def test_waiting_survives_the_server(turnout_client: Client, turnout_worke
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
 
-            async def cancelled() -> bool:
-                try:
-                    await handle.cancel("seen enough")
-                except (ConnectionError, TimeoutError, NoResponders):
-                    return False
-                return True
-
-            await until(cancelled)
+            await until(lambda: cancelled(handle))
             with pytest.raises(JobCancelled, match="seen enough"):
                 await waiting
 
@@ -280,19 +289,49 @@ async def test_clients_are_closed_once_and_for_all(nats_server: NatsServer, turn
         assert (await again.job(handle.id).info()).state == "queued"
 
 
-async def test_whoever_waits_is_told_that_the_client_is_closed(nats_server: NatsServer, turnout_client: Client) -> None:
-    """Nobody waits for ever for a result or a change that can't come any more."""
-    client = await Client.connect(nats_server.url, namespace=turnout_client.namespace)
-    handle = await client.submit(convert, "a")
-    watch = handle.watch()
-    assert (await anext(watch)).state == "queued"
-    waiting = [asyncio.create_task(each) for each in (handle.result(), anext(watch))]
-    await asyncio.sleep(0.2)
-    assert not any(task.done() for task in waiting)
-    await client.close()
-    for task in waiting:
-        with pytest.raises(ConnectionError, match="closed"):
-            await asyncio.wait_for(task, 10)
+@pytest.mark.parametrize("away", [False, True], ids=["connected", "while the server is away"])
+async def test_whoever_waits_is_told_that_the_client_is_closed(monkeypatch: pytest.MonkeyPatch, away: bool) -> None:
+    """Nobody waits for a result or a change that can't come any more, not even for the next poll."""
+    monkeypatch.setattr(reader, "_POLL_S", (120.0, 120.0))
+    with NatsServer() as server:
+        client = await Client.connect(server.url)
+        handle = await client.submit(convert, "a")
+        watch = handle.watch()
+        assert (await anext(watch)).state == "queued"
+        waiting = [asyncio.create_task(each) for each in (handle.result(), anext(watch))]
+        await asyncio.sleep(0.5)
+        if away:
+            await asyncio.to_thread(server.kill)
+            await until(lambda: is_away(client))
+            await asyncio.sleep(0.5)
+        assert not any(task.done() for task in waiting)
+        await client.close()
+        for task in waiting:
+            with pytest.raises(ConnectionError, match="closed"):
+                await asyncio.wait_for(task, 60)
+
+
+async def test_a_watch_survives_the_server(turnout_worker: WorkerFactory) -> None:
+    """Who watches a job sees its end, though the server was killed and came back meanwhile."""
+    with NatsServer() as server:
+        async with Client.connect(server.url) as client, turnout_worker(hold, client=client):
+            handle = await client.submit(hold)
+            states: list[str] = []
+
+            async def watch() -> None:
+                async for info in handle.watch():
+                    states.append(info.state)
+
+            watching = asyncio.create_task(watch())
+            await until(lambda: is_state(client, handle.id, "running"))
+            await asyncio.to_thread(server.kill)
+            await until(lambda: is_away(client))
+            await asyncio.sleep(1)  # it is asked in vain meanwhile
+            await asyncio.to_thread(server.start)
+            await client.store.connection.wait_up(timeout_s=60)
+            await until(lambda: cancelled(handle))
+            await asyncio.wait_for(watching, 60)
+            assert states[-1] == "cancelled"
 
 
 async def test_enter_and_leave_in_different_tasks(

@@ -274,6 +274,29 @@ async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout
     assert states == ["running", "completed"]
 
 
+async def test_following_survives_the_server(turnout_worker: Any) -> None:
+    """Whoever follows gets every line once, though the server was killed and came back while the job ran."""
+    with NatsServer() as server:
+        async with Client.connect(server.url) as client, turnout_worker(steadily, client=client):
+            handle = await client.submit(steadily, lines=100, pause=0.1)
+            lines: list[LogLine] = []
+
+            async def follow() -> None:
+                async for line in handle.follow_logs():
+                    lines.append(line)
+
+            following = asyncio.create_task(follow())
+            while not lines:
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(3)  # it reads in vain meanwhile
+            assert not client.store.connection.up
+            assert not following.done()
+            await asyncio.to_thread(server.start)
+            await asyncio.wait_for(following, 60)
+            assert messages(lines) == [f"line {n}" for n in range(100)]
+
+
 async def test_deleting_a_job_purges_its_lines(turnout_client: Client, turnout_worker: Any) -> None:
     """After delete() nothing of them is left, and those of other jobs are."""
     async with turnout_worker(tell):

@@ -79,3 +79,29 @@ def test_it_is_silent_about_what_is_no_record(data: bytes) -> None:
     """What is cut off, of another version or nothing at all has to be parsed, to be told what is wrong."""
     assert wire.state_of(data) is None
     assert wire.glimpse(data) is None
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_completed_jobs_result_is_told(name: str) -> None:
+    """Its text, if it lies in the record and is all there is of it; of any other record nothing is told."""
+    record = RECORDS[name]
+    told = wire.result_text(wire.dump_record(record))
+    result = record.result
+    inline = record.state is JobState.completed and result is not None and result.ref is None
+    assert told == (result.text if inline and result is not None else None)
+    for other in (Body(text="[1]", size=3), Body(ref="o", size=3), None):
+        for state in JobState:
+            data = wire.dump_record(attrs.evolve(record, state=state, result=other))
+            there = state is JobState.completed and other is not None and other.ref is None
+            assert wire.result_text(data) == ("[1]" if there else None)
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["null", "[]", '"text"', "{}", '{"text":7}', '{"text":""}', '{"text":"1","ref":"o"}', "[" * 100_000, '{"text":"1'],
+    ids=lambda result: result[:24],
+)
+def test_an_odd_result_is_left_to_those_who_parse_the_record(result: str) -> None:
+    """Whatever stands where the result should be, nothing is told of it, and nothing is raised."""
+    data = f'{{"v":1,"id":"a","activity":"b","state":"completed","submitted_at":1.5,"result":{result}}}'.encode()
+    assert wire.result_text(data) is None

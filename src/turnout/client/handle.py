@@ -157,7 +157,12 @@ class JobHandle(Generic[R]):
         before: JobInfo | None = None
         async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
             async for record in changes:
-                info = await self._reader.info(record)
+                try:
+                    info = await self._reader.info(record)
+                except TurnoutError as error:
+                    if not self._reader.passing(error):
+                        raise
+                    continue
                 if info != before:
                     yield info
                 if record.state.final:

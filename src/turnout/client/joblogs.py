@@ -14,6 +14,7 @@ from turnout.client.info import LogLine, log_line
 from turnout.client.reader import Reader
 from turnout.core.loglines import Line
 from turnout.core.values import JobRecord
+from turnout.errors import TurnoutError
 from turnout.jetstream.perform import Store
 
 _FRESH_S = 1.0
@@ -62,11 +63,17 @@ class JobLogs:
             while True:
                 over = end.done()
                 heard.clear()
-                for line in _chosen(await self._new(record), limit, attempt):
-                    yield line
-                limit = None
-                if over:
-                    break
+                try:
+                    lines = await self._new(record)
+                except TurnoutError as error:
+                    if not self._reader.passing(error):
+                        raise
+                else:
+                    for line in _chosen(lines, limit, attempt):
+                        yield line
+                    limit = None
+                    if over:
+                        break
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_POLL_S):
                         await heard.wait()
@@ -79,10 +86,12 @@ class JobLogs:
     async def _new(self, record: JobRecord) -> list[Line]:
         """The lines that have not been read yet."""
         lines: list[Line] = []
-        async for batch in self._store.logs.read(self._activity, self._id, self._seen):
-            self._seen = batch.seq
+        seen = self._seen
+        async for batch in self._store.logs.read(self._activity, self._id, seen):
+            seen = batch.seq
             if batch.at > record.submitted_at - _LIVES_APART_S:
                 lines += batch.lines
+        self._seen = seen
         return lines
 
     def _just_ended(self, record: JobRecord) -> bool:

@@ -44,7 +44,7 @@ class Notices:
         return self._woken
 
     def take(self) -> bytes | None:
-        """The newest record, if one was told of since this was called last."""
+        """The newest record, if one was told of since this was called last; `within` waits for what follows."""
         told, self._told, self._woken = self._told, None, False
         return told
 

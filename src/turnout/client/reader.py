@@ -169,10 +169,14 @@ class Reader:
         """The job as it stands, None if nobody can tell just now. JobNotFound, and what a closed connection says."""
         try:
             return await self.read(activity, job_id)
-        except (ConnectionError, TimeoutError, NoResponders):
-            if self._store.connection.closed:
+        except Exception as error:
+            if not self.passing(error):
                 raise
             return None
+
+    def passing(self, error: Exception) -> bool:
+        """Whether to ask again: the server, or the stream's leader, is away, and the client is not closed."""
+        return isinstance(error, ConnectionError | TimeoutError | NoResponders) and not self._store.connection.closed
 
     async def _ended(self, activity: str, job_id: str) -> bool:
         """Whether the job has ended, or nobody knows."""

@@ -149,6 +149,8 @@ class Connection:
                 link.lose("it was closed")
         self._trouble = "it was closed"
         self._up.set()  # whoever waits for it to come up learns that it never will
+        if link is None:
+            self._on_down.tell()
 
     @property
     def up(self) -> bool:
@@ -156,7 +158,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """It was closed, and never comes back."""
+        """It was closed, or is just being closed, and never comes back."""
         return self._closing
 
     async def wait_up(self, *, timeout_s: float | None = None) -> None:
@@ -184,10 +186,6 @@ class Connection:
     def violations(self) -> tuple[Violation, ...]:
         """The last refusals of the server to let us publish or subscribe, oldest first; otherwise they are silent."""
         return tuple(self._violations.seen)
-
-    @property
-    def last_violation(self) -> Violation | None:
-        return self._violations.seen[-1] if self._violations.seen else None
 
     async def flush(self, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         """Return when the server has taken everything sent so far: a round trip."""
@@ -272,7 +270,7 @@ class Connection:
     def send(
         self, subject: str, data: bytes = b"", *, headers: Mapping[str, str] | None = None, reply: str = ""
     ) -> None:
-        """Publish, fire and forget. All that is sent in one turn of the event loop goes out in one write."""
+        """Publish, fire and forget. What is sent in one turn of the event loop goes out together."""
         link = self._live()
         if reply:
             messages.check_subject(reply)
@@ -399,6 +397,8 @@ class Connection:
         `PermissionDenied` if the server does not allow it. Without `confirmed` it returns at once, and what is asked
         next over this connection is answered after the server has learnt of it; a refusal is only logged.
         """
+        if self._closing:
+            raise self._down()
         self._last_sid += 1
         sid = self._last_sid
         line = messages.encode_subscribe(subject, queue, sid)
@@ -406,8 +406,6 @@ class Connection:
         self._subscriptions[sid] = subscription
         link = self._link
         if link is None:
-            if self._closing:
-                raise self._down()
             return subscription
         asked_at = self.now()
         link.write(subscription.line)

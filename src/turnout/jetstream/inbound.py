@@ -39,7 +39,7 @@ class Malformed(ValueError):
 class Inbound(asyncio.Protocol):
     """Takes over the reading of a transport once the handshake is done. `arrived` counts the bytes that came.
 
-    `quiet`: the last read brought no more than a message; whoever makes use of that takes it back.
+    `quiet`: the last read brought at most one message, and all of it; whoever makes use of that takes it back.
     """
 
     def __init__(self, receiver: Receiver) -> None:
@@ -75,7 +75,7 @@ class Inbound(asyncio.Protocol):
         """Hand on all that is complete; how many bytes that were."""
         receiver = self._receiver
         find = data.find
-        at, self._wanted, messages = 0, 0, 0
+        at, self._wanted, messages, self.quiet = 0, 0, 0, False
         while not receiver.dead:
             end = find(_END, at)
             if end < 0:
@@ -101,7 +101,7 @@ class Inbound(asyncio.Protocol):
             else:
                 self._line(data[at:end])
                 at = end + 2
-        self.quiet = messages <= 1
+        self.quiet = messages <= 1 and at == len(data)
         return at
 
     def _line(self, line: bytes) -> None:

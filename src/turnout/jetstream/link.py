@@ -189,7 +189,7 @@ class Link:
         """Send these bytes, with all else of this turn of the loop in one write; dropped if the link is dead.
 
         What is urgent does not wait for the turn's end where little goes on: when it is the first of its kind since a
-        read that brought one message.
+        read that brought at most one message.
         """
         out = self._out
         if urgent and self._inbound.quiet:

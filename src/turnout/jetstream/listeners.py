@@ -12,20 +12,20 @@ class Listeners:
     """Callbacks, told one after the other."""
 
     def __init__(self) -> None:
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: dict[object, Callable[[], None]] = {}
 
     def add(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Tell `callback` from now on; returns what takes it back."""
-        self._callbacks.append(callback)
+        key = object()
+        self._callbacks[key] = callback
 
         def forget() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            self._callbacks.pop(key, None)
 
         return forget
 
     def tell(self) -> None:
-        for callback in list(self._callbacks):
+        for callback in list(self._callbacks.values()):
             try:
                 callback()
             except Exception:  # a listener's bug is its own: whoever tells goes on
