@@ -94,6 +94,34 @@ async def test_a_job_shows_as_suspect_between_its_nodes_lapse_and_the_verdict(
     assert info.state == "running"
 
 
+async def test_what_a_dying_node_was_handed_is_given_to_others(
+    turnout_client: Client, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Jobs that a node had been handed, and not begun, when it died: another runs them long before their lease ends."""
+    dying = await fleet.start("a")
+    survivor = await fleet.start("b")
+    await sure_of_itself(fleet)
+    dying.send(signal.SIGSTOP)
+    handles = await turnout_client.submit_many(steps, [{"path": str(tmp_path / "steps"), "count": 1}] * 20)
+    consumer = f"CONSUMER.INFO.{turnout_client.namespace}_work.{steps.name}"
+
+    async def all_handed_over() -> bool:
+        return not (await turnout_client.store.connection.api(consumer))["num_pending"]
+
+    await until(all_handed_over)
+    await dying.kill()
+    killed_at = time.monotonic()
+    results = [asyncio.create_task(handle.result(timeout=60)) for handle in handles]
+    _, left = await asyncio.wait(results, timeout=2)
+    assert left, "nothing was handed to the node that died"
+    await asyncio.gather(*results)
+    lease_s = 30
+    assert time.monotonic() - killed_at < lease_s - 5
+    for handle in handles:
+        info = await handle.info()
+        assert [(attempt.node, attempt.outcome) for attempt in info.attempts] == [(survivor.node, "completed")]
+
+
 async def test_a_zombie_changes_nothing(turnout_client: Client, fleet: Fleet, tmp_path: Path) -> None:
     """A frozen node whose job another has finished wakes up: its code is stopped, and nothing it says counts."""
     for name in ("a", "b"):
