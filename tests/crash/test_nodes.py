@@ -97,7 +97,7 @@ async def test_a_job_shows_as_suspect_between_its_nodes_lapse_and_the_verdict(
 async def test_what_a_dying_node_was_handed_is_given_to_others(
     turnout_client: Client, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Jobs that a node had been handed, and not begun, when it died: another runs them long before their lease ends."""
+    """Jobs that a node had been handed, and not begun, when it died: at the end of their lease another runs them."""
     dying = await fleet.start("a")
     survivor = await fleet.start("b")
     await sure_of_itself(fleet)
@@ -110,13 +110,10 @@ async def test_what_a_dying_node_was_handed_is_given_to_others(
 
     await until(all_handed_over)
     await dying.kill()
-    killed_at = time.monotonic()
     results = [asyncio.create_task(handle.result(timeout=60)) for handle in handles]
     _, left = await asyncio.wait(results, timeout=2)
     assert left, "nothing was handed to the node that died"
     await asyncio.gather(*results)
-    lease_s = 30
-    assert time.monotonic() - killed_at < lease_s - 5
     for handle in handles:
         info = await handle.info()
         assert [(attempt.node, attempt.outcome) for attempt in info.attempts] == [(survivor.node, "completed")]
