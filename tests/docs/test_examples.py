@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import codeop
 import contextlib
 import inspect
 import os
@@ -71,6 +72,25 @@ async def test_python_blocks_run(
         for name in set(sys.modules) - before:
             if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
                 del sys.modules[name]
+
+
+def test_the_readme_can_be_pasted() -> None:
+    """A console takes the README's session line by line, where a blank line ends what is indented."""
+    session = [
+        block
+        for block in blocks(ROOT / "README.md", "python")
+        if not re.search(r"^# \w+\.py\n|asyncio\.run\(", block.text)
+    ]
+    assert len(session) > 3
+    for block in session:
+        compiler = codeop.CommandCompiler()
+        compiler.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        typed: list[str] = []
+        for line in [*block.text.splitlines(), ""]:
+            typed.append(line)
+            if compiler("\n".join(typed), f"README.md:{block.line}", "single") is not None:
+                typed.clear()
+        assert not "".join(typed).strip()
 
 
 def with_address(text: str, url: str) -> str:
