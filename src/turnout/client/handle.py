@@ -157,11 +157,8 @@ class JobHandle(Generic[R]):
         before: JobInfo | None = None
         async with contextlib.aclosing(self._reader.changes(await self._named(), self.id)) as changes:
             async for record in changes:
-                try:
-                    info = await self._reader.info(record)
-                except TurnoutError as error:
-                    if not self._reader.passing(error):
-                        raise
+                info = await self._reader.unless_away(self._reader.info(record))
+                if info is None:
                     continue
                 if info != before:
                     yield info

@@ -14,7 +14,6 @@ from turnout.client.info import LogLine, log_line
 from turnout.client.reader import Reader
 from turnout.core.loglines import Line
 from turnout.core.values import JobRecord
-from turnout.errors import TurnoutError
 from turnout.jetstream.perform import Store
 
 _FRESH_S = 1.0
@@ -63,12 +62,8 @@ class JobLogs:
             while True:
                 over = end.done()
                 heard.clear()
-                try:
-                    lines = await self._new(record)
-                except TurnoutError as error:
-                    if not self._reader.passing(error):
-                        raise
-                else:
+                lines = await self._reader.unless_away(self._new(record))
+                if lines is not None:
                     for line in _chosen(lines, limit, attempt):
                         yield line
                     limit = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
 
 from turnout import wire
 from turnout.client.counting import Counting
@@ -20,6 +21,8 @@ from turnout.jetstream.connection import NoResponders
 from turnout.jetstream.payloads import ObjectGone
 from turnout.jetstream.perform import Performer, Store
 from turnout.jetstream.registry import Loaded
+
+T = TypeVar("T")
 
 _RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
@@ -143,7 +146,7 @@ class Reader:
                 text = None if told is None else wire.result_text(told)
                 if text is not None:
                     return text
-                record = _lasting(told) or await self._asked(activity, job_id)
+                record = _lasting(told) or await self.unless_away(self.read(activity, job_id))
                 if record is not None and record.state.final:
                     return record
                 pause = await _rest(notices, pause)
@@ -158,25 +161,21 @@ class Reader:
             pause = _POLL_S[0]
             while True:
                 told = notices.take()
-                record = _lasting(told) or await self._asked(activity, job_id)
+                record = _lasting(told) or await self.unless_away(self.read(activity, job_id))
                 if record is not None:
                     yield record
                 pause = await _rest(notices, pause)
         finally:
             await notices.end()
 
-    async def _asked(self, activity: str, job_id: str) -> JobRecord | None:
-        """The job as it stands, None if nobody can tell just now. JobNotFound, and what a closed connection says."""
+    async def unless_away(self, answer: Awaitable[T]) -> T | None:
+        """The answer, or None while the server or the stream's leader is away: ask again. A closed client raises."""
         try:
-            return await self.read(activity, job_id)
-        except Exception as error:
-            if not self.passing(error):
+            return await answer
+        except (ConnectionError, TimeoutError, NoResponders):
+            if self._store.connection.closed:
                 raise
             return None
-
-    def passing(self, error: Exception) -> bool:
-        """Whether to ask again: the server, or the stream's leader, is away, and the client is not closed."""
-        return isinstance(error, ConnectionError | TimeoutError | NoResponders) and not self._store.connection.closed
 
     async def _ended(self, activity: str, job_id: str) -> bool:
         """Whether the job has ended, or nobody knows."""
