@@ -13,8 +13,11 @@ from typing import Any
 
 import attrs
 
+from tests.support.values import job_record
 from turnout import Client, wire
-from turnout.core.values import Attempt, Body, ErrorInfo, JobRecord, JobState, MessageRef, Outcome, Token
+from turnout.core.failure import ErrorInfo
+from turnout.core.record import AttemptRecord, JobRecord, JobState, MessageRef, Outcome, Token
+from turnout.core.spec import Body
 
 _IN_FLIGHT = 2_000
 _TTL_S = 7 * 86_400
@@ -63,7 +66,7 @@ def _ended(job_id: str, activity: str, at: float, number: int, *, fault: bool) -
     error = ErrorInfo(
         "ValueError", "no such file", "Traceback (most recent call last):\n  ...\nValueError: no such file"
     )
-    attempt = Attempt(
+    attempt = AttemptRecord(
         number=1,
         generation=1,
         node=_NODE,
@@ -73,7 +76,7 @@ def _ended(job_id: str, activity: str, at: float, number: int, *, fault: bool) -
         error=error if fault else None,
         span_id=secrets.token_hex(8),
     )
-    return JobRecord(
+    return job_record(
         id=job_id,
         activity=activity,
         state=JobState.faulted if fault else JobState.completed,

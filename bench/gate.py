@@ -13,8 +13,7 @@ from typing import Any
 from bench.jobs import noop
 from bench.processes import cpu_s, rss_mb
 from turnout import Client, JobHandle, JobState, wire
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.queue import rfc3339
+from turnout.nats.stream import kv_stream, rfc3339
 
 _LOOK_S = (0.002, 0.25)
 _OPENS_IN_S = 0.2

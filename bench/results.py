@@ -1,7 +1,11 @@
-"""A run as a value and as a JSON file: the rows, the machine, and how much was measured."""
+"""A run as a value and as a JSON file: the rows, the machine, and how much was measured.
+
+`python -m bench.results --render FILE` prints the table of a run that was written as JSON.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -94,3 +98,13 @@ def _model() -> str:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the table of a run.")
+    parser.add_argument("--render", required=True, type=Path, metavar="FILE", help="a JSON file of `python -m bench`")
+    print(Results.read(parser.parse_args().render).as_markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -8,12 +8,12 @@ import time
 import traceback
 from types import ModuleType
 
-from bench import backlog, drain, failover, finished, idle, latency, replicas, running, scaling, submit, tracing
+from bench import backlog, drain, failover, finished, firing, idle, latency, replicas, running, scaling, submit, tracing
 from bench.results import FOLDER, Results, machine, now
 from bench.sizes import Sizes, add_arguments, chosen
 from bench.table import Row, as_markdown
 
-PARTS = (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, idle, replicas)
+PARTS = (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, firing, idle, replicas)
 
 
 def name(part: ModuleType) -> str:

@@ -1,14 +1,10 @@
-"""Rows of results: medians of several rounds, what they are compared with, what was aimed for, and what became of it.
-
-`python -m bench.table --render FILE` prints the table of a run that was written as JSON.
-"""
+"""Rows of results: medians of several rounds, what they are compared with, what was aimed for, and what became of
+it."""
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -125,15 +121,3 @@ def _spread(row: Row) -> str:
 def number(value: float, unit: str) -> str:
     digits = 0 if abs(value) >= 100 or value == round(value) else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f} {unit}".rstrip()
-
-
-def main() -> None:
-    from bench.results import Results
-
-    parser = argparse.ArgumentParser(description="Print the table of a run.")
-    parser.add_argument("--render", required=True, type=Path, metavar="FILE", help="a JSON file of `python -m bench`")
-    print(Results.read(parser.parse_args().render).as_markdown())
-
-
-if __name__ == "__main__":
-    main()

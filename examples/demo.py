@@ -1,42 +1,40 @@
-"""A video is converted on two workers, one of which is killed on the way: `make demo`. It needs `turnout[demo]`.
+"""A workflow converts a film on two workers, one of which is killed on the way: `make demo`. It needs `turnout[demo]`.
 
     python examples/demo.py [FOLDER]     # the films are kept in FOLDER
 
-Everything in it is real: ffmpeg, a nats-server, two worker processes, SIGKILL. It says what it does, checks what came
-of it, and ends with 1 and the reason if anything is not as promised.
+The film is split into segments, which are converted in parallel on both workers, and joined. Everything in it is real:
+ffmpeg, a nats-server, two worker processes, SIGKILL. It says what it does, checks what came of it, shows the workflow's
+history and trace, and ends with 1 and the reason if anything is not as promised.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # workers/ lies beside the folder of this script
 
-from turnout import Client, JobHandle, JobInfo, JobState, Outcome, TurnoutError
+from turnout import Client, JobInfo, JobState, Outcome, TurnoutError, WorkflowHandle, WorkflowInfo, WorkflowState
 from turnout.testing import NatsServer
 from workers import ffmpeg, files
-from workers.media import Converted, convert_video
+from workers.media import Converted, convert_film, convert_piece_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP_S = 24
 SEGMENT_S = 3.0
 SPEED = 2.0
 """Seconds of film per second: slow enough for an accident in the middle."""
-KILL_AFTER_SEGMENTS = 3
+KILL_AFTER_PIECES = 3
 LIMIT_S = 85.0
 TURNOUT = str(Path(sys.executable).with_name("turnout"))
 
@@ -75,20 +73,27 @@ class Screen:
     def say(self, text: str) -> None:
         self._console.print(f"[dim]{time.monotonic() - self._begun:5.1f} s[/]  {text}")
 
-    def show(self, name: str, info: JobInfo) -> None:
-        """Where a job stands."""
-        report = info.progress
-        done, total = (report.done, report.total or 1.0) if report else (0.0, 1.0)
-        text = f"{info.state}"
-        if info.state is JobState.running:
-            text += f" on {info.node}, attempt {info.attempt}, {report.message if report else ''}"
+    def show(self, info: WorkflowInfo) -> None:
+        """Where the workflow stands."""
+        done, total = pieces(info)
+        text = info.state.value
+        if info.waiting:
+            more = f" and {info.waiting_count - 1} more" if info.waiting_count > 1 else ""
+            text = f"{info.details or info.state}, waits for {info.waiting[0].name}{more}"
+        share = 1.0 if info.state.final else done / total
         if self._bars is not None:
-            if name not in self._rows:
-                self._rows[name] = self._bars.add_task(name, total=1.0, text="")
-            self._bars.update(self._rows[name], completed=done / total, text=text)
-        elif text != self._shown.get(name):
-            self._shown[name] = text
-            self.say(f"{name:<10} {done / total:4.0%}  {text}")
+            if info.id not in self._rows:
+                self._rows[info.id] = self._bars.add_task("film", total=1.0, text="")
+            self._bars.update(self._rows[info.id], completed=share, text=text)
+        elif text != self._shown.get(info.id):
+            self._shown[info.id] = text
+            self.say(f"film {share:4.0%}  {text}")
+
+
+def pieces(info: WorkflowInfo) -> tuple[int, int]:
+    """How many pieces are converted, and of how many."""
+    words = info.details.split()
+    return (int(words[0]), int(words[2])) if words else (0, 1)
 
 
 class Node:
@@ -127,27 +132,6 @@ def make_clip(path: Path) -> None:
     subprocess.run(command, check=True, timeout=60)
 
 
-def publish_bare(url: str, subject: str, payload: Mapping[str, object]) -> None:
-    """What `nats pub` does: a line and the body over a socket. No headers, no id, nothing of turnout."""
-    address, body = urlsplit(url), json.dumps(payload).encode()
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
-        connection.sendall(b'CONNECT {"verbose":false}\r\n')
-        connection.sendall(b"PUB %b %d\r\n%b\r\nPING\r\n" % (subject.encode(), len(body), body))
-        answer = b""
-        while b"PONG" not in answer and (more := connection.recv(4096)):
-            answer += more
-    promise(b"PONG" in answer and b"-ERR" not in answer, f"the server refused the bare publish: {answer!r}")
-
-
-async def newcomer(client: Client, known: str) -> JobHandle[Converted]:
-    """The job whose id nobody has been told."""
-    while True:
-        async for info in client.jobs(activity=convert_video):
-            if info.id != known:
-                return client.job(info.id, convert_video)
-        await asyncio.sleep(0.1)
-
-
 async def started(client: Client, nodes: Mapping[str, Node]) -> None:
     """Wait until all nodes have registered."""
     while {node.name for node in await client.nodes()} != nodes.keys():
@@ -156,71 +140,87 @@ async def started(client: Client, nodes: Mapping[str, Node]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def follow(handle: JobHandle[Converted], name: str, screen: Screen) -> None:
+async def follow(handle: WorkflowHandle[Converted], screen: Screen, until: Callable[[int], bool]) -> int:
+    """Follow the workflow until so many pieces are converted, or to its end: how many that are."""
+    done = 0
     async for info in handle.watch():
-        screen.show(name, info)
+        screen.show(info)
+        done = max(done, pieces(info)[0])
+        if until(done):
+            break
+    return done
 
 
-async def follow_until_accident(handle: JobHandle[Converted], screen: Screen) -> tuple[str, int]:
-    """Follow the job until some of it is done: which node runs it, and how many segments are finished."""
-    async for info in handle.watch():
-        screen.show("by client", info)
-        finished = [name for name in (info.checkpoint or {}).get("pieces", ()) if not name.startswith("audio")]
-        if info.node and len(finished) >= KILL_AFTER_SEGMENTS:
-            return info.node, len(finished)
-    raise Broken(f"the job ended before its worker could be killed: {(await handle.info()).state}")
+async def piece_jobs(client: Client, workflow_id: str) -> list[JobInfo]:
+    return [info async for info in client.jobs(workflow=workflow_id, activity=convert_piece_of)]
 
 
-async def accident(client: Client, url: str, nodes: Mapping[str, Node], clip: Path, screen: Screen) -> list[str]:
-    """The story: two jobs, two workers, one of them killed. The ids of the jobs."""
+async def somebody_running(client: Client, workflow_id: str) -> tuple[list[JobInfo], JobInfo]:
+    """All pieces, and the one that has begun last of those that are being converted."""
+    while True:
+        jobs = await piece_jobs(client, workflow_id)
+        running = [job for job in jobs if job.state is JobState.running and job.node and job.started_at]
+        if running:
+            return jobs, max(running, key=lambda job: job.attempts[-1].started_at)
+        await asyncio.sleep(0.02)
+
+
+async def accident(client: Client, nodes: Mapping[str, Node], clip: Path, screen: Screen) -> str:
+    """The story: a workflow, two workers, one of them killed. The workflow's id."""
     await started(client, nodes)
     screen.say(f"two workers are up: {', '.join(sorted(node.id for node in await client.nodes()))}")
-    first = await client.submit(convert_video, str(clip), segment_seconds=SEGMENT_S, max_speed=SPEED)
-    screen.say(f"submitted by the client: job {first.id}")
-    payload = {"path": str(clip), "format": "mp4", "segment_seconds": SEGMENT_S, "max_speed": 2 * SPEED}
-    publish_bare(url, "turnout.jobs.convert_video", payload)
-    second = await newcomer(client, first.id)
-    screen.say(f"submitted by a bare publish: job {second.id}")
-
+    handle = await client.start(convert_film, str(clip), segment_seconds=SEGMENT_S, max_speed=SPEED)
+    screen.say(f"started: workflow {handle.id}")
     with screen.bars():
-        following = asyncio.create_task(follow(second, "by publish", screen))
-        try:
-            home, finished = await follow_until_accident(first, screen)
-            node = next(node for name, node in nodes.items() if home.startswith(f"{name}-"))
-            node.kill()
-            screen.say(
-                f"[bold red]killed {home}[/] (SIGKILL, process {node.process.pid}): {finished} segments were done"
-            )
-            await follow(first, "by client", screen)
-            await following
-        finally:
-            following.cancel()
-
-    await check(first, [Outcome.lost, Outcome.completed], screen)
-    await check(second, [Outcome.completed], screen)
-    redone = finished - min(finished, (await first.result()).restored)
-    promise(redone == 0, f"{redone} finished segments were converted again")
-    screen.say(
-        f"[bold green]the other worker went on[/]: of the {finished} segments that were done, {redone} were done again"
-    )
+        await follow(handle, screen, lambda done: done >= KILL_AFTER_PIECES)
+        jobs, running = await somebody_running(client, handle.id)
+        home = running.node or ""
+        nodes[home.rpartition("-")[0]].kill()
+        before = [job.id for job in jobs if job.state is JobState.completed]
+        screen.say(f"[bold red]killed {home}[/] (SIGKILL) under a segment: {len(before)} pieces were done")
+        await follow(handle, screen, lambda done: False)
+    await check_film(handle, screen)
+    await check_pieces(await piece_jobs(client, handle.id), before, running, screen)
     left = list(clip.parent.glob("*.part*"))
     promise(not left, f"left behind beside the films: {left}")
-    return [first.id, second.id]
+    return handle.id
 
 
-async def check(handle: JobHandle[Converted], outcomes: list[Outcome], screen: Screen) -> None:
-    """Look at how a job ended, and into the film that it made."""
+async def check_pieces(jobs: list[JobInfo], before: Sequence[str], killed: JobInfo, screen: Screen) -> None:
+    """Each piece has one job that completed once; what was done before was not done again; the killed one elsewhere."""
+    for job in jobs:
+        outcomes = [attempt.outcome for attempt in job.attempts]
+        promise(outcomes.count(Outcome.completed) == 1, f"job {job.id}: its attempts are {outcomes}")
+    redone = [job.id for job in jobs if job.id in before and len(job.attempts) > 1]
+    promise(not redone, f"pieces that were done were converted again: {redone}")
+    again = next(job for job in jobs if job.id == killed.id)
+    promise([attempt.outcome for attempt in again.attempts] == [Outcome.lost, Outcome.completed], f"{again.attempts}")
+    promise(again.attempts[1].node != killed.node, f"job {killed.id} came back to a dead node")
+    screen.say(
+        f"[bold green]the other worker went on[/]: of {len(jobs)} pieces {len(before)} were done before, none of these "
+        f"again, and the lost one on {again.attempts[1].node}"
+    )
+
+
+async def check_film(handle: WorkflowHandle[Converted], screen: Screen) -> None:
+    """Look at how the workflow ended, and into the film that it made."""
     info = await handle.info()
-    promise(info.state is JobState.completed, f"job {info.id} is {info.state}: {info.reason or info.error}")
-    came = [attempt.outcome for attempt in info.attempts]
-    promise(came == outcomes, f"job {info.id}: its attempts are {came}, they should be {outcomes}")
-    promise(len({attempt.node for attempt in info.attempts}) == len(came), f"job {info.id} came back to a dead node")
+    promise(info.state is WorkflowState.completed, f"the workflow is {info.state}: {info.reason or info.error}")
+    events = await handle.history()
+    promise(events[0].kind == "started" and events[-1].kind == "completed", "the history has no begin, or no end")
     result = await handle.result()
     media = await ffmpeg.probe(Path(result.path))
     promise(abs(media.duration - CLIP_S) < 0.5, f"{result.path} lasts {media.duration} s, the clip {CLIP_S} s")
     promise(media.audio is not None, f"{result.path} has no sound")
     promise(files.size_of(Path(result.path)) == result.size, f"{result.path} is not of the size that was reported")
+    promise(result.segments == CLIP_S / SEGMENT_S, f"the film was cut into {result.segments} segments")
     screen.say(f"{result.path}: {media.container}, {media.duration} s, {media.width}x{media.height}, with sound")
+
+
+async def show(verb: str, workflow_id: str, url: str) -> None:
+    print(f"\n$ turnout workflow {verb} {workflow_id}", flush=True)
+    process = await asyncio.create_subprocess_exec(TURNOUT, "workflow", verb, workflow_id, "--server", url)
+    promise(await process.wait() == 0, f"`turnout workflow {verb} {workflow_id}` ended with {process.returncode}")
 
 
 async def demo(screen: Screen, keep: Path | None) -> None:
@@ -240,10 +240,9 @@ async def demo(screen: Screen, keep: Path | None) -> None:
         for node in nodes.values():
             cleanup.callback(node.stop)
         async with asyncio.timeout(LIMIT_S), Client.connect(server.url) as client:
-            for job_id in await accident(client, server.url, nodes, clip, screen):
-                print(flush=True)
-                show = await asyncio.create_subprocess_exec(TURNOUT, "job", "show", job_id, "--server", server.url)
-                promise(await show.wait() == 0, f"`turnout job show {job_id}` ended with {show.returncode}")
+            workflow_id = await accident(client, nodes, clip, screen)
+            await show("history", workflow_id, server.url)
+            await show("trace", workflow_id, server.url)
         print()
     screen.say(f"all was as promised; {f'the films are in {films}' if keep else 'the films are gone again'}")
 

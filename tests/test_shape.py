@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import graphlib
 import re
 import subprocess
 import sys
@@ -20,7 +22,15 @@ MAKE_TARGETS_MAX = 8
 MODULES = sorted(SOURCE.rglob("*.py"))
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 
+STILL_ROUND = ("turnout.flow", "turnout.worker.workflows")
+"""Packages whose modules know each other."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def documented_lines(node: ast.AST) -> set[int]:
@@ -42,7 +52,7 @@ def functions(tree: ast.AST) -> Iterator[Function]:
 def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
     """No module has more than 400 lines of code; comments, docstrings and blank lines are free."""
     text = path.read_text()
-    free = documented_lines(ast.parse(text))
+    free = documented_lines(parsed(path))
     code = [
         line
         for number, line in enumerate(text.splitlines(), start=1)
@@ -56,7 +66,7 @@ def test_a_function_fits_a_screen(path: Path) -> None:
     """No function has more than 60 lines besides its docstring."""
     long = {
         function.name: lines
-        for function in functions(ast.parse(path.read_text()))
+        for function in functions(parsed(path))
         if (lines := (function.end_lineno or 0) - function.lineno + 1 - len(documented_lines(function)))
         > FUNCTION_LINES_MAX
     }
@@ -72,7 +82,7 @@ def test_types_are_not_talked_around(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"#\s*(type|pyright|mypy):\s*ignore", text)
     lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             ours = any(name.split(".")[0] == "turnout" for inner in node.body for name in imported(inner))
             assert not ours or "  # " in lines[node.lineno - 1] or path == SOURCE / "__init__.py"
@@ -83,7 +93,7 @@ def test_whoever_catches_everything_says_why(path: Path) -> None:
     """A broad `except` stands only where there is a reason, and the reason stands on its line."""
     text = path.read_text()
     lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type is not None else "BaseException"
             reraised = any(isinstance(inner, ast.Raise) and inner.exc is None for inner in ast.walk(node))
@@ -98,16 +108,58 @@ def test_imports_point_downwards() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+SPOKEN = re.compile(r"^(STREAM|CONSUMER)[.]|^[$](KV|JS)[.]|^Nats-|^[+](ACK|WPI|TERM)|^-NAK")
+"""What only a client of JetStream says: API verbs, the subjects of buckets and acks, headers, settlements."""
+
+SPEAK_IT = {"nats", "testing"}
+MAY_NAME = {("wire", "messages.py"): "what a message says of its job, also one that anybody has published"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_jetstream_is_spelt_in_nats_alone(path: Path) -> None:
+    """No API verb, header or settlement of JetStream stands anywhere else; docstrings may speak of them."""
+    place = path.relative_to(ROOT / "src" / "turnout").parts
+    if place[0] in SPEAK_IT or place in MAY_NAME:
+        return
+    tree = parsed(path)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    spelt = [
+        f"{path.name}:{node.lineno}: {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in docstrings
+        if SPOKEN.search(node.value if isinstance(node.value, str) else node.value.decode("latin-1"))
+    ]
+    assert not spelt, "say it with turnout.nats.stream"
+
+
 def test_workers_and_examples_use_what_users_use() -> None:
     """workers/ and examples/ import the package root (and turnout.testing for its server), nothing from inside."""
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for folder in ("workers", "examples")
         for path in (ROOT / folder).rglob("*.py")
-        for name in imported(ast.parse(path.read_text()))
+        for name in imported(parsed(path))
         if name.split(".")[0] == "turnout" and name not in {"turnout", "turnout.testing"}
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("root", ["bench", "workers", "examples", "src/turnout"])
+def test_imports_go_round_in_no_ring(root: str) -> None:
+    """No module imports one that imports it, be it inside a function or by way of others."""
+    folder = ROOT / root
+    files = {".".join(path.relative_to(folder.parent).with_suffix("").parts): path for path in folder.rglob("*.py")}
+    own = {module: path for module, path in files.items() if not module.startswith(STILL_ROUND)}
+    graph = {module: set(used(parsed(path))) & own.keys() for module, path in own.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def used(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported, and the names from them, which may be modules as well."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    yield from imported(tree)
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -123,7 +175,7 @@ def test_every_test_says_what_it_proves(path: Path) -> None:
     """A test's docstring is the property that it proves."""
     silent = [
         function.name
-        for function in functions(ast.parse(path.read_text()))
+        for function in functions(parsed(path))
         if function.name.startswith("test_") and not ast.get_docstring(function)
     ]
     assert not silent

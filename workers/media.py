@@ -1,13 +1,16 @@
-"""Convert a video, segment by segment: the long job that turnout is made for.
+"""Convert a video, segment by segment: the long job that turnout is made for, and the same as a workflow.
 
     turnout worker workers.media
     turnout job submit convert_video '{"path": "/media/holiday.mp4"}' --follow
+    turnout workflow start convert_film '{"path": "/media/holiday.mp4"}' --follow
 
 The timeline is cut into segments of a few seconds. Each is converted into a file of its own, in a work directory
 beside the output, and then written down in the checkpoint: an attempt that follows a failure, a crash or a stopped
 node goes on with the next segment, on any node that sees the same files. The sound is converted in one piece, for a
 cut in it would be heard. In the end the pieces are joined without being converted again, and the checked result
 takes its name in one step.
+
+`convert_video` is one job on one node. `convert_film` is a workflow with a job for each segment, on all nodes at once.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Annotated, Literal
 import attrs
 from pydantic import BaseModel, Field
 
-from turnout import Fatal, RetryPolicy, activity, current_job
+from turnout import Fatal, JobFaulted, RetryPolicy, activity, current_job, current_workflow, workflow
 from workers import ffmpeg, files
 
 Format = Literal["webm", "mp4"]
@@ -202,9 +205,14 @@ async def make_plan(options: Options, job_id: str, beat: Callable[[], None]) -> 
         options=options,
         media=media,
         fingerprint=await asyncio.to_thread(fingerprint, source),
-        work=output.with_name(f"{output.name}.{job_id}.parts"),
+        work=work_directory(output, job_id),
         segments=cut(media, options.segment_seconds, options.format),
     )
+
+
+def work_directory(output: Path, job_id: str) -> Path:
+    """Where the pieces of a film are until it is whole."""
+    return output.with_name(f"{output.name}.{job_id}.parts")
 
 
 def cut(media: ffmpeg.Media, length: float, format: Format) -> tuple[Segment, ...]:
@@ -354,3 +362,130 @@ def finish(plan: Plan) -> None:
     if plan.joined.exists():
         files.publish(plan.joined, plan.options.output)
     files.remove(plan.work)
+
+
+# --- the same as a workflow: all nodes convert segments of one film ---------------------------------------------------
+
+
+class Film(BaseModel):
+    """A film on its way: where it is, what was asked for, and how it was cut. `name` tells its work directory."""
+
+    name: str
+    path: str
+    output: str
+    format: Format
+    segment_seconds: float
+    height: int | None
+    max_speed: float | None
+    fingerprint: str = ""
+    segments: int = 0
+    sound: bool = False
+
+
+PIECE_RETRY = RetryPolicy(max_attempts=3, delay=1)
+
+
+@activity(timeout=600, lease=5, retry=PIECE_RETRY)
+async def split_film(film: Film) -> Film:
+    """Look at the input, cut its timeline, and make the work directory. Faults at once if the film is hopeless."""
+    plan = await _plan_of(film)
+    await asyncio.to_thread(files.keep_only, plan.work, ())
+    found = {"fingerprint": plan.fingerprint, "segments": len(plan.segments), "sound": plan.media.audio is not None}
+    return film.model_copy(update=found)
+
+
+@activity(timeout=86_400, heartbeat_timeout=120, lease=5, max_lost=5, retry=PIECE_RETRY)
+async def convert_piece_of(film: Film, number: int | None) -> Piece:
+    """Convert one segment, or the sound if `number` is None. Another attempt's file is replaced by an equal one."""
+    job, plan = current_job(), await _plan_of(film)
+    if number is None:
+        return await convert_audio(plan, lambda seconds: job.progress(round(seconds, 2), round(plan.media.duration, 2)))
+    segment = plan.segments[number]
+    return await convert_segment(
+        plan, segment, lambda seconds: job.progress(round(seconds, 2), round(segment.length, 2), segment.name)
+    )
+
+
+@activity(timeout=3600, heartbeat_timeout=120, lease=5, retry=PIECE_RETRY)
+async def join_film(film: Film, pieces: dict[str, Piece]) -> Joined:
+    """Join the pieces and check the result. It has no name yet."""
+    job, plan = current_job(), await _plan_of(film)
+    return await join(plan, Ledger(recipe=plan.recipe, pieces=pieces), lambda seconds: job.heartbeat())
+
+
+@activity(timeout=600, lease=5, retry=PIECE_RETRY)
+async def publish_film(film: Film, joined: Joined) -> None:
+    """Give the result its name and remove the work directory; an earlier attempt may have done so."""
+    plan = await _plan_of(film)
+    await asyncio.to_thread(finish, plan)
+    if files.size_of(plan.options.output) != joined.size:
+        raise RuntimeError(f"{film.output} is not the film that was joined: somebody else has written it")
+
+
+@activity(timeout=600, lease=5, retry=PIECE_RETRY)
+async def discard_film(film: Film) -> None:
+    """Remove the work directory."""
+    await asyncio.to_thread(files.remove, work_directory(Path(film.output), film.name))
+
+
+async def _plan_of(film: Film) -> Plan:
+    """The plan, which every node makes anew. Raises Fatal if the film was changed since it was cut."""
+    options = Options(
+        Path(film.path), Path(film.output), film.format, film.segment_seconds, film.height, film.max_speed
+    )
+    plan = await make_plan(options, film.name, current_job().heartbeat)
+    if film.fingerprint and plan.fingerprint != film.fingerprint:
+        raise Fatal(f"{film.path} changed while it was being converted")
+    return plan
+
+
+@workflow
+async def convert_film(
+    path: str,
+    format: Format = "webm",
+    output: str | None = None,
+    segment_seconds: Annotated[float, Field(ge=0.5, le=600)] = 6.0,
+    height: Annotated[int, Field(ge=16, le=4320)] | None = None,
+    max_speed: Annotated[float, Field(ge=0.1)] | None = None,
+) -> Converted:
+    """Convert a film as `convert_video` does, but its segments in parallel, on all nodes that see the same files.
+
+    Whatever dies, the film is there whole or not at all; and a film that faults or is cancelled leaves nothing behind.
+    """
+    wf = current_workflow()
+    target = output or str(beside(Path(path), format))
+    film = Film(
+        name=wf.id,
+        path=path,
+        output=target,
+        format=format,
+        segment_seconds=segment_seconds,
+        height=height,
+        max_speed=max_speed,
+    )
+    try:
+        film = await split_film(film)
+        joined = await join_film(film, await _converted(film))
+        await publish_film(film, joined)
+    except (JobFaulted, ExceptionGroup, asyncio.CancelledError):
+        await discard_film(film)  # durable as well: also while the workflow is being cancelled
+        raise
+    return Converted(path=target, duration=joined.duration, size=joined.size, segments=film.segments, restored=0)
+
+
+async def _converted(film: Film) -> dict[str, Piece]:
+    """All pieces of a film by their names. If one faults the others are stopped, and waited for."""
+    wf = current_workflow()
+    piece = convert_piece_of.options(cancellation="wait")
+    pieces: dict[str, Piece] = {}
+
+    async def one(name: str, number: int | None) -> None:
+        pieces[name] = await piece(film, number)
+        wf.set_details(f"{len(pieces)} of {film.segments + film.sound} pieces are converted")
+
+    async with asyncio.TaskGroup() as group:
+        if film.sound:
+            group.create_task(one(f"audio.{film.format}", None))
+        for number in range(film.segments):
+            group.create_task(one(f"{number:06d}.{film.format}", number))
+    return pieces

@@ -16,19 +16,31 @@ VARIABLE = "TURNOUT_CRASH_AT"
 
 _EFFECTS = {
     "Submitted": "Publish Save Schedule",
-    "Received": "Save Letter Ack Nak Ask Drop Replace Remove",
+    "Resubmitted": "WriteDeadLetter TellParent Save Unschedule Remove Publish Schedule",
+    "Debounced": "Save Schedule",
+    "Received": "Save WriteDeadLetter Ack Nak Ask Isolate Admit Park SendOn TakeOff Drop Replace Remove TellParent",
+    "Declined": "Replace Remove",
     "Reported": "Save Abandon",
-    "Completed": "Save Ack Abandon",
-    "Failed": "Save Letter Ack Nak Replace Remove Abandon",
-    "Cancelled": "Save Ack Abandon",
-    "Aborted": "Save Ack Nak Replace Remove Abandon",
-    "Lost": "Save Letter Nak Remove",
-    "CancelRequested": "Save Notify Unschedule Remove",
-    "RetryRequested": "Save Letter Replace",
-    "Expired": "Save Letter Unschedule Remove",
-    "Stuck": "Save Letter Replace Unschedule Remove",
-    "Leftover": "Save Letter Remove",
+    "Completed": "Save Ack Abandon TellParent",
+    "Failed": "Save WriteDeadLetter Ack Nak Replace Remove Abandon TellParent",
+    "Snoozed": "Save WriteDeadLetter Ack Nak Replace Remove Abandon TellParent",
+    "Deferred": "Save WriteDeadLetter Ack Nak Replace Remove Abandon TellParent",
+    "Answered": "Save WriteDeadLetter TakeOff Replace Remove TellParent",
+    "KeptAlive": "Save",
+    "Cancelled": "Save Ack Abandon TellParent",
+    "Aborted": "Save Ack Nak Replace Remove Abandon TellParent",
+    "Lost": "Save WriteDeadLetter Nak TakeOff Remove TellParent",
+    "CancelRequested": "Save Notify Unschedule TakeOff Remove TellParent Unpark",
+    "RetryRequested": "Save WriteDeadLetter Replace TellParent",
+    "Expired": "Save WriteDeadLetter Unschedule TakeOff Remove TellParent Unpark",
+    "Stuck": "Save WriteDeadLetter Replace Unschedule TakeOff Remove TellParent",
+    "Leftover": "Save WriteDeadLetter Remove TellParent",
 }
+
+_WORKFLOW_EFFECTS = (
+    "Dispatch SetTimer ClearTimer ClearTimers CancelJob StartChild EndChild SendSignal SendCancel SendJoin Tell Wake "
+    "PurgeRecords ScheduleCollection"
+)
 
 POINTS = frozenset(
     {
@@ -40,6 +52,17 @@ POINTS = frozenset(
         "execute.started",
         "execute.ended",
         "execute.settled",
+        # What is done about places of limits (worker/admission.py, store/places.py).
+        "execute.admitted",
+        "places.parked",
+        "places.stored",
+        "places.granted",
+        "places.released",
+        # On the way to the nodes that fit (store/routes.py).
+        "routes.made",
+        "routes.sent",
+        # Before each effect of a workflow's record (store/commit.py).
+        *(f"workflow.{effect}" for effect in _WORKFLOW_EFFECTS.split()),
         # A supervisor between any two of its steps (supervisor/).
         "election.claimed",
         "election.resigned",
@@ -49,10 +72,27 @@ POINTS = frozenset(
         "supervisor.dealt",
         "supervisor.dropped",
         "supervisor.alarms",
+        "supervisor.read",
         "supervisor.swept",
         "supervisor.registry",
+        "supervisor.records",
+        "supervisor.places",
         "sweep.verdict",
         "sweep.counted",
+        # Between the name of a debounced job and the job itself (client/debouncer.py).
+        "debounce.named",
+        # On the way of a schedule's tick (supervisor/schedules.py).
+        "schedule.begun",
+        "schedule.saved",
+        "schedule.armed",
+        # What becomes of a group (store/members.py, supervisor/groups.py).
+        "group.created",
+        "group.published",
+        "group.cancelled",
+        "group.folded",
+        "group.followed",
+        "group.finished",
+        "supervisor.groups",
     }
 )
 """Every point there is."""

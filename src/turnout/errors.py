@@ -9,8 +9,21 @@ TurnoutError
 ├── JobExists                        the id is taken; `.handle` is the job that has it
 ├── JobNotFound                      nobody knows this id (or its record has expired)
 ├── AmbiguousJob                     the id is known under several activities: name one
+├── ActivityNotFound                 no worker has declared an activity of this name
 ├── InvalidState                     the job's state does not allow this (delete a running job ...)
+├── NotCompletable                   the job waits for no completion from outside: too late, too early, or done already
 ├── JobFaulted, JobCancelled         how a job ended, raised by `result()`; `.info` tells all
+├── NotInWorkflow                    current_workflow() outside of a workflow
+├── NotDurable                       what a workflow's code may not do; the message says what to do instead
+├── NonDeterminism                   a replay went another way than was recorded
+├── WorkflowExists                   the id is taken; `.handle` is the workflow that has it
+├── WorkflowNotFound                 nobody knows this id (or its history is gone)
+├── WorkflowEnded                    too late: it has ended
+├── WorkflowFaulted, WorkflowCancelled, WorkflowTerminated   how it ended, raised by `result()`
+├── QueryFailed, UpdateRejected, UpdateFailed                what a query or an update came to
+├── ScheduleNotFound                 there is no schedule of this name
+├── GroupExists                      the id is taken; `.handle` is the group that has it
+├── GroupNotFound                    there is no group of this id (or its record has expired)
 ├── ServerUnavailable                no server answers at this address, or it went away
 ├── ServerUnsuitable                 the server is too old, or JetStream is off
 ├── PermissionDenied                 the credentials do not allow what is needed
@@ -18,7 +31,8 @@ TurnoutError
 ├── OutcomeUnknown                   the server did not say whether it stored the message
 ├── UnreadableRecord                 a newer turnout has written it: upgrade this one
 ├── Fatal                            raised by user code: never retry this
-└── RetryLater                       raised by user code: retry after this delay
+├── RetryLater                       raised by user code: retry after this delay
+└── Snooze                           raised by user code: there is nothing to do yet, ask again after this delay
 """
 
 from __future__ import annotations
@@ -52,7 +66,8 @@ class NotInJob(TurnoutError, RuntimeError):
 
 
 class JobExists(TurnoutError):
-    """The id is taken. `handle` is the job that has it; submit with `if_exists="join"` to get it instead."""
+    """The id is taken. `handle` is the job that has it; submit with `if_exists="join"` to get it instead, or with
+    `"replace"` to have it ended first."""
 
     def __init__(self, message: str, handle: Any = None) -> None:
         super().__init__(message)
@@ -67,8 +82,16 @@ class AmbiguousJob(TurnoutError, LookupError):
     """More than one activity has a job of this id; ask with `client.job(id, activity)`."""
 
 
+class ActivityNotFound(TurnoutError, LookupError):
+    """No worker of the namespace has declared an activity of this name; the message lists those that are known."""
+
+
 class InvalidState(TurnoutError):
     """The job's state does not allow this operation; the message says which states do."""
+
+
+class NotCompletable(TurnoutError):
+    """A completion from outside came too late, or twice, or for another attempt; nothing has changed."""
 
 
 class JobFaulted(TurnoutError):
@@ -85,6 +108,83 @@ class JobCancelled(TurnoutError):
     def __init__(self, message: str, info: Any = None) -> None:
         super().__init__(message)
         self.info = info
+
+
+class NotInWorkflow(TurnoutError, RuntimeError):
+    """`current_workflow()`, or something that only a workflow can do, was called outside of one."""
+
+
+class NotDurable(TurnoutError, RuntimeError):
+    """A workflow's code may not do this, since a replay could not do it again; the message says what to use instead."""
+
+
+class NonDeterminism(TurnoutError):
+    """A replay of the history went another way than was recorded: the code has changed, or depends on more than it.
+
+    The message has both sides. Repair the code (`patched()` lets old runs go the old way), deploy it, and it goes on.
+    """
+
+
+class WorkflowExists(TurnoutError):
+    """The id is taken. `handle` is the workflow that has it; start with `if_exists="join"` to get it instead."""
+
+    def __init__(self, message: str, handle: Any = None) -> None:
+        super().__init__(message)
+        self.handle = handle
+
+
+class WorkflowNotFound(TurnoutError, LookupError):
+    """No workflow of this id: never started, in another namespace, or its history is gone."""
+
+
+class WorkflowEnded(TurnoutError):
+    """The workflow has ended: what was asked of it came too late, and nothing has changed."""
+
+
+class _WorkflowEnd(TurnoutError):
+    def __init__(self, message: str, info: Any = None) -> None:
+        super().__init__(message)
+        self.info = info
+
+
+class WorkflowFaulted(_WorkflowEnd):
+    """The workflow ended by failure. `info` is its `WorkflowInfo`; the text contains the error's message."""
+
+
+class WorkflowCancelled(_WorkflowEnd):
+    """The workflow was cancelled. `info` is its `WorkflowInfo`; the text contains the reason."""
+
+
+class WorkflowTerminated(_WorkflowEnd):
+    """The workflow was terminated. `info` is its `WorkflowInfo`; the text contains the reason."""
+
+
+class QueryFailed(TurnoutError):
+    """A query could not be answered: no such query, no worker alive, or its handler raised."""
+
+
+class UpdateRejected(TurnoutError):
+    """The validator of an update has refused it; nothing has changed."""
+
+
+class UpdateFailed(TurnoutError):
+    """An update has failed: no such update, arguments that don't fit, or its handler raised."""
+
+
+class ScheduleNotFound(TurnoutError, LookupError):
+    """No schedule of this name: never added, deleted, or in another namespace."""
+
+
+class GroupExists(TurnoutError):
+    """The id is taken. `handle` is the group that has it."""
+
+    def __init__(self, message: str, handle: Any = None) -> None:
+        super().__init__(message)
+        self.handle = handle
+
+
+class GroupNotFound(TurnoutError, LookupError):
+    """No group of this id: never submitted, in another namespace, or its record has expired."""
 
 
 class ServerUnavailable(TurnoutError, ConnectionError):
@@ -108,7 +208,7 @@ class OutcomeUnknown(TurnoutError, TimeoutError):
 
 
 class UnreadableRecord(TurnoutError):
-    """A record, letter or entry that no turnout up to this one has written; it is left alone. Upgrade this one."""
+    """A record, dead letter or entry that no turnout up to this one has written; it is left alone. Upgrade this one."""
 
 
 class Fatal(TurnoutError):
@@ -126,9 +226,51 @@ class RetryLater(TurnoutError):
 
     def __init__(self, delay: float | timedelta, message: str = "") -> None:
         super().__init__(message or f"retry in {delay}")
-        self.delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if not 0 <= self.delay_s < 10 * 365 * 86400:
-            raise InvalidValue(f"RetryLater: delay must be 0 or more seconds, not {delay!r}")
+        self.delay_s = _delay_s("RetryLater", delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.delay_s, str(self)))
+
+
+class Snooze(TurnoutError):
+    """Raise in an activity: there is nothing to do yet, begin again after this long (seconds or `timedelta`).
+
+    That is no failure: it uses no budget, and the attempt isn't counted; the next one has its number. `info.snoozes`
+    counts them, and while the job waits `info.reason` is the message.
+
+    >>> raise Snooze(60, "the upload is not complete")  # doctest: +SKIP
+    """
+
+    def __init__(self, delay: float | timedelta, message: str = "") -> None:
+        super().__init__(message or f"snoozed for {delay}")
+        self.delay_s = _delay_s("Snooze", delay)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.delay_s, str(self)))
+
+
+def _delay_s(name: str, delay: float | timedelta) -> float:
+    delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if not 0 <= delay_s < 10 * 365 * 86400:
+        raise InvalidValue(f"{name}: delay must be 0 or more seconds, not {delay!r}")
+    return delay_s
+
+
+class CompleteLater(BaseException):
+    """Raise in an activity: the code is done, and somebody outside will say how the job ends.
+
+    That is `client.job(id).complete(value)` or `.fail(message)`, from wherever. `timeout` (seconds or `timedelta`): if
+    nobody does within it the attempt has timed out, which is a failure like another. It derives from BaseException so
+    that `except Exception` lets it pass.
+
+    >>> raise CompleteLater(timeout=3600)  # doctest: +SKIP
+    """
+
+    def __init__(self, timeout: float | timedelta | None = None) -> None:
+        super().__init__("the job is completed from outside")
+        self.timeout_s = None if timeout is None else _delay_s("CompleteLater", timeout)
+        if self.timeout_s == 0:
+            raise InvalidValue("CompleteLater: timeout must be more than 0 seconds; None waits for as long as it takes")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.timeout_s,))

@@ -6,41 +6,76 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
 
 import attrs
 
 from turnout.client.client import Client
+from turnout.client.info import Bodies, JobInfo, job_info
 from turnout.client.reader import Reader
-from turnout.core.moments import Moment
+from turnout.client.workflows.info import WorkflowInfo, child_info
+from turnout.core.changes import Change
+from turnout.core.record import JobRecord
 from turnout.core.retry import seconds
-from turnout.core.values import valid_name
+from turnout.core.routing import checked_properties
+from turnout.core.spec import valid_name
+from turnout.core.workflows.values import Ending
 from turnout.definition.activity import Activity
 from turnout.definition.hooks import Hooks
 from turnout.errors import DefinitionError, InvalidValue
-from turnout.jetstream.perform import Performer
+from turnout.store.nodes import MAX_TTL_S
+from turnout.store.perform import Performer
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.supervisor.thread import SupervisorThread
+from turnout.worker.failure import Redact
 from turnout.worker.health import HealthServer, Report
 from turnout.worker.hooks import HookCaller
+from turnout.worker.lifespan import Lifespan, LifespanCode
+from turnout.worker.loop_watch import running as running_stacks
 from turnout.worker.process import locate
-from turnout.worker.runner import Runner, WorkerDied, new_node
-from turnout.worker.stacks import running as running_stacks
+from turnout.worker.runner import Runner, RunnerSettings, WorkerDied, new_node
+from turnout.worker.workflows.build import build_of
+from turnout.worker.workflows.driver import DriverOptions
+from turnout.worker.workflows.runner import WorkflowRunner, workflows_by_name
 
 logger = logging.getLogger("turnout.worker")
 
 
+class UserViews:
+    """What workflows see of the jobs and children that have ended: the same as everybody else."""
+
+    def job(self, record: JobRecord) -> JobInfo:
+        return job_info(record, Bodies(record.spec.payload.text, None, None))
+
+    def child(self, workflow_id: str, name: str, ending: Ending) -> WorkflowInfo:
+        return child_info(workflow_id, name, ending)
+
+
 class Worker:
-    """Runs jobs of these activities, up to `concurrency` at a time.
+    """Runs jobs of these activities, up to `concurrency` at a time, and does the tasks of these workflows.
 
     `name` defaults to the host's; the node's id adds a random part. `liveness_ttl` is the seconds after which others
     take this node for dead when it falls silent. `hooks` are told of the jobs of all its activities. `health` is the
-    address and port on which /livez, /readyz, /status and /metrics are served over HTTP; port 0 takes a free one. It
-    installs no signal handlers.
+    address and port on which /livez, /readyz, /status and /metrics are served over HTTP; port 0 takes a free one.
+    `redact` takes the message and the traceback of every error that the code raises, and returns what may be kept
+    of it: nothing else is recorded, logged or traced. `properties`, such as {"region": "east"}, are what jobs may
+    require of their node. `build` names the version of the workflows' code, by default by a hash of it; with `pin` a
+    run stays with workers of the build that begins it. It installs no signal handlers.
 
-        async with Client.connect() as client, Worker(client, activities=[convert_video]):
+    `on_startup` runs before the first job is taken, `on_shutdown` after the last one has ended; `lifespan` gives an
+    async context manager around both. Each takes the worker or nothing, and runs on the worker's event loop. When the
+    start raises, so does the worker's, and no job is taken.
+
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            global pool
+            async with create_pool() as pool:
+                yield
+
+        async with Client.connect() as client, Worker(client, activities=[convert_video], lifespan=lifespan):
             ...
 
     DefinitionError (a TypeError) for two activities of one name or something undecorated, InvalidValue for a bad value.
@@ -50,30 +85,52 @@ class Worker:
         self,
         client: Client,
         *,
-        activities: Iterable[Activity[..., Any]],
+        activities: Iterable[Activity[..., Any]] = (),
+        workflows: Iterable[object] = (),
         concurrency: int = 10,
         name: str | None = None,
         liveness_ttl: float = 10.0,
         hooks: Hooks | None = None,
         health: tuple[str, int] | None = None,
+        redact: Redact | None = None,
+        on_startup: Callable[..., Any] | None = None,
+        on_shutdown: Callable[..., Any] | None = None,
+        lifespan: Callable[..., AbstractAsyncContextManager[Any]] | None = None,
+        max_cached_workflows: int = 1000,
+        build: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        pin: bool = False,
     ) -> None:
         slots: object = concurrency
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 100_000:
             raise InvalidValue(f"concurrency must be an integer from 1 to 100000, not {concurrency!r}")
         if not isinstance(hooks, Hooks | None):
             raise DefinitionError(f"hooks must be a turnout.Hooks, not {hooks!r}")
+        if redact is not None and not callable(redact):
+            raise DefinitionError(f"redact must be a function that takes a text and returns one, not {redact!r}")
         self._client = client
         self._hooks = hooks
+        self._redact = redact
         self._caller: HookCaller | None = None
-        self._activities = _by_name(activities)
+        self._lifespan = Lifespan(LifespanCode(on_startup=on_startup, on_shutdown=on_shutdown, lifespan=lifespan), self)
+        self._workflows = workflows_by_name(workflows)
+        self._activities = _by_name(activities, needed=not self._workflows)
+        self._max_cached = max_cached_workflows
+        self._build = build_of(self._workflows.values()) if build is None else _checked_build(build)
+        self._pins = bool(pin)
         host = socket.gethostname()
         node_name = (
             valid_name(name, "name") if name is not None else re.sub(r"[^A-Za-z0-9_-]", "-", host)[:50] or "node"
         )
         if len(node_name) > 57:
             raise InvalidValue(f"name must be at most 57 characters, so that the node's id is valid: {name!r}")
-        node = new_node(node_name, self._activities, concurrency, host)
-        self._node = attrs.evolve(node, ttl=seconds(liveness_ttl, "liveness_ttl", least=1.0))
+        node = new_node(node_name, self._activities, concurrency, host, self._workflows)
+        ttl_s = seconds(liveness_ttl, "liveness_ttl", least=1.0)
+        if ttl_s > MAX_TTL_S:
+            raise InvalidValue(f"liveness_ttl must be at most {MAX_TTL_S:g} s, not {liveness_ttl!r}")
+        has = {} if properties is None else checked_properties(properties, "properties")
+        own = self._build if self._workflows else ""
+        self._node = attrs.evolve(node, ttl=ttl_s, properties=has, build=own, pins=self._pins and bool(own))
         self._runner: Runner | None = None
         self._supervisor = SupervisorThread(self._make_supervisor)
         self._health = HealthServer(*_address(health), self._report) if health is not None else None
@@ -105,13 +162,18 @@ class Worker:
             raise DefinitionError("this worker has been started before; make a new one")
         node = attrs.evolve(self._node, started_at=self._client.store.connection.now())
         self._caller = self._make_caller()
-        self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node, self._caller)
+        settings = RunnerSettings(
+            hooks=self._caller, redact=self._redact, workflows=self._make_workflows(), client=self._client
+        )
+        self._runner = Runner(self._client.store, self._client.connect_options, self._activities, node, settings)
         try:
             if self._health is not None:
                 await self._health.start()
+            await self._lifespan.begin()
             await self._runner.start()
         except BaseException:
             await self._runner.stop(0)
+            await self._lifespan.end()
             if self._health is not None:
                 await self._health.stop()
             raise
@@ -128,8 +190,8 @@ class Worker:
         runner, supervised = self._runner, self._supervisor.failed
         assert runner is not None and supervised is not None
         died = asyncio.create_task(runner.failed())
-        told = [asyncio.create_task(self._ended.wait()), asyncio.create_task(runner.told_to_drain.wait())]
-        waits: list[asyncio.Future[Any]] = [*told, died, supervised]
+        asked = [asyncio.create_task(self._ended.wait()), asyncio.create_task(runner.asked_to_drain.wait())]
+        waits: list[asyncio.Future[Any]] = [*asked, died, supervised]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping is not None:
@@ -140,7 +202,7 @@ class Worker:
             else:
                 await self.stop(grace)
         finally:
-            for task in (*told, died):
+            for task in (*asked, died):
                 task.cancel()
 
     async def stop(self, grace: float | timedelta = 30.0) -> None:
@@ -163,6 +225,7 @@ class Worker:
         try:
             await self._runner.stop(grace_s)
         finally:
+            await self._lifespan.end()
             await self._supervisor.stop()
             if self._health is not None:
                 await self._health.stop()
@@ -177,9 +240,23 @@ class Worker:
         status = {**runner.status(), "supervisor": {"alive": supervisor.alive, "acting": supervisor.acting}}
         return Report(dead=dead, unready=runner.unready, status=status)
 
+    def _make_workflows(self) -> WorkflowRunner | None:
+        if not self._workflows:
+            return None
+        options = DriverOptions(
+            node=self.id,
+            build=self._build,
+            pins=self._pins,
+            max_cached=self._max_cached,
+            redact=self._redact,
+            activities=self._activities,
+            client=self._client,
+        )
+        return WorkflowRunner(self._client.store, self._workflows, UserViews(), options)
+
     def _make_caller(self) -> HookCaller | None:
         everybodys = [self._hooks or Hooks(), *(each.settings for each in self._activities.values())]
-        if not any(hooks.of(moment) for hooks in everybodys for moment in Moment):
+        if not any(hooks.of(change) for hooks in everybodys for change in Change):
             return None
         store = self._client.store
         return HookCaller(self._activities, everybodys[0], Reader(store, Performer(store)).info)
@@ -190,9 +267,8 @@ class Worker:
             client.connect_options,
             client.store.names,
             name=self.id,
-            retention=client.retention,
             options=SupervisorOptions(liveness_ttl=self._node.ttl),
-            saved=self._caller.saved if self._caller is not None else None,
+            on_saved=self._caller.on_saved if self._caller is not None else None,
         )
 
     async def __aenter__(self) -> Worker:
@@ -211,7 +287,13 @@ def _address(health: tuple[str, int]) -> tuple[str, int]:
             raise InvalidValue(f"health must be an address and a port from 0 to 65535, not {health!r}")
 
 
-def _by_name(activities: Iterable[Activity[..., Any]]) -> dict[str, Activity[..., Any]]:
+def _checked_build(build: str) -> str:
+    if not isinstance(build, str) or not 1 <= len(build) <= 100 or not build.isprintable():
+        raise InvalidValue(f"build must be a text of 1 to 100 characters, not {build!r}")
+    return build
+
+
+def _by_name(activities: Iterable[Activity[..., Any]], *, needed: bool = True) -> dict[str, Activity[..., Any]]:
     found: dict[str, Activity[..., Any]] = {}
     for each in activities:
         if not isinstance(each, Activity):
@@ -222,6 +304,6 @@ def _by_name(activities: Iterable[Activity[..., Any]]) -> dict[str, Activity[...
         if each.settings.run_in == "process":
             locate(each)
         found[each.name] = each
-    if not found:
-        raise DefinitionError("a worker needs at least one activity")
+    if needed and not found:
+        raise DefinitionError("a worker needs at least one activity or workflow")
     return found

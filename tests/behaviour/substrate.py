@@ -5,7 +5,9 @@ Both block. The real one speaks the wire protocol over a plain socket, so that n
 
 from __future__ import annotations
 
+import abc
 import base64
+import contextlib
 import datetime
 import json
 import socket
@@ -14,9 +16,11 @@ from typing import Any, Protocol
 
 import attrs
 
-from tests.sim.jetstream import Bucket, Delivered, WorkStream, WrongLastSequence
-from tests.sim.world import Host, Process, SimError, Steps, World
+from tests.sim.network import WorldClock
+from tests.sim.world import World
+from turnout.nats.connection import ConnectOptions, Message
 from turnout.testing import NatsServer
+from turnout.testing.memory import MemoryConnection, MemoryServer
 
 ACK_WAIT_S = 1.0
 MAX_DELIVER = 3
@@ -67,6 +71,8 @@ class Substrate(Protocol):
     def pull(self, timeout_s: float = 0.3) -> Got | None: ...
     def ack(self, got: Got) -> None: ...
     def nak(self, got: Got, delay_s: float = 0.0) -> None: ...
+    def nak_built(self, got: Got, dseq: int) -> None: ...
+    def glance(self, timeout_s: float = 0.3) -> str: ...
     def extend(self, got: Got) -> None: ...
     def last(self, subject: str) -> int: ...
     def holds(self, seq: int) -> bool: ...
@@ -80,163 +86,31 @@ class Substrate(Protocol):
     def pass_time(self, seconds: float) -> None: ...
 
 
-class Simulated:
-    """tests/sim/jetstream.py, spoken to as a server over a link without delay."""
+class Spoken(abc.ABC):
+    """The substrate in the words of the server's API, for whoever carries them."""
 
     def __init__(self) -> None:
-        self.world = World(1)
-        self.world.latency = lambda: 0.0005  # type: ignore[method-assign]
-        self.work = WorkStream(self.world, PREFIX, ack_wait_s=ACK_WAIT_S, max_deliver=MAX_DELIVER)
-        self.bucket: Bucket[str] = Bucket(self.world)
-        self.host = Host(self.world, "tester", beat_s=1.0, ttl_s=3.0)
-        self._deliveries: list[Delivered] = []
-
-    def publish(
-        self,
-        subject: str,
-        data: str = "",
-        *,
-        headers: dict[str, str] | None = None,
-        msg_id: str | None = None,
-        expected: int | None = None,
-        rollup: bool = False,
-    ) -> Stored:
-        try:
-            ack = self.work.publish(subject, data, dict(headers or {}), msg_id=msg_id, expected=expected, rollup=rollup)
-        except WrongLastSequence as error:
-            raise Refused(str(error)) from error
-        return Stored(ack.seq, ack.duplicate)
-
-    def schedule(self, subject: str, data: str, delay_s: float, target: str, *, expected: int | None = None) -> Stored:
-        headers: dict[str, Any] = {"Nats-Schedule": self.world.now + delay_s, "target": target, "Own": "kept"}
-        try:
-            msg_id = f"schedule {subject}"
-            ack = self.work.publish(subject, data, headers, msg_id=msg_id, expected=expected, rollup=True)
-        except WrongLastSequence as error:
-            raise Refused(str(error)) from error
-        return Stored(ack.seq, ack.duplicate)
-
-    def pull(self, timeout_s: float = 0.3) -> Got | None:
-        answers: list[Delivered | None] = []
-
-        def steps() -> Steps:
-            answers.append((yield self.host.link.pull(self.work.pull, timeout_s)))
-
-        Process(self.host, steps())
-        until = self.world.now + timeout_s + 0.01
-        while not answers and self.world.now < until:
-            self.world.run_until(self.world.now + 0.01)
-        got = answers[0] if answers else None
-        if got is None:
-            return None
-        headers = {key: str(value) for key, value in got.headers.items()}
-        return Got(got.seq, got.count, got.subject, got.data, headers, str(got.seq), got.at)
-
-    def ack(self, got: Got) -> None:
-        self.work.ack(got.seq)
-
-    def nak(self, got: Got, delay_s: float = 0.0) -> None:
-        self.work.nak(got.seq, delay_s)
-
-    def extend(self, got: Got) -> None:
-        self.work.extend(got.seq)
-
-    def last(self, subject: str) -> int:
-        message = self.work.last(subject)
-        return message.seq if message is not None else 0
-
-    def holds(self, seq: int) -> bool:
-        return self.work.get(seq) is not None
-
-    def delete(self, seq: int) -> None:
-        self.work.delete(seq)
-
-    def purge(self, subject: str) -> None:
-        self.work.purge(subject)
-
-    def alarms(self) -> list[int]:
-        return list(self.work.alarms)
-
-    def put(self, key: str, value: str | None, expected: int, ttl_s: float | None = None) -> int:
-        try:
-            return self.bucket.put(key, value, expected, ttl_s)
-        except SimError as error:
-            raise Refused(str(error)) from error
-
-    def get(self, key: str) -> tuple[str | None, int]:
-        return self.bucket.get(key)
-
-    def now(self) -> float:
-        return self.world.now
-
-    def restart(self) -> None:
-        self.work.forget(crashed=False)
-
-    def pass_time(self, seconds: float) -> None:
-        self.world.run_until(self.world.now + seconds)
-
-
-class Real:
-    """A nats-server, over a plain socket."""
-
-    def __init__(self, server: NatsServer) -> None:
-        self._server = server
-        self._connect()
-        self._inbox = 0
-        self._alarms: list[int] = []
         self._api("STREAM.CREATE.work", _WORK)
         self._api("STREAM.CREATE.KV_b", _BUCKET)
         self._api("STREAM.CREATE.alarms", _ALARMS)
         self._api("CONSUMER.CREATE.work.c", {"stream_name": "work", "config": _CONSUMER})
 
-    def close(self) -> None:
-        self._socket.close()
-
-    # -- the protocol --------------------------------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", self._server.port), timeout=10)
-        self._lines = self._socket.makefile("rb")
-        self._lines.readline()
-        self._send(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\n')
-
-    def _send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def _pub(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        if headers:
-            block = ("NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n").encode()
-            self._send(
-                f"HPUB {subject} {reply} {len(block)} {len(block) + len(data)}\r\n".encode() + block + data + b"\r\n"
-            )
-        else:
-            self._send(f"PUB {subject} {reply} {len(data)}\r\n".encode() + data + b"\r\n")
-
+    @abc.abstractmethod
     def _request(
         self, subject: str, data: bytes, headers: dict[str, str] | None = None
     ) -> tuple[str, dict[str, str], bytes]:
         """The first answer: (its own reply subject, headers, body)."""
-        self._inbox += 1
-        inbox = f"_R.{self._inbox}"
-        # A delivery bears its own subject, not the inbox: the number of the subscription tells whose answer it is.
-        self._send(f"SUB {inbox} {self._inbox}\r\n".encode())
-        self._pub(subject, data, inbox, headers)
-        while True:
-            line = self._lines.readline()
-            if not line:
-                raise ConnectionError("the server closed the connection")
-            words = line.decode().split()
-            if words[0] == "PING":
-                self._send(b"PONG\r\n")
-            if words[0] not in ("MSG", "HMSG"):
-                continue
-            sizes = words[-2:] if words[0] == "HMSG" else ["0", words[-1]]
-            body = self._lines.read(int(sizes[1]) + 2)[:-2]
-            raw, body = body[: int(sizes[0])], body[int(sizes[0]) :]
-            if words[2] == str(self._inbox):
-                self._send(f"UNSUB {self._inbox}\r\n".encode())
-                reply = words[3] if len(words) > (5 if words[0] == "HMSG" else 4) else ""
-                return reply, _headers(raw), body
+
+    @abc.abstractmethod
+    def _send(self, subject: str, data: bytes) -> None:
+        """Publish, without an answer."""
+
+    @abc.abstractmethod
+    def now(self) -> float: ...
+
+    @abc.abstractmethod
+    def _unix(self) -> float:
+        """Seconds by the server's wall clock."""
 
     def _api(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         _, _, data = self._request(f"$JS.API.{verb}", json.dumps(body).encode())
@@ -253,8 +127,6 @@ class Real:
                 raise Refused(answer["error"]["description"])
             raise RuntimeError(str(answer["error"]))
         return Stored(answer["seq"], answer.get("duplicate", False))
-
-    # -- the substrate -------------------------------------------------------------------------------------------------
 
     def publish(
         self,
@@ -276,7 +148,7 @@ class Real:
         return self._store(subject, data, all_headers)
 
     def schedule(self, subject: str, data: str, delay_s: float, target: str, *, expected: int | None = None) -> Stored:
-        at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=delay_s)
+        at = datetime.datetime.fromtimestamp(self._unix() + delay_s, datetime.UTC)
         headers = {
             "Nats-Schedule": f"@at {at.isoformat(timespec='milliseconds').replace('+00:00', 'Z')}",
             "Nats-Schedule-Target": target,
@@ -295,7 +167,7 @@ class Real:
         return Got(seq, count, stored["subject"], body.decode(), headers, reply, self.now())
 
     def _settle(self, got: Got, verb: bytes) -> None:
-        self._pub(got.ack, verb)
+        self._send(got.ack, verb)
         self.last("flush")  # an answer on this connection: what was sent before it has arrived
 
     def ack(self, got: Got) -> None:
@@ -303,6 +175,16 @@ class Real:
 
     def nak(self, got: Got, delay_s: float = 0.0) -> None:
         self._settle(got, b"-NAK" if not delay_s else b'-NAK {"delay": %d}' % int(delay_s * 1e9))
+
+    def nak_built(self, got: Got, dseq: int) -> None:
+        """Give back by an ack subject that is made up but for the stream's sequence and this consumer sequence."""
+        self._settle(attrs.evolve(got, ack=f"$JS.ACK.work.c.1.{got.seq}.{dseq}.0.0"), b"-NAK")
+
+    def glance(self, timeout_s: float = 0.3) -> str:
+        """A pull that no message is small enough for: the status that ends it, with its words."""
+        request = {"batch": 1, "expires": int(timeout_s * 1e9), "max_bytes": 1}
+        _, headers, _ = self._request("$JS.API.CONSUMER.MSG.NEXT.work.c", json.dumps(request).encode())
+        return f"{headers['status']} {headers['description']}".lower()
 
     def extend(self, got: Got) -> None:
         self._settle(got, b"+WPI")
@@ -340,8 +222,120 @@ class Real:
         value = base64.b64decode(message.get("data", "")).decode()
         return value or None, int(message["seq"])
 
+
+class Simulated(Spoken):
+    """The server in memory, in virtual time."""
+
+    def __init__(self) -> None:
+        self._world = World(1)  # type: ignore[abstract]
+        self._server = MemoryServer(clock=WorldClock(self._world))
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(self._world.running())
+        self._connection = MemoryConnection(self._server, ConnectOptions(), "tester")
+        self._connection.try_now()
+        super().__init__()
+
+    def close(self) -> None:
+        self._world.close()
+        self._stack.close()
+
+    def _request(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> tuple[str, dict[str, str], bytes]:
+        inbox, answers = self._connection.new_inbox(), list[Message]()
+        # A delivery bears its own subject, not the inbox, so each question has a subscription of its own.
+        forget = self._connection.listen(inbox, answers.append)
+        self._connection.send(subject, data, headers=headers, reply=inbox)
+        while not answers:
+            self._world.run_until(self._world.now + 0.01)
+        forget()
+        message = answers[0]
+        status = {"status": str(message.status), "description": message.description}
+        return message.reply, {**message.headers, **(status if message.status is not None else {})}, message.data
+
+    def _send(self, subject: str, data: bytes) -> None:
+        self._connection.send(subject, data)
+
+    def now(self) -> float:
+        return self._world.now
+
+    def _unix(self) -> float:
+        return self._server.clock.now()
+
+    def restart(self) -> None:
+        self._server.stop()
+        self._world.run_until(self._world.now + 0.1)
+        self._server.start(self._world.random)
+        self._world.run_until(self._world.now + 1.0)
+
+    def pass_time(self, seconds: float) -> None:
+        self._world.run_until(self._world.now + seconds)
+
+
+class Real(Spoken):
+    """A nats-server, over a plain socket."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server = server
+        self._connect()
+        self._inbox = 0
+        super().__init__()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", self._server.port), timeout=10)
+        self._lines = self._socket.makefile("rb")
+        self._lines.readline()
+        self._write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\n')
+
+    def _write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def _send(self, subject: str, data: bytes) -> None:
+        self._pub(subject, data)
+
+    def _pub(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        if headers:
+            block = ("NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items()) + "\r\n").encode()
+            self._write(
+                f"HPUB {subject} {reply} {len(block)} {len(block) + len(data)}\r\n".encode() + block + data + b"\r\n"
+            )
+        else:
+            self._write(f"PUB {subject} {reply} {len(data)}\r\n".encode() + data + b"\r\n")
+
+    def _request(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> tuple[str, dict[str, str], bytes]:
+        """The first answer: (its own reply subject, headers, body)."""
+        self._inbox += 1
+        inbox = f"_R.{self._inbox}"
+        # A delivery bears its own subject, not the inbox: the number of the subscription tells whose answer it is.
+        self._write(f"SUB {inbox} {self._inbox}\r\n".encode())
+        self._pub(subject, data, inbox, headers)
+        while True:
+            line = self._lines.readline()
+            if not line:
+                raise ConnectionError("the server closed the connection")
+            words = line.decode().split()
+            if words[0] == "PING":
+                self._write(b"PONG\r\n")
+            if words[0] not in ("MSG", "HMSG"):
+                continue
+            sizes = words[-2:] if words[0] == "HMSG" else ["0", words[-1]]
+            body = self._lines.read(int(sizes[1]) + 2)[:-2]
+            raw, body = body[: int(sizes[0])], body[int(sizes[0]) :]
+            if words[2] == str(self._inbox):
+                self._write(f"UNSUB {self._inbox}\r\n".encode())
+                reply = words[3] if len(words) > (5 if words[0] == "HMSG" else 4) else ""
+                return reply, _headers(raw), body
+
     def now(self) -> float:
         return time.monotonic()
+
+    def _unix(self) -> float:
+        return time.time()
 
     def restart(self) -> None:
         self._socket.close()
@@ -363,7 +357,7 @@ def _headers(raw: bytes) -> dict[str, str]:
     lines = raw.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
     status = lines[0].removeprefix("NATS/1.0").split()
-    return {"status": status[0], **headers} if status else headers
+    return {"status": status[0], "description": " ".join(status[1:]), **headers} if status else headers
 
 
 _WORK = {

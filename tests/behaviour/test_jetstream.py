@@ -20,7 +20,9 @@ LATE_S = 0.4
 @pytest.fixture(params=["simulated", "real"])
 def js(request: pytest.FixtureRequest) -> Iterator[Substrate]:
     if request.param == "simulated":
-        yield Simulated()
+        simulated = Simulated()
+        yield simulated
+        simulated.close()
         return
     with NatsServer() as server:
         real = Real(server)
@@ -85,6 +87,29 @@ def test_anyone_may_give_a_message_back(js: Substrate) -> None:
     got = take(js)
     js.nak(got)
     assert take(js, 0.5).count == 2
+
+
+def test_a_made_up_nak_names_a_delivery_that_is_not_settled(js: Substrate) -> None:
+    """An ack subject can be made from the stream's sequence alone, but a NAK counts only if the consumer sequence in it
+    is above all that is acknowledged, and is none that is still to come."""
+    for name in "abc":
+        js.publish(f"jobs.act.{name}")
+        js.ack(take(js))
+    js.publish("jobs.act.d")
+    got = take(js)  # the consumer's fourth delivery
+    for nonsense in (3, 1, 40):
+        js.nak_built(got, nonsense)
+    assert js.pull(0.3) is None
+    js.nak_built(got, 4)
+    assert take(js, 0.5).seq == got.seq
+
+
+def test_a_pull_that_a_message_is_too_large_for_ends_and_leaves_it_there(js: Substrate) -> None:
+    """The server says so as soon as there is a message, which the next one gets, for the first time."""
+    assert "408" in js.glance()
+    js.publish("jobs.act.a", "x")
+    assert "message size" in js.glance()
+    assert take(js).count == 1
 
 
 def test_an_old_deliverys_extension_keeps_a_dropped_redelivery(js: Substrate) -> None:

@@ -113,13 +113,13 @@ def test_samples_count_for_our_innermost_module() -> None:
     stacks = [
         f"{program};run (asyncio/runners.py:1);execute (turnout/worker/executor.py:7);dumps (json.py:2) 3",
         f"{program};run (asyncio/runners.py:1) 1",
-        "thread (2): turnout-leases;keep (turnout/worker/lease.py:3) 9",
+        "thread (2): turnout-leases;keep (turnout/worker/leases.py:3) 9",
     ]
     assert profile.shares("\n".join(stacks)) == {"worker/executor.py": 0.75, profile.ELSEWHERE: 0.25}
 
 
 def test_every_program_explains_itself() -> None:
     """`--help` works for all of it and for a part alone."""
-    for module in ("bench", "bench.drain", "bench.table", "bench.profile"):
+    for module in ("bench", "bench.drain", "bench.results", "bench.profile"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=True)
         assert b"usage:" in done.stdout

@@ -49,7 +49,8 @@ def test_a_bad_file_is_2(cli: Cli, tmp_path: Path) -> None:
         (["add", "--delay", "1m", "--at", "2100-01-01T00:00:00Z"], "exclude each other"),
         (["add", "--expires-in", "0"], "expires_in"),
         (["add", "--label", "customer"], "no label"),
-        (["add", "--if-exists", "replace"], "if-exists"),
+        (["add", "--priority", "6"], "1<=x<=5"),
+        (["add", "--if-exists", "again"], "if-exists"),
         (["add", "--timeout", "5"], "--wait or --follow"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
@@ -74,7 +75,7 @@ def test_no_server_is_1() -> None:
         assert len(told.splitlines()) == 1
         assert cli.url in told
         assert "start it or check the address" in told
-        cli.error("worker", "shop", code=1)
+        cli.error("worker", "shop", "--wait", "0", code=1)
     assert "no address" in cli.error("job", "ls", "--server", "http://x", code=2)
 
 
@@ -106,10 +107,8 @@ def test_no_permission_is_1() -> None:
         assert "secret" not in told
 
 
-def test_a_bare_bad_payload_is_visible(busy: Cli) -> None:
-    """A payload that does not fit the activity faults the job with the field's name; nothing loops."""
-    told = busy.error("job", "submit", "add", '{"b": 1}', "--id", "unfit", "--wait", code=1)
+def test_a_bad_payload_by_name_is_refused(busy: Cli) -> None:
+    """A payload that lacks what the published contract asks for is refused by name, before anything is stored."""
+    told = busy.error("job", "submit", "add", '{"b": 1}', "--id", "unfit", "--wait", code=2)
     assert "a" in told
-    info = busy.json("job", "show", "unfit")
-    assert info["attempt"] <= 1
-    assert "a" in info["error"]["message"]
+    busy.error("job", "show", "unfit", code=4)

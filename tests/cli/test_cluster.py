@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 
-from tests.cli.conftest import Cli
-from turnout.jetstream.connection import Connection, ConnectOptions
-from turnout.jetstream.names import Names
-from turnout.jetstream.topology import ConsumerOptions, consumer_config
+from tests.cli.conftest import Cli, first_document
+from tests.cli.test_health import until
+from tests.support.rawsocket import raw_publish
+from turnout.nats.connection import Connection, ConnectOptions
+from turnout.store.names import Names
+from turnout.store.topology import ConsumerOptions, consumer_config
 from turnout.testing.server import NatsServer
 
 
@@ -52,6 +55,44 @@ def test_activity_ls_and_schema(busy: Cli) -> None:
     assert """turnout job submit add '{"a": 1}'""" in busy("activity", "schema", "add").stdout
     told = busy.error("activity", "schema", "ad", code=4)
     assert "those known are: add, assassin" in told
+
+
+def test_activity_pause_and_resume(busy: Cli) -> None:
+    """A paused activity and its jobs say so, with the note; resumed, they run. An unknown one is exit code 4."""
+    assert "add is paused for 1h00m" in busy("activity", "pause", "add", "--note", "no ink", "--for", "1h").stdout
+    try:
+        assert re.search(r"add +1 +no ink +Add two", busy("activity", "ls").stdout)
+        assert re.search(r"paused +no ink\n", busy("activity", "schema", "add").stdout)
+        busy("job", "submit", "add", '{"a": 1}', "--id", "dry")
+        assert re.search(r"waits +add is paused: turnout activity resume add", busy("job", "show", "dry").stdout)
+        assert re.search(r"dry +add +queued \(paused\)", busy("job", "ls", "--activity", "add").stdout)
+        assert busy.json("job", "show", "dry")["waiting_for"]["kind"] == "paused"
+        assert "add is paused: no ink" in busy("doctor").stdout
+    finally:
+        assert busy.json("activity", "resume", "add") == {"name": "add", "paused": False, "note": ""}
+    busy("job", "result", "dry", "--timeout", "5")
+    for verb in ("pause", "resume"):
+        assert "those known are: add, assassin" in busy.error("activity", verb, "ad", code=4)
+
+
+def test_limit_set_show_and_clear(busy: Cli) -> None:
+    """A set limit is listed and shown, with how long it holds; cleared, it is gone. A bad one is exit code 2."""
+    assert "api: 5 at once, for 1h00m" in busy("limit", "set", "api", "--concurrency", "5", "--for", "1h").stdout
+    assert re.search(r"api +5 +any +0 +0 +set, for another ", busy("limit", "ls").stdout)
+    assert re.search(r"concurrency +5\n", busy("limit", "show", "api").stdout)
+    shown = busy.json("limit", "show", "api")
+    assert (shown["concurrency"], shown["holders"], shown["source"]) == (5, [], "set")
+    assert "those known are: api" in busy.error("limit", "show", "apo", code=4)
+    assert "api: 6 in 1m00s, 2 of them in one burst, until it is cleared" in (
+        busy("limit", "set", "api", "--rate", "6", "--per", "1m", "--burst", "2").stdout
+    )
+    assert re.search(r"concurrency +any number\nrate +6 in 1m00s, burst 2\n", busy("limit", "show", "api").stdout)
+    shown = busy.json("limit", "show", "api")
+    assert (shown["concurrency"], shown["rate"], shown["per"], shown["burst"]) == (None, 6, 60, 2)
+    busy.error("limit", "set", "api", "--concurrency", "-1", code=2)
+    assert "needs a concurrency or a rate" in busy.error("limit", "set", "api", code=2)
+    assert busy.json("limit", "clear", "api") == {"name": "api", "cleared": True}
+    assert busy.json("limit", "ls") == []
 
 
 def test_fault_ls_and_show(busy: Cli) -> None:
@@ -108,7 +149,7 @@ def test_doctor_finds_nothing_wrong(busy: Cli) -> None:
 def test_doctor_sees_what_is_not_set_up(cli: Cli) -> None:
     """Missing streams are wrong, and the remedy is named; doctor itself creates nothing."""
     (check,) = checks(cli, 1)["streams"]
-    assert check["remedy"] == "run: turnout setup"
+    assert check["remedy"] == f"run: turnout setup -n {cli.namespace}"
     checks(cli, 1)
     cli("setup")
     found = checks(cli, 0)
@@ -120,6 +161,24 @@ def test_doctor_sees_jobs_that_nobody_works_on(cli: Cli) -> None:
     cli("job", "submit", "add", "{}")
     (check,) = checks(cli, 1)["queues"]
     assert "1 job of add in the queue, and no node works on it" in check["found"]
+
+
+def test_doctor_sees_workflows_that_are_stuck_or_wait_for_a_worker(cli: Cli) -> None:
+    """Stuck ones are named with how to find out why; what no node works on is told, also a bare start."""
+    with cli.process("worker", "metered", "-o", "json") as worker:
+        first_document(worker)
+        assert checks(cli, 0)["workflows"][0]["found"] == "0 workflows open, none stuck"
+        cli("workflow", "start", "broken", "--id", "b-1")
+        cli("workflow", "start", "listening")
+        until(lambda: cli.json("workflow", "show", "b-1")["state"] == "stuck")
+        [stuck] = checks(cli, 1)["workflows"]
+        assert (stuck["verdict"], stuck["found"]) == ("wrong", "1 workflow of broken stuck: b-1")
+        assert "workflow show b-1" in stuck["remedy"]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    raw_publish(cli.url, f"{cli.namespace}.workflows.nobody", b"{}")
+    found = {each["found"] for each in checks(cli, 1)["workflows"]}
+    assert found >= {f"1 workflow of {name} not ended, and no node works on it" for name in ("listening", "nobody")}
 
 
 def test_doctor_sees_changed_streams_and_consumers(server: NatsServer) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, first_document
 from turnout.cli.contexts import connect_options, namespace
 from turnout.cli.exits import BadInput
 from turnout.testing.server import NatsServer
@@ -90,3 +90,27 @@ def test_a_context_connects(tmp_path: Path, home: dict[str, str]) -> None:
         assert cli.json("--context", "real", "job", "ls", env=home) == []
         cli.error("job", "ls", env=home, code=1)
         assert "there is no context nope" in cli.error("job", "ls", "--context", "nope", env=home, code=2)
+
+
+def test_a_context_may_have_an_inbox_of_its_own(tmp_path: Path, home: dict[str, str]) -> None:
+    """Credentials that may listen below their own inbox prefix do for a worker and for clients: none uses another."""
+    config = """authorization { users: [{user: me, password: p, permissions: {subscribe: {deny: ["_INBOX.>"]}}}] }"""
+    with NatsServer(config=config) as server:
+        file = tmp_path / "nats" / "context" / "mine.json"
+        mine = {"url": server.url, "user": "me", "password": "p", "inbox_prefix": "_MINE"}
+        file.write_text(json.dumps(mine))
+        cli = Cli(server.url, "mine")
+        with cli.process("worker", "shop:add", "--context", "mine", "-o", "json", env=home) as worker:
+            first_document(worker)
+            assert cli("job", "submit", "add", '{"a": 1}', "--wait", "--context", "mine", env=home).stdout == "3\n"
+        login = ("--user", "me", "--password", "p")
+        assert "_INBOX" in cli.error("job", "ls", *login, code=1)
+        assert cli("job", "ls", *login, "--inbox-prefix", "_MINE").stdout.startswith("ID")
+
+
+def test_a_context_may_say_that_tls_comes_first(tmp_path: Path, home: dict[str, str]) -> None:
+    """`tls_first` of a context is heeded, and so is the option."""
+    (tmp_path / "nats" / "context" / "first.json").write_text(json.dumps({"url": "tls://a:4222", "tls_first": True}))
+    assert connect_options({"context": "first"}, home).tls_first
+    assert connect_options({"tlsfirst": "True"}, home).tls_first
+    assert not connect_options({}, home).tls_first

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,11 @@ def here(tmp_path: Path) -> Cli:
 
 
 def test_it_serves_and_keeps_what_was_stored(here: Cli) -> None:
-    """dev prints its server, runs jobs, stops in order with its server, and has its jobs back the next time."""
+    """dev prints its server, runs jobs, stops in order with its server, and has its jobs back the next time.
+
+    Nobody else on the machine can read them, also where an older version had made the folder.
+    """
+    (here.cwd / ".turnout").mkdir(mode=0o755)
     with here.process("dev", "shop", "-o", "json") as dev:
         facts = first_document(dev)
         assert "add" in facts["activities"]
@@ -34,6 +40,7 @@ def test_it_serves_and_keeps_what_was_stored(here: Cli) -> None:
         assert dev.wait(15) == 0
         assert not alive(server)
     assert (here.cwd / ".turnout" / ".gitignore").read_text() == "*\n"
+    assert stat.S_IMODE((here.cwd / ".turnout").stat().st_mode) == 0o700
     with here.process("dev", "-o", "json") as dev:
         at = ["--server", first_document(dev)["url"]]
         assert here.json("job", "show", "kept", *at)["result"] == 7
@@ -50,17 +57,20 @@ def test_it_takes_another_port_and_says_how_to_submit(here: Cli) -> None:
             taken.listen()
         except OSError:
             pass  # somebody else has it: just as well
-        with here.process("dev", "shop:add") as dev:
+        with here.process("dev", "-n", "tinker", "shop:add") as dev:
             assert dev.stdout is not None
             shown = ""
             while "Ctrl-C" not in shown:
                 shown += dev.stdout.readline()
+            pasted = next(line for line in shown.splitlines() if "job submit add" in line)
+            _, *arguments = shlex.split(pasted)
+            assert here(*arguments, env={"TURNOUT_NAMESPACE": "elsewhere"}).stdout.endswith("3\n")
     assert "port 4222 is taken" in shown
     line = next(line for line in shown.splitlines() if "job submit add" in line)
     assert "--server nats://127.0.0.1:" in line
     assert json.loads(line.split("'")[1]) == {"a": 1}
     assert "nats --server nats://127.0.0.1:" in shown
-    assert "pub turnout.jobs.add" in shown
+    assert "pub tinker.jobs.add" in shown
 
 
 def test_a_module_that_cannot_be_imported_starts_nothing(here: Cli) -> None:

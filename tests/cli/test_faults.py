@@ -30,6 +30,21 @@ def test_replay_by_filter_counts(busy: Cli) -> None:
     busy("fault", "replay", "filter1", "--all", code=2)
 
 
+def test_ls_drops_what_was_mended(busy: Cli) -> None:
+    """`fault ls` lists a letter until its job has gone on; `--all` lists it still, and `show` knows it."""
+    busy("job", "submit", "moody", "--id", "mended", "--wait", code=1)
+
+    def listed(*more: str) -> list[str]:
+        return [letter["id"] for letter in busy.json("fault", "ls", "--activity", "moody", *more)]
+
+    assert listed() == ["mended"]
+    busy("fault", "replay", "mended")
+    busy("job", "follow", "mended")
+    assert listed() == []
+    assert listed("--all") == ["mended"]
+    assert busy.json("fault", "show", "mended")["generation"] == 1
+
+
 def test_drop_leaves_the_job(busy: Cli) -> None:
     """`fault drop` removes the letters and nothing else; what is not there is not found."""
     dead(busy, "drop1")

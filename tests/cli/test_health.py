@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from subprocess import Popen
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import pytest
 
 from tests.cli.conftest import Cli, first_document
 from turnout import Client
+from turnout.cli.options import Address
 from turnout.testing.server import NatsServer
+
+T = TypeVar("T")
 
 
 class Health:
@@ -42,10 +45,14 @@ class Health:
         return json.loads(self.get("/status")[1])
 
     def until(self, path: str, code: int, within_s: float = 15.0) -> str:
-        return until(lambda: (answer := self.get(path))[0] == code and (answer[1] or "-"), within_s)
+        def body() -> str:
+            status, text = self.get(path)
+            return (text or "-") if status == code else ""
+
+        return until(body, within_s)
 
 
-def until(condition: Callable[[], Any], within_s: float = 15.0) -> Any:
+def until(condition: Callable[[], T | Literal[False]], within_s: float = 15.0) -> T:
     give_up_at = time.monotonic() + within_s
     while not (answer := condition()):
         assert time.monotonic() < give_up_at, "it never came"
@@ -64,6 +71,54 @@ def begin(cli: Cli, activity: str, payload: str = "{}") -> str:
     job_id = cli("job", "submit", activity, payload).stdout.strip()
     cli.until(job_id, lambda info: info.state == "running")
     return job_id
+
+
+def test_slow_connections_keep_nobody_from_asking(cli: Cli) -> None:
+    """Hundreds of connections that say nothing are dropped for the one that asks."""
+    with healthy(cli) as (_, health), contextlib.ExitStack() as held:
+        for _ in range(3):
+            for _ in range(100):
+                line = held.enter_context(socket.create_connection(("127.0.0.1", health.port), timeout=5))
+                line.sendall(b"GET /livez")
+            assert health.get("/livez") == (200, "ok\n")
+
+
+def test_a_worker_that_is_started_before_its_server_waits_for_it() -> None:
+    """It is alive and not ready, says so once, and works as soon as the server is there; a limit ends the wait."""
+    with NatsServer() as server:
+        cli = Cli(server.url, "early")
+        server.stop()
+        with cli.process("worker", "odd", "--wait", "0.5") as worker:
+            assert worker.wait(30) == 1
+        port = free_port()
+        with cli.process("worker", "odd", "--health-port", str(port), "-o", "json") as worker:
+            health = Health(port)
+
+            def waits() -> str | Literal[False]:
+                with contextlib.suppress(OSError):
+                    status, text = health.get("/readyz")
+                    return text if status == 503 else False
+                return False
+
+            assert "the NATS server is not there" in until(waits, 30)
+            assert health.get("/livez")[0] == 200
+            server.start()
+            assert first_document(worker)["activities"]
+            assert health.get("/readyz")[0] == 200
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_without_a_host_it_answers_this_machine_alone() -> None:
+    """`--health-port 8080` is loopback; every address has to be asked for."""
+    parse = Address().convert
+    assert parse("8080", None, None) == ("127.0.0.1", 8080)
+    assert parse("0.0.0.0:8080", None, None) == ("0.0.0.0", 8080)
+    assert parse("[::]:0", None, None) == ("::", 0)
 
 
 def test_a_working_worker_is_live_and_ready_and_tells_what_it_does(cli: Cli) -> None:

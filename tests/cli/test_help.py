@@ -38,7 +38,7 @@ def test_help_imports_nothing_heavy(line: str) -> None:
 def test_the_exit_codes_are_in_the_help(cli: Cli) -> None:
     """`turnout --help` lists every verb and every exit code."""
     text = cli("--help", cold=True).stdout
-    for word in ("Exit codes:", "3    the job was cancelled", "4    no such job", "5    the job had not", "doctor"):
+    for word in ("Exit codes:", "3    the job or workflow was", "4    no such job", "5    the job or", "doctor"):
         assert word in text
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,7 +16,10 @@ import attrs
 import pytest
 
 from tests.cli.conftest import TURNOUT, Cli
-from turnout import JobInfo
+from tests.support.waiting import until
+from turnout import Client, JobInfo
+from turnout.nats.connection import Connection, ConnectOptions, NoResponders, RequestTimeout
+from turnout.store.names import Names
 
 KEYS = {field.name for field in attrs.fields(JobInfo)}
 
@@ -21,8 +27,10 @@ KEYS = {field.name for field in attrs.fields(JobInfo)}
 def test_submit_prints_the_id_and_json_the_job(cli: Cli) -> None:
     """A script gets the id alone; with -o json all that is known of the job, keys as in JobInfo."""
     assert cli("job", "submit", "add", '{"a": 1}', "--id", "one").stdout == "one\n"
-    info = cli.json("job", "submit", "add", '{"a": 2}', "--label", "customer=42", "--label", "x=y=z")
+    info = cli.json("job", "submit", "add", '{"a": 2}', "--label", "customer=42", "--label", "x=y=z", "--priority", "2")
     assert set(info) == KEYS
+    assert info["priority"] == 2
+    assert "priority" in cli("job", "show", info["id"]).stdout
     assert (info["state"], info["payload"], info["labels"]) == ("queued", {"a": 2}, {"customer": "42", "x": "y=z"})
     submitted = dt.datetime.fromisoformat(info["submitted_at"])
     assert info["submitted_at"].endswith("Z")
@@ -73,8 +81,21 @@ def test_a_cancelled_job_is_3(busy: Cli) -> None:
     job_id = busy("job", "submit", "slow").stdout.strip()
     busy.until(job_id, lambda info: info.state == "running")
     assert job_id in busy("job", "cancel", job_id, "--reason", "too slow").stdout
-    assert "too slow" in busy.error("job", "result", job_id, code=3)
+    assert busy.error("job", "result", job_id, code=3) == f"job {job_id} was cancelled: too slow\n"
     assert busy.json("job", "follow", job_id, code=3)["reason"] == "too slow"
+
+
+def test_a_cancel_that_waits_for_the_code_is_seen(busy: Cli) -> None:
+    """While a running job's code has not stopped, `show`, `ls` and JSON tell that a cancel was asked for, and why."""
+    job_id = busy("job", "submit", "stubborn", '{"seconds": 4}').stdout.strip()
+    busy.until(job_id, lambda info: info.state == "running")
+    busy("job", "cancel", job_id, "--reason", "by ann")
+    assert "a cancel was asked for: by ann" in busy("job", "show", job_id).stdout
+    assert re.search(rf"{job_id} +stubborn +cancelling ", busy("job", "ls", "--activity", "stubborn").stdout)
+    info = busy.json("job", "show", job_id)
+    assert (info["state"], info["cancel_requested"]) == ("running", "by ann")
+    ended = busy.until(job_id, lambda info: info.state.final)
+    assert (ended.state, ended.cancel_requested) == ("completed", None)
 
 
 def test_cancelling_several(cli: Cli) -> None:
@@ -82,6 +103,7 @@ def test_cancelling_several(cli: Cli) -> None:
     for job_id in ("a", "b"):
         cli("job", "submit", "add", "{}", "--id", job_id)
     one = cli.json("job", "cancel", "a")
+    assert cli.error("job", "result", "a", code=3) == "job a was cancelled\n"
     assert (one["id"], one["state"], one["attempt"]) == ("a", "cancelled", 0)
     several = cli("job", "cancel", "nobody", "b", "-o", "json", code=4)
     assert '"state": "cancelled"' in several.stdout
@@ -97,6 +119,8 @@ def test_retry_and_delete(busy: Cli) -> None:
     assert (info["generation"], info["attempt"], info["state"]) == (2, 2, "faulted")
     shown = busy("job", "show", "again").stdout
     assert re.search(r"generation +2", shown)
+    busy("job", "retry", "again", "--no-checkpoint")
+    assert busy.json("job", "follow", "again", code=1)["generation"] == 3
     assert busy("job", "delete", "again").stdout == "again  deleted\n"
     busy.error("job", "show", "again", code=4)
     busy("job", "submit", "add", '{"a": 1}', "--id", "fine", "--wait")
@@ -113,6 +137,20 @@ def test_waiting_has_an_end_5(busy: Cli) -> None:
     busy.error("job", "submit", "later", "--wait", "--timeout", "0.3", "-o", "json", code=5)
     assert busy.until(job_id, lambda info: info.state == "running").reason is None
     busy("job", "cancel", job_id)
+
+
+async def test_what_a_program_answers_with_is_what_is_printed(busy: Cli) -> None:
+    """`to_dict()` of jobs, dead letters, nodes and activities is what `-o json` prints, ready for `json.dumps`."""
+    busy("job", "submit", "broken", "--id", "plain", "--label", "a=b", "--wait", code=1)
+    async with Client.connect(busy.url, namespace=busy.namespace) as client:
+        info = await client.job("plain").info()
+        letters = [letter.to_dict() async for letter in client.faults(job_id="plain")]
+        nodes, activities = await client.nodes(), await client.activities()
+    assert json.loads(json.dumps(info.to_dict())) == busy.json("job", "show", "plain")
+    assert info.to_dict()["attempts"] == [attempt.to_dict() for attempt in info.attempts]
+    assert letters[-1:] == [busy.json("fault", "show", "plain")]
+    assert [node.to_dict()["id"] for node in nodes] == [node["id"] for node in busy.json("node", "ls")]
+    assert [each.to_dict() for each in activities] == busy.json("activity", "ls")
 
 
 @pytest.mark.parametrize("verb", ["show", "follow", "result", "cancel", "retry", "delete"])
@@ -142,6 +180,22 @@ def test_show_tells_why_a_queued_job_waits(cli: Cli) -> None:
     """A job that nobody works on says so."""
     cli("job", "submit", "add", "{}", "--id", "waits")
     assert "no node works on add: start a worker for it" in cli("job", "show", "waits").stdout
+
+
+def test_complete_and_fail_from_outside(busy: Cli) -> None:
+    """A job that is left to others says so, and ends with what is said; a value that does not fit is wrong usage."""
+    for job_id in ("signed", "torn"):
+        busy("job", "submit", "sign", '{"document": "a"}', "--id", job_id)
+        busy.until(job_id, lambda info: info.state == "running" and info.node is None)
+    assert "it is completed from outside" in busy("job", "show", "signed").stdout
+    assert "by: it must be string" in busy.error("job", "complete", "signed", '{"by": 7}', code=2)
+    assert "not in 2" in busy.error("job", "complete", "signed", '{"by": "ann"}', "--attempt", "2", code=1)
+    assert "the job is completed" in busy("job", "complete", "signed", '{"by": "ann"}').stdout
+    assert busy.json("job", "result", "signed") == {"by": "ann"}
+    assert "completed" in busy.error("job", "complete", "signed", '{"by": "bob"}', code=1)
+    failed = busy.json("job", "fail", "torn", "the pen broke", "--fatal")
+    assert (failed["state"], failed["reason"], failed["error"]["message"]) == ("faulted", "fatal", "the pen broke")
+    busy.error("job", "fail", "nobody", code=4)
 
 
 def test_show_keeps_the_terminal_safe(cli: Cli) -> None:
@@ -244,6 +298,73 @@ def test_following_draws_a_bar_on_a_terminal(busy: Cli) -> None:
     assert "was cancelled" in shown.decode()
 
 
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_no_colours_where_they_are_not_wanted(cli: Cli, env: dict[str, str]) -> None:
+    """With NO_COLOR, and on a dumb terminal, tables and checks have no colours; on others they have."""
+    cli("job", "submit", "add", "{}")
+    for line in (["job", "ls", "--state", "queued"], ["job", "ls", "--state", "cancelled"], ["doctor"]):
+        assert "\x1b" not in on_a_terminal(cli, line, env)
+    assert "\x1b" in on_a_terminal(cli, ["doctor"], {})
+
+
+def test_following_draws_nothing_on_a_dumb_terminal(busy: Cli) -> None:
+    """A terminal that can't move its cursor gets lines."""
+    shown = on_a_terminal(busy, ["job", "submit", "slow", '{"seconds": 0.3}', "--follow"], {"TERM": "dumb"})
+    assert "\x1b" not in shown
+    assert re.search(r"\d\d:\d\d:\d\dZ completed", shown)
+
+
+def on_a_terminal(cli: Cli, line: list[str], env: dict[str, str]) -> str:
+    """What a command prints on one."""
+    ours, theirs = pty.openpty()
+    environment = cli.env | {"TERM": "xterm"} | env
+    with subprocess.Popen([*TURNOUT, *line], stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        shown = b""
+        try:
+            while data := os.read(ours, 65536):
+                shown += data
+        except OSError:  # the terminal is gone: they have ended
+            pass
+    os.close(ours)
+    return shown.decode()
+
+
+@pytest.mark.parametrize("line", [["job", "follow"], ["job", "result"], ["job", "logs", "--follow"]], ids=" ".join)
+def test_an_interrupted_wait_says_that_the_job_goes_on(busy: Cli, line: list[str]) -> None:
+    """Ctrl-C ends the wait and not the job: the reader learns so, and how to stop it. The exit code is 130."""
+    job_id = busy("job", "submit", "slow", '{"seconds": 60}').stdout.strip()
+    busy.until(job_id, lambda info: info.state == "running")
+    with busy.process(*line, job_id) as process:
+        assert process.stderr is not None
+        asyncio.run(until_somebody_listens(busy, Names(busy.namespace).stored("slow", job_id)))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        said = process.stderr.read()
+    assert f"job {job_id} goes on; to stop it: turnout job cancel {job_id} -n busy" in said
+    assert busy.json("job", "show", job_id)["state"] == "running"
+    busy("job", "cancel", job_id)
+
+
+async def until_somebody_listens(cli: Cli, subject: str) -> None:
+    """Until somebody hears what is told of a job. An empty notice says nothing, and has its reader look again."""
+
+    async def heard() -> bool:
+        try:
+            await connection.request(subject, timeout_s=0.1)
+        except NoResponders:
+            return False
+        except RequestTimeout:
+            return True
+        raise AssertionError("nobody answers a notice")
+
+    connection = await Connection.open(ConnectOptions(servers=(cli.url,)), name="test")
+    try:
+        await until(heard)
+    finally:
+        await connection.close()
+
+
 def test_options_in_front_of_the_verb(cli: Cli, server: object) -> None:
     """The common options are taken in front of the verb as well; the one nearest to it wins."""
     nowhere = {"NATS_URL": "nats://127.0.0.1:1"}
@@ -254,8 +375,16 @@ def test_options_in_front_of_the_verb(cli: Cli, server: object) -> None:
 
 
 def test_a_reader_that_has_enough(cli: Cli) -> None:
-    """A pipe that closes early ends a listing without a traceback."""
+    """A pipe that closes early ends a listing, or what follows a job, without a traceback and with exit code 0."""
     cli("job", "submit", "add", "-", stdin='{"a": "' + "x" * 300_000 + '"}')
-    line = f"{' '.join(TURNOUT)} job ls -o json | head -c 5"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=cli.env, check=False)
-    assert done.stderr == ""
+    line = f"set -o pipefail; {' '.join(TURNOUT)} job ls -o json | head -c 5"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=cli.env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_has_seen_enough_of_a_job(busy: Cli) -> None:
+    """`follow | head` is no error: nobody reads on, so nothing is followed."""
+    line = f"set -o pipefail; {' '.join(TURNOUT)} job submit slow '{{\"seconds\": 20}}' --follow --id headed | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=busy.env, check=False, timeout=15)
+    assert (done.returncode, done.stderr) == (0, "job headed submitted\n")
+    busy("job", "cancel", "headed")

@@ -58,7 +58,8 @@ async def test_a_listing_may_be_left() -> None:
     assert left.is_set()
 
     async def none() -> AsyncGenerator[JobInfo]:
-        for info in ():
+        nobody: list[JobInfo] = []
+        for info in nobody:
             yield info
 
     assert [part async for part in as_they_come(none(), whole=False)] == [[]]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,7 @@ import nats
 import pytest
 
 from tests.cli.conftest import Cli, first_document
-from turnout.testing.server import NatsServer
+from turnout.testing.server import HOST, NatsServer
 
 OF_JOB = ("job", "activity", "attempt", "node", "trace_id", "span_id")
 
@@ -85,7 +86,7 @@ def test_lines_for_people_carry_the_job(cli: Cli) -> None:
     text = logged(cli, ["chatty"], ["chat_in_thread"])
     told = r"job=chat_in_thread activity=chat_in_thread attempt=1 node=here-\w+ trace=[0-9a-f]{32} span=[0-9a-f]{16}"
     assert re.search(rf"INFO +some\.library: from a thread \[{told}\]\n", text)
-    assert re.search(r"starting with \d activities of chatty\n", text)
+    assert re.search(r"starting with \d activities and workflows of chatty\n", text)
 
 
 def test_a_programs_own_logging_sees_the_job(cli: Cli) -> None:
@@ -99,6 +100,26 @@ def test_an_unknown_format_is_2(cli: Cli) -> None:
     """A format that does not exist is a usage error, from the option and from the variable."""
     assert "--log-format" in cli.error("job", "ls", "--log-format", "xml", code=2)
     assert "TURNOUT_LOG_FORMAT" in cli.error("job", "ls", env={"TURNOUT_LOG_FORMAT": "xml"}, code=2)
+
+
+def test_an_outage_does_not_fill_the_log() -> None:
+    """While the server is away a busy worker says once for each connection that it is lost, and that it is back."""
+    with NatsServer() as server:
+        cli = Cli(server.url, "outage")
+        with cli.process("worker", "chatty:chat_until_stopped", "--grace", "0") as worker:
+            cli("job", "submit", "chat_until_stopped", "--id", "on")
+            cli.until("on", lambda info: info.progress is not None)
+            server.kill()
+            with socket.create_server((HOST, server.port)) as nobody:
+                for _ in range(20):  # so often it tries to connect: some 3 s of outage
+                    nobody.accept()[0].close()
+            server.start()
+            worker.send_signal(signal.SIGTERM)
+            _, text = worker.communicate(timeout=60)
+    lines = [line for line in text.splitlines() if "[job=" not in line]
+    assert len([line for line in lines if "was lost" in line]) == 3
+    assert [line for line in lines if "WARNING" in line and "was lost" not in line] == []
+    assert len(lines) < 16, text
 
 
 def test_the_lines_of_a_job_are_shown_after_its_end(chatty: Cli) -> None:
@@ -130,13 +151,26 @@ def test_an_unknown_job_is_4(chatty: Cli, more: list[str]) -> None:
 
 
 def test_lines_are_followed_to_the_end(chatty: Cli) -> None:
-    """`--follow` prints lines while the job runs and ends with it, by how it did; as JSON one document, at the end."""
+    """`--follow` prints lines while the job runs and ends with it, by how it did."""
     chatty("job", "submit", "chat_on", "--id", "goes-on")
     done = chatty("job", "logs", "goes-on", "--follow", code=1)
     assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == [f"line {n}" for n in range(15)]
     again = chatty("job", "logs", "goes-on", "--follow", "-o", "json", "--limit", "2", code=1)
     assert [line["message"] for line in json.loads(again.stdout)] == ["line 13", "line 14"]
-    assert "line 14" in again.stderr
+
+
+def test_lines_are_followed_as_json(chatty: Cli) -> None:
+    """With `-o json` each line is printed when it comes, on a line of its own; at the end all of it is one array."""
+    chatty("job", "submit", "chat_until_stopped", "--id", "streamed")
+    with chatty.process("job", "logs", "streamed", "--follow", "-o", "json") as following:
+        assert following.stdout is not None
+        text = [following.stdout.readline(), following.stdout.readline()]
+        assert json.loads(text[1].lstrip(","))["message"] == "it begins"
+        assert chatty.json("job", "show", "streamed")["state"] == "running"
+        chatty("job", "cancel", "streamed")
+        text += following.stdout.readlines()
+        assert following.wait(20) == 3
+    assert [line["level"] for line in json.loads("".join(text))] == ["INFO", "WARNING"]
 
 
 def test_an_aborted_attempts_lines_are_kept(cli: Cli) -> None:

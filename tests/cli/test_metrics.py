@@ -58,6 +58,8 @@ def survivor(server: NatsServer) -> Iterator[Scraped]:
     with cli.process(*SERVED, "victim") as victim:
         first_document(victim)
         ids.append(begin(cli, "stay"))
+        cli("workflow", "start", "listening", "--id", "listener")
+        until(lambda: cli.json("workflow", "show", "listener")["waiting"])
         victim.kill()
     with cli.process(*SERVED, "survivor", "--grace", "0") as worker:
         health = Health(first_document(worker)["health_port"])
@@ -66,11 +68,16 @@ def survivor(server: NatsServer) -> Iterator[Scraped]:
             ids.append(cli.json("job", "submit", activity, payload, "--wait", code=code)["id"])
         ids.append(begin(cli, "stay"))
         cli("job", "cancel", ids[-1])
+        cli("workflow", "signal", "listener", "word", '"hush"')
+        assert cli("workflow", "result", "listener", "--timeout", "60").stdout.strip() == '"hush"'
+        cli("workflow", "start", "broken")
+        until(lambda: scrape(health).value("workflows_open", workflow="broken", state="stuck"), 60)
         until(lambda: scrape(health).value("jobs_cancelled_total", activity="stay"))
         until(lambda: scrape(health).value("jobs_completed_total", activity="stay"), 60)
         until(lambda: scrape(health).value("queue_depth", activity="add") is not None, 60)
+        until(lambda: scrape(health).value("limit_held", limit="stays") is not None, 60)
         page = scrape(health)
-        for job_id in ids:
+        for job_id in (*ids, "listener"):
             assert job_id not in page.text
         yield page
         worker.send_signal(signal.SIGTERM)
@@ -93,6 +100,18 @@ def test_each_way_to_end_is_counted(survivor: Scraped) -> None:
     assert survivor.value("jobs_faulted_total", activity="fail", reason="failed") == 1
     for idle in ("jobs_cancelled_total", "attempts_lost_total", "attempts_aborted_total", "attempts_retried_total"):
         assert survivor.value(idle, activity="add") == 0
+
+
+def test_workflows_are_counted(survivor: Scraped) -> None:
+    """One was replayed here and has ended, one is stuck: each counted once, and told as open while it is."""
+    assert survivor.value("workflow_loads_total", workflow="listening", source="replay") == 1
+    assert survivor.value("workflow_replay_duration_seconds_count", workflow="listening") == 1
+    assert survivor.value("workflow_task_duration_seconds_count", workflow="listening") == 1
+    assert survivor.value("workflows_ended_total", workflow="listening", state="completed") == 1
+    assert survivor.value("workflows_ended_total", workflow="listening", state="faulted") == 0
+    assert survivor.value("workflows_stuck_total", workflow="broken", reason="code_raised") == 1
+    assert survivor.value("workflows_open", workflow="broken", state="stuck") == 1
+    assert survivor.value("workflows_open", workflow="listening", state="running") == 0
 
 
 def test_every_metric_is_on_the_page(survivor: Scraped) -> None:

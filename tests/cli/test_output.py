@@ -15,6 +15,7 @@ from turnout import JobState
 from turnout.cli import output
 from turnout.cli.catalog import example
 from turnout.cli.options import Duration
+from turnout.core.plain import plain
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_plain_is_json() -> None:
     """Objects become objects, instants RFC 3339 in UTC, enums their names."""
     instant = dt.datetime(2026, 1, 31, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     thing = Thing(instant, 0.5, JobState.queued, (1, 2))
-    assert output.plain([thing]) == [
+    assert plain([thing]) == [
         {"at": "2026-01-31T10:00:00Z", "seen_at": "1970-01-01T00:00:00.500000Z", "state": "queued", "parts": [1, 2]}
     ]
 

@@ -17,7 +17,8 @@ from tests.cli.conftest import TURNOUT, Cli, first_document
 from tests.support.otlp import OtlpReceiver
 from turnout import AttemptInfo, JobInfo
 from turnout.cli import traceview
-from turnout.core.values import ErrorInfo, JobState, Outcome
+from turnout.core.failure import ErrorInfo
+from turnout.core.record import JobState, Outcome
 from turnout.testing.server import NatsServer
 
 SUBMITTED = 1_700_000_000.0

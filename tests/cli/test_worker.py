@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def test_it_works_on_every_activity_of_the_module(cli: Cli) -> None:
         node = first_document(worker)
         assert node["id"].startswith("here-")
         assert (node["slots"], node["namespace"]) == (3, cli.namespace)
-        assert sorted(node["activities"]) == ["add", "assassin", "broken", "checkpointed", "later", "slow", "stubborn"]
+        every = ["add", "assassin", "broken", "checkpointed", "later", "moody", "sign", "slow", "stubborn"]
+        assert sorted(node["activities"]) == every
         found = cli.json("node", "ls")
         assert [(each["id"], each["slots"], each["pid"]) for each in found] == [(node["id"], 3, worker.pid)]
         worker.send_signal(signal.SIGTERM)
@@ -68,6 +70,34 @@ def test_sigterm_lets_jobs_end(cli: Cli, tmp_path: Path) -> None:
         assert worker.wait(15) == 0
     info = cli.json("job", "show", job_id)
     assert (info["state"], info["attempt"], info["aborts"]) == ("completed", 1, 0)
+
+
+def test_closed_standard_streams_cost_nothing(cli: Cli, tmp_path: Path) -> None:
+    """A worker that is started with them closed works, its child processes too, and it stops in order."""
+    cli.cwd = tmp_path
+    (tmp_path / "quiet.py").write_text(
+        "from turnout import activity\n\n@activity(run_in='process')\ndef child(n: int) -> int:\n    return n + 1\n"
+    )
+    command = f"exec {sys.executable} -m turnout worker quiet <&- >&- 2>&-"
+    worker = subprocess.Popen(["sh", "-c", command], cwd=tmp_path, env=cli.env)
+    try:
+        assert cli.json("job", "submit", "child", '{"n": 1}', "--wait", "--timeout", "30")["result"] == 2
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(15) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_terminal_that_goes_away_stops_it_in_order(cli: Cli) -> None:
+    """SIGHUP is an ordered stop: what runs is given back, and the worker exits 0."""
+    with cli.process("worker", "shop", "--grace", "0", "-o", "json") as worker:
+        first_document(worker)
+        job_id = running(cli, "slow")
+        worker.send_signal(signal.SIGHUP)
+        assert worker.wait(15) == 0
+    info = cli.json("job", "show", job_id)
+    assert (info["state"], info["aborts"], info["losses"]) == ("queued", 1, 0)
 
 
 @pytest.mark.parametrize("grace", ["0", "0.2"])
@@ -155,9 +185,9 @@ def test_a_signal_while_it_starts_ends_it() -> None:
             "fails",
             r"RuntimeError: the database is not configured\n.*fails\.py\", line 3, in <module>\n.*raise RuntimeError",
         ),
-        ("shop:nothing", r"has no attribute nothing: the activities in it are add, assassin"),
-        ("shop:number", r"shop:number is no activity: the activities in it are add"),
-        ("json", r"json has no activities: decorate"),
+        ("shop:nothing", r"has no attribute nothing: the activities and workflows in it are add, assassin"),
+        ("shop:number", r"shop:number is no activity and no workflow: the activities and workflows in it are add"),
+        ("json", r"json has no activities and no workflows: decorate"),
         ("shop.py", r"shop\.py is a file: .* perhaps shop"),
         ("twins", r"two activities are called twin"),
     ],
@@ -207,6 +237,69 @@ def test_its_log_lines_name_the_job(cli: Cli, tmp_path: Path) -> None:
     assert out == ""
     assert re.search(r"hello from here \[job=t1 activity=talk attempt=1 node=\S+ trace=[0-9a-f]{32} span=\w+\]", err)
     assert not alive(worker.pid)
+
+
+AROUND = """
+from contextlib import asynccontextmanager
+from turnout import activity
+
+pool = None
+
+@asynccontextmanager
+async def lifespan():
+    global pool
+    pool = "a pool"
+    yield
+    print("left", flush=True)
+
+async def on_startup():
+    assert pool
+
+async def on_shutdown():
+    print("shutdown", flush=True)
+
+@activity
+async def use():
+    return pool
+"""
+
+
+def test_functions_of_the_module_run_around_the_worker(cli: Cli, tmp_path: Path) -> None:
+    """What a module calls `lifespan`, `on_startup` and `on_shutdown` runs around the worker's life."""
+    cli.cwd = tmp_path
+    (tmp_path / "around.py").write_text(AROUND)
+    with cli.process("worker", "around:use", "-o", "json") as worker:
+        first_document(worker)
+        assert cli.json("job", "submit", "use", "--wait")["result"] == "a pool"
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+        assert worker.stdout is not None
+        assert worker.stdout.read().split() == ["shutdown", "left"]
+
+
+def test_what_the_module_imports_is_not_its_own_start(cli: Cli, tmp_path: Path) -> None:
+    """A `lifespan` of another program, a web application's, say, is not called with the worker."""
+    cli.cwd = tmp_path
+    (tmp_path / "web.py").write_text("def lifespan(app):\n    raise RuntimeError('this is no application')\n")
+    (tmp_path / "jobs.py").write_text(
+        "from turnout import activity\nfrom web import lifespan\n"
+        "@activity\nasync def use():\n    return lifespan.__name__\n"
+    )
+    with cli.process("worker", "jobs", "-o", "json") as worker:
+        first_document(worker)
+        assert cli.json("job", "submit", "use", "--wait")["result"] == "lifespan"
+
+
+def test_a_start_of_the_module_that_fails_is_told_in_a_sentence(cli: Cli, tmp_path: Path) -> None:
+    """The worker exits 1 with one sentence, and its log has the traceback of the module's code."""
+    cli.cwd = tmp_path
+    (tmp_path / "around.py").write_text(AROUND.replace("assert pool", "raise ConnectionRefusedError('no database')"))
+    with cli.process("worker", "around") as worker:
+        assert worker.wait(20) == 1
+        assert worker.stderr is not None
+        said = worker.stderr.read()
+    assert "turnout: the code at the start of the worker has failed: ConnectionRefusedError: no database" in said
+    assert "around.py" in said
 
 
 def cli_error(cli: Cli, *arguments: str) -> str:

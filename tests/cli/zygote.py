@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import Any
 
-PRELOADED = ("jobs", "submitting", "catalog", "doctor", "topology", "session")
+PRELOADED = ("jobs", "bulk", "submitting", "catalog", "doctor", "topology", "session")
 
 
 def serve() -> None:

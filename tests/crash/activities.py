@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
-from turnout import Fatal, RetryPolicy, activity, current_job
+from turnout import CompleteLater, Fatal, Limit, RetryPolicy, Snooze, activity, current_job
 
 ONCE = RetryPolicy.none()
 
@@ -64,6 +66,11 @@ async def act(end: str, gate: str, cleanup: float) -> int:
         raise
     if end == "report":
         await job.checkpoint(job.attempt)
+    if end == "snooze" and job.restored(int) is None:
+        await job.checkpoint(job.attempt)
+        raise Snooze(1.0)
+    if end == "later":
+        raise CompleteLater
     if end == "fail" and job.attempt == 1:
         raise ValueError("the first time")
     if end == "fatal" and job.attempt == 1:
@@ -89,10 +96,32 @@ async def play_once(end: str = "return", gate: str = "", cleanup: float = 0) -> 
     return await act(end, gate, cleanup)
 
 
+@activity(
+    lease=2, retry=RetryPolicy(max_attempts=2, delay=1, jitter=0), limits=[Limit("crash", concurrency=1, rate=50)]
+)
+async def play_limited(end: str = "return", gate: str = "", cleanup: float = 0) -> int:
+    """The same, one at a time over all nodes."""
+    return await act(end, gate, cleanup)
+
+
+@activity(lease=2, retry=ONCE)
+async def count_ends(ended: list[dict[str, Any]]) -> int:
+    """What follows a group: how many have ended."""
+    return len(ended)
+
+
 @activity(lease=2, retry=ONCE, max_lost=2)
 async def poison() -> None:
     """Kills the process that runs it."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@activity(lease=30, retry=ONCE, max_lost=2)
+async def bystand(gate: str) -> int:
+    """Waits until a file is there, beside whatever else the node runs; returns the attempt that ended it."""
+    while not Path(gate).exists():
+        await asyncio.sleep(0.05)
+    return current_job().attempt
 
 
 @activity(lease=2, retry=RetryPolicy(max_attempts=4, delay=0.1), max_lost=100)
@@ -136,7 +165,7 @@ async def bulky(gate: str, size: int) -> str:
 
 @activity(lease=2, retry=ONCE)
 async def tells(count: int, until: int = 1, pause: float = 0.05) -> int:
-    """Logs a line at every step; an attempt before `until` never ends by itself."""
+    """JobLogs a line at every step; an attempt before `until` never ends by itself."""
     job = current_job()
     for n in range(count):
         job.log.info("line %d", n)
@@ -148,4 +177,36 @@ async def tells(count: int, until: int = 1, pause: float = 0.05) -> int:
     return job.attempt
 
 
-EVERY = (steps, wait_for, poison, flaky, play, play_long, play_once, stroll, doomed, bulky, tells)
+@activity(lease=600, retry=ONCE)
+async def quick(n: int = 0) -> int:
+    """Is done at once. With this lease nothing brings it back by itself while somebody waits for it."""
+    return n
+
+
+@activity(lease=600, retry=RetryPolicy(max_attempts=2, delay=2, jitter=0))
+async def fails_at(instant: float) -> int:
+    """Fails at that instant, by the wall clock, at its first attempt."""
+    if current_job().attempt == 1:
+        await asyncio.sleep(max(instant - time.time(), 0))
+        raise ValueError("the first time")
+    return current_job().attempt
+
+
+EVERY = (
+    steps,
+    wait_for,
+    poison,
+    bystand,
+    flaky,
+    play,
+    play_long,
+    play_once,
+    play_limited,
+    stroll,
+    doomed,
+    bulky,
+    tells,
+    quick,
+    fails_at,
+    count_ends,
+)

@@ -6,8 +6,12 @@ import asyncio
 import logging
 import sys
 
-from tests.crash.activities import play
+import attrs
+
+from tests.crash.activities import count_ends, play
 from turnout import Client
+from turnout.core.events import Declined
+from turnout.store.perform import Performer
 
 
 async def main(url: str, namespace: str, verb: str, job_id: str) -> None:
@@ -19,10 +23,23 @@ async def main(url: str, namespace: str, verb: str, job_id: str) -> None:
                 await client.submit(play.options(id=job_id, expires_in=60))
             case "submit-delayed":
                 await client.submit(play.options(id=job_id, delay=1))
+            case "replace":
+                await client.submit(play.options(id=job_id, if_exists="replace"))
+            case "debounce":
+                await client.submit(play.options(debounce=2, debounce_key=job_id))
             case "cancel":
                 await client.job(job_id).cancel("by the client")
+            case "submit-group":
+                await client.submit_group(play, [{}] * 5, id=job_id, then=count_ends)
+            case "cancel-group":
+                await client.group(job_id).cancel("by the client")
             case "retry":
                 await client.job(job_id).retry()
+            case "decline":
+                found = await client.store.queue.find("play", job_id)
+                assert found is not None
+                worn_out = attrs.evolve(found, number=26, exhausted=True)
+                await Performer(client.store).apply("play", found.id, Declined(delivery=worn_out))
             case _:
                 raise SystemExit(f"no such verb: {verb}")
     print("done", flush=True)

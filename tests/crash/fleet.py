@@ -73,15 +73,16 @@ class Fleet:
         brisk: bool = False,
         mutant: str = "",
         url: str = "",
+        properties: str = "",
     ) -> Process:
         """A worker process that is registered and pulls; one that died of its first job may have said nothing.
 
         `crash_at`: the point at which it kills itself. `brisk`: its supervisor sweeps often. `mutant`: what is broken
-        in it. `url`: where it connects, if not where the others do.
+        in it. `url`: where it connects, if not where the others do. `properties`: such as region=east.
         """
         module = ["tests.crash.mutant", mutant] if mutant else ["tests.crash.worker"]
         arguments = [*module, url or self._url, self._namespace, name, str(ttl_s), str(concurrency)]
-        return await self._spawn(name, ["-m", *arguments, *(["brisk"] if brisk else [])], crash_at)
+        return await self._spawn(name, ["-m", *arguments, *(["brisk"] if brisk else [])], crash_at, properties)
 
     async def supervisor(self, name: str = "alone", *, ttl_s: float = TTL_S, crash_at: str = "-") -> Process:
         """A supervisor alone, as a process."""
@@ -93,13 +94,13 @@ class Fleet:
         arguments = ["tests.crash.client", self._url, self._namespace, verb, job_id]
         return await self._spawn(f"client-{verb}", ["-m", *arguments], crash_at)
 
-    async def _spawn(self, name: str, arguments: list[str], crash_at: str = "-") -> Process:
+    async def _spawn(self, name: str, arguments: list[str], crash_at: str = "-", properties: str = "") -> Process:
         path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
         log = self._logs / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=errors,
-                env={**os.environ, "PYTHONPATH": path, VARIABLE: crash_at},
+                env={**os.environ, "PYTHONPATH": path, VARIABLE: crash_at, "PROPERTIES": properties},
             )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(START_TIMEOUT_S):

@@ -17,12 +17,14 @@ from tests.crash import worker
 from turnout.core import lifecycle
 from turnout.core.effects import Ack, Drop, Effect
 from turnout.core.events import Aborted, Cancelled, Completed, Event, Failed
-from turnout.core.values import JobRecord, JobState
-from turnout.jetstream import perform
-from turnout.jetstream.confidence import Confidence
+from turnout.core.record import JobRecord, JobState
+from turnout.nats.connection import Connection
+from turnout.store import perform
+from turnout.store.failure_detector import FailureDetector
 from turnout.supervisor.records import Records
 from turnout.supervisor.sweep import Sweep
-from turnout.worker.lease import Lease, LeaseKeeper
+from turnout.worker.keeper import LeaseKeeper
+from turnout.worker.leases import Lease
 
 
 def ack_before_save() -> None:
@@ -58,25 +60,30 @@ def no_fencing() -> None:
 def no_doubt_about_the_lease() -> None:
     """It extends what it thinks it has, and never reads whether it still has it."""
 
-    async def blindly(self: LeaseKeeper, due: list[Lease], doubtful: list[Lease]) -> None:
-        for lease in doubtful:
-            self._extend(lease)
+    async def nothing(self: LeaseKeeper, connection: Connection, leases: list[Lease]) -> None:
+        return None
 
-    replace(LeaseKeeper, "_read", blindly)
+    async def blindly(self: LeaseKeeper, connection: Connection, unconfirmed: set[Lease]) -> None:
+        for lease in unconfirmed:
+            self._extend(connection, lease)
+
+    replace(LeaseKeeper, "_read", nothing)
+    replace(LeaseKeeper, "_confirm", blindly)
 
 
 def no_doubt_about_oneself() -> None:
     """It calls others dead as soon as it is back itself."""
-    replace(Confidence, "__call__", lambda self: True)
+    replace(FailureDetector, "__call__", lambda self: True)
 
 
 def no_sweep() -> None:
     """It believes in alarms."""
 
-    async def nothing(self: Sweep) -> None:
+    async def nothing(self: Sweep | Records) -> None:
         return None
 
-    replace(Sweep, "everything", nothing)
+    replace(Sweep, "look", nothing)
+    replace(Sweep, "read", nothing)
     replace(Records, "look", nothing)
 
 

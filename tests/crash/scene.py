@@ -15,10 +15,11 @@ from tests.crash.fleet import Fleet, Process
 from tests.support.waiting import until
 from turnout import Client, JobInfo, wire
 from turnout.core.events import Lost
-from turnout.core.values import JobRecord
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Performer
-from turnout.jetstream.topology import ConsumerOptions, Topology
+from turnout.core.record import JobRecord
+from turnout.nats.stream import kv_stream
+from turnout.store.consumers import consumer_of
+from turnout.store.perform import Performer
+from turnout.store.topology import ConsumerOptions, Topology
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import own_namespace
 
@@ -60,8 +61,12 @@ class Scene:
         """A worker that will die at the point."""
         return await self.fleet.start("victim", ttl_s=TTL_S, crash_at=self.point, brisk=True, mutant=mutant)
 
-    async def healthy(self, name: str = "healthy", mutant: str = "", concurrency: int = 10) -> Process:
-        return await self.fleet.start(name, ttl_s=TTL_S, brisk=True, mutant=mutant, concurrency=concurrency)
+    async def healthy(
+        self, name: str = "healthy", mutant: str = "", concurrency: int = 10, properties: str = ""
+    ) -> Process:
+        return await self.fleet.start(
+            name, ttl_s=TTL_S, brisk=True, mutant=mutant, concurrency=concurrency, properties=properties
+        )
 
     async def supervisor(self, *, dies: bool = False) -> Process:
         name = "victim" if dies else "healthy"
@@ -89,6 +94,36 @@ class Scene:
 
         return await until(check, self.patience_s)
 
+    async def waits_for(self, handle: Any, limit: str) -> None:
+        """Wait until the job is parked for a place of this limit."""
+
+        async def check() -> bool:
+            waiting = (await handle.info()).waiting_for
+            return waiting is not None and (waiting.kind, waiting.name) == ("limit", limit)
+
+        await until(check, self.patience_s)
+
+    async def sent_on(self, handle: Any) -> None:
+        """Wait until the job lies on the way to the nodes that have what it requires."""
+        subject = self.client.store.names.routed("*", handle.activity, handle.id)
+
+        async def check() -> bool:
+            connection = self.client.store.connection
+            return await connection.get_message(self.client.store.names.work, last_by_subj=subject) is not None
+
+        await until(check, self.patience_s)
+
+    async def no_place_is_held(self) -> None:
+        """Raise `Damage` unless every place of a limit becomes free."""
+
+        async def check() -> bool:
+            return all([limit.held == limit.waiting == 0 async for limit in self.client.limits()])
+
+        try:
+            await until(check, self.patience_s)
+        except Exception as error:
+            raise Damage(f"{self.point}: a place is lost: {[limit async for limit in self.client.limits()]}") from error
+
     async def record(self, handle: Any) -> JobRecord:
         record = (await self.client.store.registry.load(handle.activity, handle.id)).record
         assert record is not None
@@ -96,9 +131,11 @@ class Scene:
 
     async def give_back(self, handle: Any) -> None:
         """NAK the job's message over its owner's head: it is delivered again."""
-        found = await self.client.store.queue.find(handle.activity, handle.id)
-        if found is not None:
-            self.client.store.queue.give_back(handle.activity, found.message)
+        store = self.client.store
+        found = await store.queue.find(handle.activity, handle.id)
+        consumer = await consumer_of(store.connection, store.names, handle.activity)
+        if found is not None and consumer is not None:
+            store.queue.give_back(consumer, found.message)
 
     async def wear_out(self, handle: Any, victim: Process) -> None:
         """Have the message delivered until the server delivers it no more and its owner knows, or has died of it."""
@@ -177,7 +214,7 @@ class Scene:
     async def _settled(self) -> bool:
         """Nothing is left in the stream."""
         api, names = self.client.store.connection.api, self.client.store.names
-        return (await api(f"STREAM.INFO.{names.work}"))["state"]["messages"] == 0
+        return bool((await api(f"STREAM.INFO.{names.work}"))["state"]["messages"] == 0)
 
     async def _expires(self, handle: Any) -> bool:
         """The record won't be kept for ever."""

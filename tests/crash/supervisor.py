@@ -11,15 +11,15 @@ import logging
 import signal
 import sys
 
-from turnout.jetstream.connection import ConnectOptions
-from turnout.jetstream.names import Names
-from turnout.supervisor import sweep
+from turnout.nats.connection import ConnectOptions
+from turnout.store.names import Names
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 
 
 async def main(url: str, namespace: str, name: str, ttl: str) -> None:
-    sweep.SETTLING_S, sweep.LEASES_UNTIL_STUCK = 1.0, 0.3
-    options = SupervisorOptions(liveness_ttl=float(ttl), sweep_every=1.0, registry_every=2.0)
+    options = SupervisorOptions(
+        liveness_ttl=float(ttl), sweep_every=1.0, registry_every=2.0, settling=1.0, stuck_leases=0.3
+    )
     supervisor = Supervisor(ConnectOptions(servers=tuple(url.split(","))), Names(namespace), name=name, options=options)
     task = asyncio.create_task(supervisor.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

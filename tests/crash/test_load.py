@@ -18,7 +18,7 @@ from tests.crash.activities import doomed, flaky, stroll
 from tests.crash.fleet import Fleet
 from tests.support.waiting import until
 from turnout import Client
-from turnout.core.values import JobRecord, JobState, Outcome
+from turnout.core.record import JobRecord, JobState, Outcome
 from turnout.errors import TurnoutError
 from turnout.testing import NatsServer
 

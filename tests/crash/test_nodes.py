@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -11,12 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.crash.activities import poison, steps, wait_for
+from tests.crash.activities import bystand, poison, steps, wait_for
 from tests.crash.fleet import TTL_S, Fleet, Process
 from tests.crash.scene import leads
 from tests.support.waiting import until
-from turnout import Client, JobFaulted, JobInfo
+from turnout import Client, JobFaulted, JobInfo, JobState
 from turnout.testing import NatsServer
+
+
+def runs_on(node: str, info: JobInfo) -> bool:
+    return info.node == node
 
 
 def info_is(handle: Any, test: Callable[[JobInfo], object]) -> Callable[[], Awaitable[JobInfo | None]]:
@@ -64,7 +69,7 @@ async def test_a_killed_nodes_job_goes_on_elsewhere_within_the_ttl_and_two_secon
         path = tmp_path / f"steps-{len(fleet.processes)}"
         handle = await turnout_client.submit(steps, str(path), count=30)
         info = await until(info_is(handle, lambda i: i.progress is not None and i.progress.done >= 5))
-        victim = by_node(fleet, info.node)
+        victim = by_node(fleet, info.node or "nobody")
         await victim.kill()
         killed_at = time.monotonic()
         await until(info_is(handle, lambda i: i.attempt == 2), within_s=TTL_S + 10)
@@ -94,31 +99,6 @@ async def test_a_job_shows_as_suspect_between_its_nodes_lapse_and_the_verdict(
     assert info.state == "running"
 
 
-async def test_what_a_dying_node_was_handed_is_given_to_others(
-    turnout_client: Client, fleet: Fleet, tmp_path: Path
-) -> None:
-    """Jobs that a node had been handed, and not begun, when it died: at the end of their lease another runs them."""
-    dying = await fleet.start("a")
-    survivor = await fleet.start("b")
-    await sure_of_itself(fleet)
-    dying.send(signal.SIGSTOP)
-    handles = await turnout_client.submit_many(steps, [{"path": str(tmp_path / "steps"), "count": 1}] * 20)
-    consumer = f"CONSUMER.INFO.{turnout_client.namespace}_work.{steps.name}"
-
-    async def all_handed_over() -> bool:
-        return not (await turnout_client.store.connection.api(consumer))["num_pending"]
-
-    await until(all_handed_over)
-    await dying.kill()
-    results = [asyncio.create_task(handle.result(timeout=60)) for handle in handles]
-    _, left = await asyncio.wait(results, timeout=2)
-    assert left, "nothing was handed to the node that died"
-    await asyncio.gather(*results)
-    for handle in handles:
-        info = await handle.info()
-        assert [(attempt.node, attempt.outcome) for attempt in info.attempts] == [(survivor.node, "completed")]
-
-
 async def test_a_zombie_changes_nothing(turnout_client: Client, fleet: Fleet, tmp_path: Path) -> None:
     """A frozen node whose job another has finished wakes up: its code is stopped, and nothing it says counts."""
     for name in ("a", "b"):
@@ -127,7 +107,7 @@ async def test_a_zombie_changes_nothing(turnout_client: Client, fleet: Fleet, tm
     gate, notes = tmp_path / "gate", tmp_path / "notes"
     handle = await turnout_client.submit(wait_for, str(gate), str(notes))
     info = await until(info_is(handle, lambda i: i.node is not None))
-    zombie = by_node(fleet, info.node)
+    zombie = by_node(fleet, info.node or "nobody")
     zombie.send(signal.SIGSTOP)
     await until(info_is(handle, lambda i: i.attempt == 2 and i.node is not None), within_s=TTL_S + 15)
     second = (await handle.info()).node
@@ -161,6 +141,36 @@ async def test_poison_is_faulted_with_no_worker_left(turnout_client: Client, fle
     assert state["state"]["messages"] == 0
 
 
+async def test_poison_does_not_fault_its_neighbours(turnout_client: Client, fleet: Fleet, tmp_path: Path) -> None:
+    """A job kills its node again and again, which somebody restarts: it is faulted, and nothing that ran beside it."""
+    gate = tmp_path / "gate"
+    await fleet.supervisor()
+    neighbours = await turnout_client.submit_many(bystand, [{"gate": str(gate)}] * 4)
+
+    async def restart() -> None:
+        while True:
+            await (await fleet.start("victim")).wait()
+
+    restarting = asyncio.create_task(restart())
+    try:
+
+        async def all_run() -> bool:
+            return (await turnout_client.count())[JobState.running] == len(neighbours)
+
+        await until(all_run, 60)
+        culprit = await turnout_client.submit(poison)
+        await until(info_is(culprit, lambda info: info.losses == 2), 90)
+        gate.touch()
+        with pytest.raises(JobFaulted, match="loss 3"):
+            await culprit.result(timeout=90)
+        for each in neighbours:
+            assert await each.result(timeout=60) > 1
+            assert (await each.info()).losses <= 2
+    finally:
+        restarting.cancel()
+        await asyncio.wait({restarting})
+
+
 async def test_twenty_rolling_restarts_cost_no_budget(turnout_client: Client, fleet: Fleet, tmp_path: Path) -> None:
     """Stopping in order hands a job over within seconds, twenty times over: no loss, no failure, no cancel."""
     current = await fleet.start("n0")
@@ -170,7 +180,7 @@ async def test_twenty_rolling_restarts_cost_no_budget(turnout_client: Client, fl
         following = await fleet.start(f"n{turn}")
         stopped_at = time.monotonic()
         assert await current.terminate() == 0
-        await until(info_is(handle, lambda i, node=following.node: i.node == node))
+        await until(info_is(handle, functools.partial(runs_on, following.node)))
         assert time.monotonic() - stopped_at < 10
         current = following
     info = await handle.info()
@@ -209,7 +219,7 @@ async def test_two_hundred_running_jobs_survive_a_killed_server(tmp_path: Path) 
             handles = await client.submit_many(wait_for, payloads)
 
             async def all_run() -> bool:
-                return (await client.count())["running"] == 200
+                return (await client.count())[JobState.running] == 200
 
             await until(all_run, within_s=60)
             await asyncio.to_thread(server.kill)

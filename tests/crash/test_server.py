@@ -23,9 +23,9 @@ from tests.deploy.test_deploy_nats import DEPLOY, SECRETS, environment, free_por
 from tests.support.waiting import until
 from turnout import Client
 from turnout.errors import OutcomeUnknown, ServerUnavailable, StorageRefused, TurnoutError
-from turnout.jetstream.connection import Connection, ConnectOptions
-from turnout.jetstream.names import Names
-from turnout.jetstream.topology import Topology, TopologyOptions
+from turnout.nats.connection import Connection, ConnectOptions
+from turnout.store.names import Names
+from turnout.store.topology import Topology, TopologyOptions
 from turnout.testing import NatsServer
 from turnout.testing.server import find_binary
 

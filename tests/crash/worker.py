@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import signal
 import sys
 import time
+from typing import Any
 
 import turnout.node
-from tests.crash import activities
+from tests.crash import activities, flows
 from turnout import Client, Worker
-from turnout.supervisor import sweep
+from turnout.core.routing import parse_properties
 from turnout.supervisor.supervisor import SupervisorOptions
 
 
 def be_brisk() -> None:
     """The supervisor of this process sweeps every second or two, or each scene would take half a minute."""
-    sweep.SETTLING_S = 1.0
-    turnout.node.SupervisorOptions = functools.partial(SupervisorOptions, sweep_every=1.0, registry_every=2.0)
+
+    def brisk(**options: Any) -> SupervisorOptions:
+        return SupervisorOptions(**options, sweep_every=1.0, registry_every=2.0, settling=1.0)
+
+    setattr(turnout.node, "SupervisorOptions", brisk)  # noqa: B010  # no type checker lets a function be a class
 
 
 def be_wrong_about_the_time(seconds: float) -> None:
@@ -35,7 +38,13 @@ async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, 
     be_wrong_about_the_time(float(os.environ.get("CLOCK_AHEAD_S", "0")))
     async with Client.connect(url.split(","), namespace=namespace) as client:
         worker = Worker(
-            client, activities=activities.EVERY, concurrency=int(concurrency), name=name, liveness_ttl=float(ttl)
+            client,
+            activities=[*activities.EVERY, *flows.ACTIVITIES],
+            workflows=flows.EVERY,
+            concurrency=int(concurrency),
+            name=name,
+            liveness_ttl=float(ttl),
+            properties=parse_properties(filter(None, [os.environ.get("PROPERTIES")]), "PROPERTIES"),
         )
         await worker.start()
         loop = asyncio.get_running_loop()

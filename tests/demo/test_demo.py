@@ -5,6 +5,7 @@ That the demo keeps its promises it checks itself: `make demo`, which .ci/run ca
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from examples.regions import embed, export
 from tests.support.processes import alive, children, gone, named
 from tests.support.waiting import until
+from turnout import Client, Worker
 from turnout.testing import NatsServer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,6 +39,53 @@ def test_hello() -> None:
     with NatsServer() as server:
         said, _ = start("hello.py", NATS_URL=server.url).communicate(timeout=30)
     assert said == "Hello, turnout!\n"
+
+
+def test_nightly() -> None:
+    """The schedules of a program are said at each of its starts, and tell when they come next."""
+    with NatsServer() as server:
+        for _ in range(2):
+            said, _ = start("nightly.py", NATS_URL=server.url).communicate(timeout=30)
+            lines = said.splitlines()
+            assert [line.partition(":")[0] for line in lines] == ["app-cleanup", "app-close", "app-report"]
+            assert all(": next 20" in line for line in lines)
+
+
+async def test_regions() -> None:
+    """Each job of the example ends on the node that it is for."""
+    with NatsServer() as server:
+        async with (
+            Client.connect(server.url) as client,
+            Worker(client, activities=[export, embed], name="berlin", properties={"region": "eu", "gpu": "a100"}),
+            Worker(client, activities=[export, embed], name="ohio", properties={"region": "us"}),
+        ):
+            process = start("regions.py", NATS_URL=server.url)
+            said, _ = await asyncio.to_thread(process.communicate, timeout=30)
+    assert [line.rpartition(" ")[2].rpartition("-")[0] for line in said.splitlines()] == ["berlin", "ohio", "berlin"]
+
+
+def test_batch() -> None:
+    """A program submits a group and goes."""
+    with NatsServer() as server:
+        said, _ = start("batch.py", NATS_URL=server.url).communicate(timeout=30)
+    assert said.endswith(": 1000 jobs\n")
+
+
+def test_search_index() -> None:
+    """Fifty changes of each customer are one run, with the last of them; of three imports the newest is done."""
+    with NatsServer() as server:
+        command = [sys.executable, "-m", "turnout", "worker", "examples.search_index"]
+        worker = subprocess.Popen(command, cwd=EXAMPLES.parent, env={**os.environ, "NATS_URL": server.url})
+        try:
+            said, _ = start("search_index.py", NATS_URL=server.url).communicate(timeout=60)
+        finally:
+            worker.kill()
+            worker.wait()
+    assert sorted(said.splitlines()) == [
+        "customer 7: up to change 50",
+        "customer 8: up to change 50",
+        "imported version 3",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from turnout.core.tally import REASONS
+from turnout.core.failure import FaultReason
 from turnout.telemetry import metrics
+from turnout.telemetry.counts import NAMES_MAX
+from turnout.telemetry.workflow_metrics import REASONS
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "turnout.json"
@@ -116,6 +118,8 @@ def test_the_guide_explains_each_metric() -> None:
         assert kind == metric.kind
         assert tuple(label for label in labels.split(", ") if label) == metric.labels, metric.name
         assert len(about) > 20
-    for reason in (*REASONS, *metrics.LEASE_REASONS):
+    for reason in (*FaultReason, *metrics.LEASE_REASONS):
         assert f"`{reason}`" in rows["turnout.jobs.faulted"][2] + rows["turnout.lease.failures"][2]
-    assert f"beyond {metrics.ACTIVITIES_MAX} names" in GUIDE.read_text()
+    for reason in REASONS:
+        assert f"`{reason}`" in rows["turnout.workflows.stuck"][2]
+    assert f"beyond {NAMES_MAX} names" in GUIDE.read_text()

@@ -15,7 +15,7 @@ def test_the_tables_are_those_of_the_published_run() -> None:
     """Both tables in docs/performance.md are exactly what bench.publish makes of bench/results/published.json."""
     document = DOCUMENT.read_text()
     assert renewed(document, Results.read(PUBLISHED)) == document
-    command = [sys.executable, "-m", "bench.table", "--render", str(PUBLISHED)]
+    command = [sys.executable, "-m", "bench.results", "--render", str(PUBLISHED)]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"\n{printed.strip()}\n" in document
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.proxy import Proxy
-from turnout.jetstream.connection import Connection, ConnectOptions
+from turnout.nats.connection import Connection, ConnectOptions
 from turnout.testing.server import NatsServer
 
 Connect = Callable[..., Awaitable[Connection]]

@@ -19,14 +19,14 @@ from nats.protocol.parser import Parser
 from tests.edge.conftest import Connect, make_stream
 from tests.support.proxy import Proxy
 from turnout.errors import InvalidValue, OutcomeUnknown, PayloadTooLarge, StorageRefused
-from turnout.jetstream import link as link_module
-from turnout.jetstream.connection import (
+from turnout.nats import link as link_module
+from turnout.nats.connection import (
     ApiError,
     Connection,
     ConnectOptions,
     Disconnected,
+    Message,
     NoResponders,
-    Received,
     RequestTimeout,
     StoreRefused,
     WrongLastSequence,
@@ -63,20 +63,20 @@ class Inbox:
     """A callback that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.messages: asyncio.Queue[Received] = asyncio.Queue()
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
 
-    def __call__(self, message: Received) -> None:
+    def __call__(self, message: Message) -> None:
         self.messages.put_nowait(message)
 
-    async def get(self) -> Received:
+    async def get(self) -> Message:
         async with asyncio.timeout(PATIENCE_S):
             return await self.messages.get()
 
 
-def serve(connection: Connection) -> Callable[[Received], None]:
+def serve(connection: Connection) -> Callable[[Message], None]:
     """A service that answers with what it was sent."""
 
-    def answer(message: Received) -> None:
+    def answer(message: Message) -> None:
         connection.send(message.reply, message.data, headers=message.headers)
 
     return answer
@@ -132,7 +132,7 @@ async def test_what_is_urgent_overtakes_nothing(connect: Connect, connection: Co
     """A request goes out at once where little goes on, behind all that was sent before it and before what follows."""
     inbox, other = Inbox(), await connect()
     await other.subscribe("urgent.*", inbox)
-    sent = []
+    sent: list[bytes] = []
     for number in range(200):
         await connection.flush()  # one answer, so that the next request finds a quiet connection
         for kind in ("send", "request", "request", "send")[number % 4 :]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.jetstream.inbound import Inbound
+from turnout.nats.parser import Parser
 
 
 class Notes:
@@ -42,7 +42,7 @@ SENT: list[tuple[bytes, tuple[Any, ...]]] = [
     (b"PING\r\n", ("ping",)),
     (b"PONG\r\n", ("pong",)),
     (b'INFO {"connect_urls": ["10.0.0.2:4222"]} \r\n', ("info", {"connect_urls": ["10.0.0.2:4222"]})),
-    (b"-ERR 'Permissions Violation'\r\n", ("error", "permissions violation")),
+    (b"-ERR 'Permissions Violation'\r\n", ("error", "Permissions Violation")),
     (b"MSG a.b 7 0\r\n\r\n", ("message", 7, b"a.b", b"", b"", None)),
     (b"MSG a.b 7 r.1 5\r\nhe\r\nl\r\n", ("message", 7, b"a.b", b"r.1", b"he\r\nl", None)),
     (
@@ -64,7 +64,7 @@ def test_however_the_bytes_are_cut_the_same_arrives(
     stream = b"".join(raw for raw, _ in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     notes = Notes()
-    inbound = Inbound(notes)
+    inbound = Parser(notes)
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         inbound.data_received(stream[begin:end])
     assert notes.told == [told for _, told in sent]
@@ -74,7 +74,7 @@ def test_however_the_bytes_are_cut_the_same_arrives(
 @given(st.binary(min_size=1, max_size=60))
 def test_nonsense_ends_the_link_and_raises_nothing(garbage: bytes) -> None:
     """Whatever a server sends, what follows is messages or the end of the link, never an exception."""
-    inbound = Inbound(Notes())
+    inbound = Parser(Notes())
     inbound.data_received(garbage)
     inbound.data_received(b"\r\nMSG a 1 2\r\nhi\r\n")
 
@@ -82,14 +82,14 @@ def test_nonsense_ends_the_link_and_raises_nothing(garbage: bytes) -> None:
 def test_a_negative_size_is_no_size() -> None:
     """It would send the reader back to where it was, for ever."""
     notes = Notes()
-    Inbound(notes).data_received(b"MSG a 1 -12\r\n")
+    Parser(notes).data_received(b"MSG a 1 -12\r\n")
     assert notes.dead
 
 
 def test_a_line_without_an_end_is_given_up() -> None:
     """A peer that is no NATS server cannot fill the memory."""
     notes = Notes()
-    inbound = Inbound(notes)
+    inbound = Parser(notes)
     for _ in range(20):
         if not notes.dead:
             inbound.data_received(b"x" * 100_000)
@@ -100,7 +100,7 @@ def test_nothing_is_handed_on_after_the_link_is_dead() -> None:
     """What follows in the same read as the end is dropped: its owner has been told that the link is gone."""
     notes = Notes()
     notes.dead = True
-    Inbound(notes).data_received(b"PING\r\nPING\r\n")
+    Parser(notes).data_received(b"PING\r\nPING\r\n")
     assert notes.told == []
 
 
@@ -117,7 +117,7 @@ def test_nothing_is_handed_on_after_the_link_is_dead() -> None:
 )
 def test_a_read_of_one_message_at_most_is_quiet(read: bytes, quiet: bool) -> None:
     """Little goes on when a read brings one message at most, and no piece of another."""
-    inbound = Inbound(Notes())
+    inbound = Parser(Notes())
     assert not inbound.quiet
     inbound.data_received(read)
     assert inbound.quiet is quiet

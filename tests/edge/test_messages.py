@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from turnout import fastjson
 from turnout.errors import InvalidValue, PayloadTooLarge, ServerUnsuitable, StorageRefused
-from turnout.jetstream.clock import ServerClock
-from turnout.jetstream.messages import (
+from turnout.nats.clock import ServerClock
+from turnout.nats.messages import (
     ApiError,
     StoreRefused,
     WrongLastSequence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,9 @@ import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from tests.edge.conftest import Connect, make_stream
+from tests.support.proxy import Proxy
 from turnout.errors import InvalidValue, PermissionDenied, ServerUnavailable, ServerUnsuitable, TurnoutError
-from turnout.jetstream.connection import Connection, ConnectOptions, Received
+from turnout.nats.connection import Connection, ConnectOptions, Message
 from turnout.testing.server import NatsServer, _free_port
 
 ALLOWED_S = 4.0
@@ -89,6 +91,22 @@ async def test_something_that_is_no_nats_server(line: bytes) -> None:
     """Whatever else answers at the address ends in ServerUnavailable."""
     async with greeter(line) as url:
         await refused(ServerUnavailable, url, connect_timeout_s=0.5)
+
+
+async def test_a_server_that_closes_during_the_handshake() -> None:
+    """A server that hangs up in the place of its last answer has not let anybody in: that is no connection."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1024}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    try:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert "closed the connection" in await refused(ServerUnavailable, url)
+    finally:
+        server.close()
 
 
 async def test_an_old_server_is_refused_by_its_version() -> None:
@@ -183,24 +201,24 @@ async def test_an_nkey_is_let_in(tmp_path: Path) -> None:
 
 
 async def test_a_missing_permission_is_told_at_once() -> None:
-    """What the server does not allow is PermissionDenied naming the subject, long before a timeout, and is kept."""
+    """What the server does not allow is PermissionDenied at once, naming the subject as it is spelt, and is kept."""
     with NatsServer(config=RESTRICTED) as server:
-        assert "$js.api.info" in await refused(PermissionDenied, server.url, user="noapi", password="s")
-        assert "_inbox" in await refused(PermissionDenied, server.url, user="noinbox", password="s")
+        assert "$JS.API.INFO" in await refused(PermissionDenied, server.url, user="noapi", password="s")
+        assert "_INBOX." in await refused(PermissionDenied, server.url, user="noinbox", password="s")
         options = ConnectOptions(servers=(server.url,), user="some", password="s")
         connection = await Connection.open(options, name="test")
-        ignore: Callable[[Received], None] = lambda message: None  # noqa: E731 - one word for nothing
+        ignore: Callable[[Message], None] = lambda message: None  # noqa: E731 - one word for nothing
         await connection.subscribe("Allowed.A", ignore)
         async with asyncio.timeout(ALLOWED_S):
-            with pytest.raises(PermissionDenied, match=r"forbidden\.fruit"):
+            with pytest.raises(PermissionDenied, match=r"may not publish to Forbidden\.Fruit:"):
                 await connection.request("Forbidden.Fruit", timeout_s=60)
-            with pytest.raises(PermissionDenied, match=r"forbidden\.sub"):
+            with pytest.raises(PermissionDenied, match=r"subscribe to Forbidden\.Sub:"):
                 await connection.subscribe("Forbidden.Sub", ignore)
-            with pytest.raises(PermissionDenied, match=r"direct\.get"):
+            with pytest.raises(PermissionDenied, match=r"DIRECT\.GET"):
                 _ = [m async for m in connection.direct_get("s", {"multi_last": ["a"]}, timeout_s=60)]
-        connection.send("forbidden.too")
+        connection.send("Forbidden.Too")
         await connection.flush()
-        assert str(connection.violations[-1]) == "publish of forbidden.too is not allowed"
+        assert str(connection.violations[-1]) == "publish of Forbidden.Too is not allowed"
         assert len(connection.violations) == 4
         assert connection.epoch == 1
         await connection.close()
@@ -213,6 +231,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if openssl is None:
         pytest.skip("NO TLS TESTS: there is no openssl program to make a certificate with")
     where = tmp_path_factory.mktemp("tls")
+    make_certificate(openssl, where)
+    return where
+
+
+def make_certificate(openssl: str, where: Path) -> None:
+    """A new key and a new certificate, in place of those that are there."""
     subprocess.run(
         [
             *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=turnout test"),
@@ -221,7 +245,40 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
     )
-    return where
+
+
+async def test_certificates_are_read_at_each_connect(tmp_path: Path, certificate: Path) -> None:
+    """A function that makes the TLS context is called for each link: what was replaced on disk is what counts."""
+    for name in ("cert.pem", "key.pem"):
+        shutil.copy(certificate / name, tmp_path / name)
+
+    def trusting() -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+
+    with NatsServer(config=f'tls: {{cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem"}}') as secure:
+        options = ConnectOptions(servers=(secure.url,), tls=trusting, reconnect_wait_s=0.05)
+        connection = await Connection.open(options, name="test")
+        up = asyncio.Event()
+        connection.on_up(up.set)
+        secure.kill()
+        make_certificate(shutil.which("openssl") or "openssl", tmp_path)
+        await asyncio.to_thread(secure.start)
+        async with asyncio.timeout(20):
+            await up.wait()
+        await connection.close()
+        (tmp_path / "cert.pem").write_text("half of")
+        assert "certificates cannot be used" in await refused(ServerUnavailable, secure.url, tls=trusting)
+
+
+async def test_tls_may_come_first(certificate: Path) -> None:
+    """A server that speaks TLS from its first byte on is connected to with `tls_first`, and not without."""
+    tls = f'cert_file: "{certificate}/cert.pem", key_file: "{certificate}/key.pem", handshake_first: true'
+    trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+    with NatsServer(config=f"tls: {{{tls}}}") as secure:
+        options = ConnectOptions(servers=(secure.url,), tls=trusting, tls_first=True)
+        connection = await Connection.open(options, name="test")
+        await connection.close()
+        await refused(ServerUnavailable, secure.url, tls=trusting, connect_timeout_s=0.5)
 
 
 async def test_tls_is_used_where_it_is_demanded(certificate: Path, server: NatsServer) -> None:
@@ -243,6 +300,32 @@ async def test_tls_is_used_where_it_is_demanded(certificate: Path, server: NatsS
             await refused(ServerUnavailable, secure.url.replace("nats://", "tls://"))  # not trusted by the system
     assert "TLS" in await refused(ServerUnavailable, server.url, tls=trusting)
     assert "TLS" in await refused(ServerUnavailable, server.url.replace("nats://", "tls://"))
+
+
+async def test_the_servers_are_what_the_cluster_said_last(server: NatsServer) -> None:
+    """One that joins while the connection is up is used later, one that has left no more; given ones stay."""
+    async with Proxy(server.port) as joined:
+        async with Proxy(server.port) as first:
+            options = ConnectOptions(servers=(first.url.replace("//", "//u:p@"),), reconnect_wait_s=0.05)
+            connection = await Connection.open(options, name="test")
+            given = connection.servers
+
+            async def told(*ports: int) -> None:
+                urls = [f"127.0.0.1:{port}" for port in ports]
+                first.say(b"INFO " + json.dumps({"connect_urls": urls}).encode() + b"\r\n")
+                first.say(b'INFO {"ldm": true}\r\n')  # about something else
+                await connection.api("INFO")  # an answer that comes after it
+
+            await told(first.port, joined.port, 1)
+            assert connection.servers == (*given, joined.url, "nats://127.0.0.1:1")
+            await told(first.port, joined.port)
+            assert connection.servers == (*given, joined.url)
+            up = asyncio.Event()
+            connection.on_up(up.set)
+        async with asyncio.timeout(20):
+            await up.wait()
+        assert connection.servers == (joined.url, *given)
+        await connection.close()
 
 
 async def test_a_discovered_server_takes_over() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.edge.conftest import Connect
 from tests.support.proxy import Proxy
-from turnout.jetstream.connection import Connection, Disconnected, NoResponders, RequestTimeout
-from turnout.jetstream.direct import Page, page_of
-from turnout.jetstream.walk import PAGE, Backward, forward, newest_of
+from turnout.nats.connection import Connection, Disconnected, NoResponders, RequestTimeout
+from turnout.nats.direct import Page, page_of
+from turnout.nats.pages import PAGE, Backward, forward, newest_of
 from turnout.testing.server import NatsServer
 
 BODY: dict[str, Any] = {"seq": 1, "batch": 1000, "next_by_subj": ">"}

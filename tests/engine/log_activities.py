@@ -16,7 +16,7 @@ library = logging.getLogger("some.library")
 
 @activity(retry=RetryPolicy(max_attempts=2, delay=0.05))
 async def tell(fail: bool = False) -> int:
-    """Logs in every way there is."""
+    """JobLogs in every way there is."""
     job = current_job()
     job.log.info("%s begins with %d", "it", job.attempt)
     job.log.debug("details")

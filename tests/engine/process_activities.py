@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from turnout import Fatal, RetryPolicy, activity, current_job
+from turnout import CompleteLater, Fatal, RetryPolicy, activity, current_job
 
 ONCE = RetryPolicy.none()
 
@@ -51,3 +51,8 @@ def polite() -> str:
     job = current_job()
     job.progress(1)
     return "stopped" if job.wait_cancelled(60) else "never"
+
+
+@activity(run_in="process", retry=ONCE)
+def approve_in_process() -> int:
+    raise CompleteLater(3600)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.rawsocket import raw_publish
 from tests.support.waiting import listed, until
-from turnout import Client, JobFaulted, JobInfo, RetryPolicy, activity, current_job
+from turnout import Client, JobFaulted, JobInfo, JobState, RetryPolicy, activity, current_job, fastjson
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -95,7 +95,7 @@ async def test_no_headers_at_all(publish: Publish, turnout_client: Client, turno
     info = await turnout_client.job(queued.id).info()
     assert (info.id, info.attempt, info.payload) == (queued.id, 1, {"name": "ann"})
     assert (info.trace_id, info.submitted_at) == (queued.trace_id, queued.submitted_at)
-    assert (await turnout_client.count())["completed"] == 1
+    assert (await turnout_client.count())[JobState.completed] == 1
 
 
 @pytest.mark.parametrize("body", ["", "{}", " \n"])
@@ -216,6 +216,39 @@ async def test_an_invalid_payload_faults_at_once(
     assert [(letter.id, letter.activity) for letter in letters] == [(info.id, "greet")]
 
 
+@pytest.mark.parametrize("parser", [fastjson.loads, json.loads])
+async def test_what_is_nested_too_deeply_shows_as_text(
+    publish: Publish,
+    turnout_client: Client,
+    turnout_worker: WorkerFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    parser: Callable[[str], Any],
+) -> None:
+    """Listings, `info` and `result` survive a payload of any depth: it is shown as its text, and its job faulted."""
+    monkeypatch.setattr(fastjson, "loads", parser)
+    for depth in (201, 900, 50_000):
+        publish("greet", '{"name":' * depth + "1" + "}" * depth)
+    async with turnout_worker(greet):
+        infos = await until(lambda: all_ended(turnout_client, 3))
+    assert {info.state for info in infos} == {JobState.faulted}
+    assert all(isinstance(info.payload, str) for info in infos)
+    assert all(isinstance(fault.payload, str) for fault in [each async for each in turnout_client.faults()])
+    for info in infos:
+        with pytest.raises(JobFaulted):
+            await turnout_client.job(info.id).result(timeout=5)
+
+
+async def test_a_number_of_any_size_shows_as_it_is(publish: Publish, turnout_client: Client) -> None:
+    """An integer beyond 64 bits keeps its digits, whatever parses JSON."""
+    publish("greet", '{"name": 123456789012345678901234567890}')
+    assert (await the_job(turnout_client)).payload == {"name": 123456789012345678901234567890}
+
+
+async def all_ended(client: Client, count: int) -> list[JobInfo] | None:
+    infos = [info async for info in client.jobs()]
+    return infos if len(infos) == count and all(info.state.final for info in infos) else None
+
+
 async def test_a_payload_that_is_no_json_shows_as_text(
     publish: Publish, turnout_client: Client, turnout_worker: WorkerFactory
 ) -> None:
@@ -246,7 +279,7 @@ async def test_many_bare_jobs_each_run_once(
     queued = set(await listed(turnout_client, 30, state="queued"))
 
     async def all_completed() -> bool:
-        return (await turnout_client.count())["completed"] == 30
+        return (await turnout_client.count())[JobState.completed] == 30
 
     async with turnout_worker(greet):
         await until(all_completed)

@@ -18,6 +18,7 @@ from turnout import (
     JobHandle,
     JobInfo,
     JobNotFound,
+    JobState,
     RetryPolicy,
     activity,
     current_job,
@@ -196,10 +197,10 @@ async def test_running(turnout_client: Client, turnout_worker: WorkerFactory) ->
             assert heard["reason"] == "cancelled: tea time"
             assert heard["cleaned"]
             heard_after.append(heard["at"] - began)
-        info = await handle.info()
-    assert (info.state, info.attempt, info.failures) == ("cancelled", 1, 0)
-    assert [attempt.outcome for attempt in info.attempts] == ["cancelled"]
-    assert info.reason == "tea time"
+            info = await handle.info()
+            assert (info.state, info.attempt, info.failures) == ("cancelled", 1, 0)
+            assert [attempt.outcome for attempt in info.attempts] == ["cancelled"]
+            assert info.reason == "tea time"
 
 
 async def test_running_without_a_reason(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -342,7 +343,7 @@ async def test_retry_leaves_the_final_state(turnout_client: Client, turnout_work
     assert (info.state, info.generation, info.attempt, info.failures, info.error) == ("queued", 2, 2, 0, None)
     assert (info.finished_at, info.reason, info.checkpoint) == (None, None, {"attempt": 2})
     counts = await turnout_client.count()
-    assert (counts["queued"], counts["faulted"]) == (1, 0)
+    assert (counts[JobState.queued], counts[JobState.faulted]) == (1, 0)
     async with turnout_worker(count_up):
         assert [info.state async for info in handle.watch()][-1] == "completed"
 
@@ -394,7 +395,7 @@ async def test_retry_of_bare_jobs(
         assert await handle.result(timeout=10) == [3, {"attempt": 2}]
         info = await handle.info()
     assert (info.id, info.generation, info.attempt) == (job_id, 3, 3)
-    assert (await turnout_client.count())["completed"] == 2
+    assert (await turnout_client.count())[JobState.completed] == 2
 
 
 async def test_retry_of_what_has_not_failed(turnout_client: Client, turnout_worker: WorkerFactory) -> None:

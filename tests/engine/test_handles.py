@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +27,7 @@ from turnout import (
     current_job,
 )
 from turnout.client import reader
-from turnout.jetstream.messages import NoResponders
+from turnout.nats.messages import NoResponders
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -88,7 +89,8 @@ async def test_results_are_typed_by_the_activity(turnout_client: Client, turnout
             **plain,
             "path": "b.webm",
         }
-        assert await (await turnout_client.submit(nothing)).result(timeout=10) is None
+        done: JobHandle[Any] = await turnout_client.submit(nothing)
+        assert await done.result(timeout=10) is None
     assert handle.activity == "convert"
     assert handle.id in repr(handle)
 
@@ -219,7 +221,7 @@ async def test_watch_of_a_retried_job_goes_on_to_its_next_end(
     assert caught.value.info.generation == 2
 
 
-async def last(infos: Any) -> JobInfo:
+async def last(infos: AsyncIterator[JobInfo]) -> JobInfo:
     return [info async for info in infos][-1]
 
 
@@ -298,7 +300,7 @@ async def test_whoever_waits_is_told_that_the_client_is_closed(monkeypatch: pyte
         handle = await client.submit(convert, "a")
         watch = handle.watch()
         assert (await anext(watch)).state == "queued"
-        waiting = [asyncio.create_task(each) for each in (handle.result(), anext(watch))]
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(each) for each in (handle.result(), anext(watch))]
         await asyncio.sleep(0.5)
         if away:
             await asyncio.to_thread(server.kill)

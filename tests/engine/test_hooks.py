@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
+from tests.support.values import job_record
 from tests.support.waiting import until
 from turnout import Client, DefinitionError, Hooks, JobFaulted, JobInfo, RetryPolicy, Worker, activity, current_job
+from turnout.core.changes import Change, changes
 from turnout.core.events import Received
-from turnout.core.moments import Moment, moments
-from turnout.core.values import JobRecord, JobState, Rules
-from turnout.jetstream.perform import Performer
+from turnout.core.evolve import evolve
+from turnout.core.record import JobState, Policy
+from turnout.store.perform import Performer
 from turnout.worker import hooks as caller
 
-NAMES = [moment.value for moment in Moment]
+NAMES = ["on_lost", "on_start", "on_failure", "on_success", "on_fault"]
 
 
 class Heard:
@@ -116,7 +118,7 @@ async def test_a_lost_attempt_is_told_by_whoever_counts_it(turnout_client: Clien
     store = turnout_client.store
     found = await store.queue.find("work", handle.id)
     assert found is not None
-    started = Received(delivery=found, node="ghost-1", nonce="n", now=store.connection.now(), rules=Rules(lease=1))
+    started = Received(delivery=found, node="ghost-1", nonce="n", now=store.connection.now(), rules=Policy(lease=1))
     await Performer(store).apply("work", handle.id, started)
     async with turnout_worker(work, liveness_ttl=2.0):
         assert await handle.result(timeout=20) == 2
@@ -233,8 +235,9 @@ async def test_what_is_no_hook_is_refused(turnout_client: Client) -> None:
 
 def test_writing_a_record_twice_tells_once() -> None:
     """A second write of the same state tells nothing; a new generation begins to count again."""
-    faulted = JobRecord("a", "act", JobState.faulted, attempt=2, failures=2, losses=1)
-    assert moments(faulted, faulted) == ()
-    again = JobRecord("a", "act", JobState.running, generation=2, attempt=3)
-    assert moments(faulted, again) == (Moment.start,)
-    assert moments(None, faulted) == (Moment.lost, Moment.start, Moment.failure, Moment.fault)
+    faulted = job_record("a", "act", JobState.faulted, attempt=2, failures=2, losses=1)
+    assert changes(faulted, faulted).all == ()
+    again = job_record("a", "act", JobState.running, generation=2, attempt=3)
+    assert changes(faulted, again).all == (Change.started,)
+    ended = evolve(faulted, state=JobState.running, attempt=0, failures=0, losses=0)
+    assert changes(ended, faulted).all == (Change.lost, Change.started, Change.failed, Change.faulted)

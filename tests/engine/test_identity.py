@@ -9,7 +9,17 @@ import pytest
 
 from tests.support.rawsocket import raw_publish
 from tests.support.waiting import listed, until
-from turnout import AmbiguousJob, Client, JobExists, JobHandle, activity, activity_ref, current_job
+from turnout import (
+    AmbiguousJob,
+    Client,
+    JobExists,
+    JobHandle,
+    JobState,
+    RetryPolicy,
+    activity,
+    activity_ref,
+    current_job,
+)
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -29,6 +39,20 @@ async def other(value: Any = None) -> Any:
     return value
 
 
+@activity(retry=RetryPolicy.none())
+async def any_end(end: str) -> str:
+    """Fails, or never ends, or returns."""
+    job = current_job()
+    ran.setdefault(job.id, []).append(end)
+    if end != "new":
+        await job.checkpoint(end)
+    if end == "running":
+        await asyncio.Event().wait()
+    if end == "faulted":
+        raise ValueError(end)
+    return end
+
+
 @activity
 async def hold() -> None:
     await asyncio.Event().wait()
@@ -41,6 +65,10 @@ def fresh() -> None:
 
 async def is_running(handle: JobHandle[Any]) -> bool:
     return (await handle.info()).state == "running"
+
+
+async def is_in(handle: JobHandle[Any], state: str) -> bool:
+    return (await handle.info()).state == state
 
 
 async def test_made_up_ids_are_ids(turnout_client: Client) -> None:
@@ -84,6 +112,66 @@ async def test_join_makes_the_job_when_there_is_none(turnout_client: Client, tur
     assert ran["j"] == [0]
 
 
+@pytest.mark.parametrize("delay", [None, 0.1])
+@pytest.mark.parametrize("state", ["scheduled", "queued", "running", "completed", "faulted", "cancelled"])
+async def test_replace_ends_what_is_there_and_begins_anew(
+    turnout_client: Client, turnout_worker: WorkerFactory, state: str, delay: float | None
+) -> None:
+    """Whatever state its job is in: that one runs no more, and of its life nothing is left in the new one."""
+    first = await turnout_client.submit(
+        any_end.options(id="r", labels={"of": "first"}, delay=600 if state == "scheduled" else None), state
+    )
+    if state in ("running", "completed", "faulted"):
+        await turnout_worker(any_end)
+        await until(lambda: is_in(first, state))
+    if state == "cancelled":
+        await first.cancel()
+    await until(lambda: is_in(first, state))
+    before = len(ran.get("r", []))
+
+    handle = await turnout_client.submit(any_end.options(id="r", if_exists="replace", delay=delay), "new")
+    info = await handle.info()
+    assert (info.payload, info.attempt, info.labels, info.error, info.result) == ({"end": "new"}, 0, {}, None, None)
+    if not before:
+        await turnout_worker(any_end)
+    assert await handle.result(timeout=10) == "new"
+    info = await handle.info()
+    assert (info.attempt, info.generation, info.checkpoint) == (1, 2, None)
+    assert [each.outcome for each in info.attempts] == ["completed"]
+    assert ran["r"][before:] == ["new"]
+    assert sum((await turnout_client.count()).values()) == 1
+
+
+async def test_many_replace_at_once(
+    nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """One after the other has its way: all get the job that is last, no two run at a time, and it completes."""
+    async with turnout_worker(note), Client.connect(nats_server.url, namespace=turnout_client.namespace) as second:
+        ref = note.options(id="last", if_exists="replace")
+        submits = [client.submit(ref, n) for n in range(4) for client in (turnout_client, second)]
+        handles = await asyncio.gather(*submits)
+        results = {await handle.result(timeout=20) for handle in handles}
+        assert len(results) == 1
+        assert ran["last"][-1] in results
+        after = await turnout_client.submit(ref, "after")
+        assert await after.result(timeout=10) == "after"
+        assert (await after.info()).attempt == 1
+
+
+async def test_a_bare_job_and_one_of_another_activity(
+    nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """A bare job is replaced like any other; another activity's is not one's own to end."""
+    raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.note", '{"value": "bare"}', {"Nats-Msg-Id": "b"})
+    assert await listed(turnout_client, 1) == ["b"]
+    with pytest.raises(JobExists, match="note"):
+        await turnout_client.submit(other.options(id="b", if_exists="replace"))
+    handle = await turnout_client.submit(note.options(id="b", if_exists="replace"), "client")
+    async with turnout_worker(note):
+        assert await handle.result(timeout=10) == "client"
+    assert ran["b"] == ["client"]
+
+
 async def test_the_same_id_under_two_activities(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
     """An id is unique in the namespace, whatever the activity; another activity's job can't be joined."""
     await turnout_client.submit(note.options(id="shared"))
@@ -119,7 +207,7 @@ async def test_a_bare_publish_of_an_id_that_exists(
     """Nobody tells `nats pub` that an id is taken, but the job runs once all the same."""
     handle = await turnout_client.submit(note.options(id="c"), "client")
     raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.note", '{"value": "bare"}', {"Nats-Msg-Id": "c"})
-    assert (await turnout_client.count())["queued"] == 1
+    assert (await turnout_client.count())[JobState.queued] == 1
     async with turnout_worker(note, concurrency=1):
         await handle.result(timeout=10)
         await (await turnout_client.submit(note)).result(timeout=10)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.rawsocket import raw_publish
 from tests.support.waiting import until
-from turnout import AmbiguousJob, Client, activity
-from turnout.jetstream.connection import ApiError
+from turnout import AmbiguousJob, Client, JobState, RetryPolicy, activity
+from turnout.nats.connection import ApiError
 from turnout.testing import NatsServer
 
 running = {"now": 0, "most": 0}
@@ -22,6 +22,13 @@ async def scarce() -> None:
     running["most"] = max(running["most"], running["now"])
     await asyncio.sleep(0.1)
     running["now"] -= 1
+
+
+@activity(global_concurrency=1, retry=RetryPolicy(delays=[3600]))
+async def fails(ends: bool = False) -> str:
+    if not ends:
+        raise ValueError("not today")
+    return "at last"
 
 
 @activity
@@ -44,6 +51,20 @@ async def test_global_concurrency_holds_over_all_nodes(turnout_client: Client, t
     assert len(nodes) == 2
 
 
+async def test_what_waits_for_its_retry_does_not_count(turnout_client: Client, turnout_worker: Any) -> None:
+    """`global_concurrency` is a limit of the activity's own: a job that waits for its next attempt has no place."""
+    async with turnout_worker(fails):
+        waits = await turnout_client.submit(fails)
+
+        async def retrying() -> bool:
+            return (await waits.info()).state is JobState.retrying
+
+        await until(retrying)
+        assert await (await turnout_client.submit(fails, ends=True)).result(timeout=10) == "at last"
+        [limit] = [each async for each in turnout_client.limits()]
+        assert (limit.name, limit.concurrency) == ("activity:fails", 1)
+
+
 async def test_an_id_under_two_activities_is_asked_about_with_its_activity(
     turnout_client: Client, turnout_worker: Any, nats_server: NatsServer
 ) -> None:
@@ -53,7 +74,7 @@ async def test_an_id_under_two_activities_is_asked_about_with_its_activity(
     async with turnout_worker(one, two):
 
         async def both_done() -> bool:
-            return (await turnout_client.count())["completed"] == 2
+            return (await turnout_client.count())[JobState.completed] == 2
 
         await until(both_done)
     with pytest.raises(AmbiguousJob, match="one, two"):

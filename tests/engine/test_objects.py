@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.waiting import until
 from turnout import Client, JobFaulted, RetryPolicy, activity, current_job
-from turnout.core.values import Body
+from turnout.core.group import GroupRecord, Roster
+from turnout.core.spec import Body
 from turnout.supervisor.objects import ObjectCollector
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 
@@ -113,6 +114,18 @@ async def test_the_body_of_a_bare_message_stays_while_the_message_does(turnout_c
     assert await collect(turnout_client) == 1
 
 
+async def test_a_roster_stays_while_its_group_does(turnout_client: Client) -> None:
+    """Also one whose group is of a newer version; that of a group which was never made goes."""
+    store = turnout_client.store
+    await turnout_client.submit_group(echo, [{"text": f"{n:100}"} for n in range(1000)], id="kept")
+    newer = GroupRecord("newer", 1000)
+    await store.groups.put_roster(newer, Roster((), (BIG,)))
+    await store.connection.store(store.names.group("newer"), b'{"v": 99}', {})
+    await store.groups.put_roster(GroupRecord("never", 1000), Roster((), (BIG,)))
+    assert await collect(turnout_client) == 1
+    assert sorted(name.partition("-")[0] for name in await names(turnout_client)) == ["group.kept", "group.newer"]
+
+
 async def test_young_and_foreign_objects_are_left_alone(turnout_client: Client) -> None:
     """What is younger than the limit may be about to be referred to; what is not named by us is not ours."""
     store = turnout_client.store
@@ -173,4 +186,4 @@ async def test_the_acting_supervisor_collects(turnout_client: Client) -> None:
         assert await only_kept()
     found = await store.queue.find("echo", kept.id)
     assert found is not None
-    assert len(await store.payloads.get(Body(ref=found.payload.ref))) > len(BIG)
+    assert len(await store.payloads.get(Body(ref=found.spec.payload.ref))) > len(BIG)

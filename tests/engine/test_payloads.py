@@ -28,7 +28,7 @@ from turnout import (
     activity,
     current_job,
 )
-from turnout.jetstream import payloads
+from turnout.store import payloads
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 

@@ -69,6 +69,7 @@ async def test_a_timeout_really_kills_the_child_and_what_it_started(
         with pytest.raises(JobFaulted, match="longer than its timeout"):
             await handle.result(timeout=30)
         assert [each.outcome for each in (await handle.info()).attempts] == ["timed_out"]
+        assert progress is not None
         grandchild = int(progress.done)
 
         async def gone() -> bool:

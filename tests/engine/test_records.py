@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from bench.fill import fill
+from tests.support.values import job_record
 from tests.support.waiting import until
 from turnout import Client, JobState, activity, wire
-from turnout.core.events import Event, Expired, Leftover, Stuck
-from turnout.core.values import Attempt, JobRecord, Rules, SubmitOptions, Token
+from turnout.core.events import Event, Expired, Leftover, Lost, Stuck
+from turnout.core.limits import LimitKey
+from turnout.core.record import AttemptRecord, JobRecord, MessageRef, Token, WaitsFor
+from turnout.core.routing import token_of
+from turnout.core.spec import SubmitOptions
 from turnout.errors import TurnoutError
-from turnout.jetstream.connection import Received
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.walk import SMALL_PAGE
+from turnout.nats.connection import Message
+from turnout.nats.pages import SMALL_PAGE
+from turnout.nats.stream import kv_stream
+from turnout.store.records import Versioned
 from turnout.supervisor import records as module
-from turnout.supervisor.records import Records
-from turnout.supervisor.sweep import SETTLING_S
+from turnout.supervisor.apply import Applier
+from turnout.supervisor.owners import Owners
+from turnout.supervisor.records import QUICK_PAGES, Records
 from turnout.testing.server import NatsServer
+from turnout.wire.limits import dump_key
 
 
 @activity
@@ -30,14 +38,31 @@ async def idle() -> None:
     pass
 
 
-class Applied:
+class Applied(Applier):
     """Who would apply events: remembers them."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
 
-    async def __call__(self, activity: str, job_id: str, event: Event) -> None:
+    async def __call__(self, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> bool:
         self.events.append((job_id, event))
+        return True
+
+
+SETTLING_S = 10.0
+
+
+def records_of(client: Client, applied: Applied | None = None) -> Records:
+    """Who looks after the records, and is sure of itself."""
+    apply = applied or Applied()
+    owners = Owners(client.store, apply, lambda: True)
+    return Records(client.store, apply, owners, settling_s=SETTLING_S, every_s=30.0)
+
+
+async def look(records: Records) -> None:
+    """Read what is new, and deal with what is due."""
+    await records.read()
+    await records.look()
 
 
 @asynccontextmanager
@@ -45,7 +70,7 @@ async def asked(client: Client) -> AsyncIterator[list[int]]:
     """From which sequences the records are asked for."""
     seqs: list[int] = []
 
-    def heard(request: Received) -> None:
+    def heard(request: Message) -> None:
         seqs.append(json.loads(request.data)["seq"])
 
     subject = f"$JS.API.DIRECT.GET.{kv_stream(client.store.names.jobs_bucket)}"
@@ -69,10 +94,13 @@ async def put(client: Client, record: JobRecord, ttl: bool = False) -> None:
     await client.store.connection.store(subject, wire.dump_record(record), headers)
 
 
-def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+def later(monkeypatch: pytest.MonkeyPatch, client: Client, seconds: float) -> None:
     """Let so much time pass for the one who looks."""
-    before = module.suspended_too
-    monkeypatch.setattr(module, "suspended_too", lambda: before() + seconds)
+    boottime: Callable[[], float] = vars(module)["boottime"]
+    connection = client.store.connection
+    now = connection.now
+    monkeypatch.setattr(module, "boottime", lambda: boottime() + seconds)
+    monkeypatch.setattr(connection, "now", lambda: now() + seconds)
 
 
 async def test_what_was_read_is_not_read_again(turnout_client: Client) -> None:
@@ -80,12 +108,12 @@ async def test_what_was_read_is_not_read_again(turnout_client: Client) -> None:
     many = SMALL_PAGE + 100
     await fill(turnout_client, many, restarted=False)
     applied = Applied()
-    records = Records(turnout_client.store, applied)
+    records = records_of(turnout_client, applied)
     async with asked(turnout_client) as seqs:
-        await records.look()
+        await look(records)
         assert seqs == [1, SMALL_PAGE + 1]
         await fill(turnout_client, 10, restarted=False)
-        await records.look()
+        await look(records)
         assert seqs[2:] == [many + 1]
     assert records.waiting == 0
     assert not applied.events
@@ -94,13 +122,13 @@ async def test_what_was_read_is_not_read_again(turnout_client: Client) -> None:
 async def test_all_is_read_again_when_the_server_came_back(turnout_client: Client, nats_server: NatsServer) -> None:
     """It may have lost what it had not synced, and put other records in the places of those."""
     await fill(turnout_client, 10, restarted=False)
-    records = Records(turnout_client.store, Applied())
-    await records.look()
+    records = records_of(turnout_client)
+    await look(records)
     nats_server.kill()
     nats_server.start()
     await until(lambda: answers(turnout_client))
     async with asked(turnout_client) as seqs:
-        await records.look()
+        await look(records)
         assert seqs == [1]
 
 
@@ -109,25 +137,25 @@ async def test_all_is_read_again_when_the_stream_is_another_one(turnout_client: 
     names, connection = turnout_client.store.names, turnout_client.store.connection
     stream = kv_stream(names.jobs_bucket)
     await fill(turnout_client, 10, restarted=False)
-    records = Records(turnout_client.store, Applied())
-    await records.look()
+    records = records_of(turnout_client)
+    await look(records)
     config = (await connection.api(f"STREAM.INFO.{stream}"))["config"]
     await connection.api(f"STREAM.DELETE.{stream}")
     await connection.api(f"STREAM.CREATE.{stream}", config)
     await fill(turnout_client, 20, restarted=False)
     async with asked(turnout_client) as seqs:
-        await records.look()
+        await look(records)
         assert seqs == [1]
 
 
 async def test_all_is_read_again_after_an_hour(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever slipped past it is met in the end."""
     await fill(turnout_client, 10, restarted=False)
-    records = Records(turnout_client.store, Applied())
-    await records.look()
-    later(monkeypatch, module.ALL_AGAIN_S + 1)
+    records = records_of(turnout_client)
+    await look(records)
+    later(monkeypatch, turnout_client, module.ALL_AGAIN_S + 1)
     async with asked(turnout_client) as seqs:
-        await records.look()
+        await look(records)
         assert seqs == [1]
 
 
@@ -135,41 +163,63 @@ async def test_a_record_without_a_message_is_stuck_after_a_while(
     turnout_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at once: whoever wrote the record may be about to publish. While it stays so it is said again and again."""
-    await put(turnout_client, JobRecord(id="gone", activity="idle", state=JobState.queued, submitted_at=1.0))
+    now = turnout_client.store.connection.now()
+    await put(turnout_client, job_record(id="gone", activity="idle", state=JobState.queued, submitted_at=now))
     applied = Applied()
-    records = Records(turnout_client.store, applied)
-    await records.look()
-    later(monkeypatch, SETTLING_S)
-    await records.look()
+    records = records_of(turnout_client, applied)
+    await look(records)
+    later(monkeypatch, turnout_client, SETTLING_S / 2)
+    await look(records)
     assert not applied.events
     for times in (1, 2):
-        later(monkeypatch, 120)
-        await records.look()
-        await records.look()
+        later(monkeypatch, turnout_client, 60)
+        await look(records)
+        await look(records)
         assert [job_id for job_id, _ in applied.events] == ["gone"] * times
-    assert all(isinstance(event, Stuck) and event.found is None for _, event in applied.events)
+    assert all(isinstance(event, Stuck) and event.delivery is None for _, event in applied.events)
 
 
 async def test_a_record_that_goes_on_is_not_stuck(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written again before its time is over begins anew, and what runs or has ended is forgotten."""
-    store = turnout_client.store
+    """What was written again before its time was over is not looked at any more; what has ended is forgotten."""
     applied = Applied()
-    records = Records(store, applied)
-    job = JobRecord(id="a", activity="idle", state=JobState.queued, submitted_at=1.0)
+    records = records_of(turnout_client, applied)
+    now = turnout_client.store.connection.now()
+    job = job_record(id="a", activity="idle", state=JobState.queued, submitted_at=now)
     await put(turnout_client, job)
-    await records.look()
+    await look(records)
     assert records.waiting == 1
-    token = Token("node-000000", 1, 1, "n")
-    attempts = (Attempt(1, 1, token.node, 0.0),)
-    await put(turnout_client, JobRecord(id="a", activity="idle", state=JobState.running, token=token, attempt=1,
-                                        attempts=attempts, submitted_at=1.0))  # fmt: skip
-    later(monkeypatch, 600)
-    await records.look()
-    assert records.waiting == 0
-    await put(turnout_client, JobRecord(id="a", activity="idle", state=JobState.completed, submitted_at=1.0), ttl=True)
-    await records.look()
+    await put(turnout_client, job_record(id="a", activity="idle", state=JobState.completed, submitted_at=1.0), ttl=True)
+    later(monkeypatch, turnout_client, 60)
+    await look(records)
     assert records.waiting == 0
     assert not applied.events
+
+
+async def test_a_running_record_whose_message_is_gone_is_its_owners_while_that_lives(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner is asked. While it says yes nothing is done; when it is dead the loss is counted, and the job
+    requeued: its payload stands in the record."""
+    applied = Applied()
+    records = records_of(turnout_client, applied)
+    token = Token("node-000000", 1, 1, "n")
+    attempts = (AttemptRecord(1, 1, token.node, 0.0),)
+    await put(turnout_client, job_record(id="a", activity="idle", state=JobState.running, token=token, attempt=1,
+                                        attempts=attempts, submitted_at=1.0, message=MessageRef(99, 1)))  # fmt: skip
+    yes = True
+
+    def answer(asked: Message) -> None:
+        if yes:
+            turnout_client.store.connection.send(asked.reply, b'{"yes":true}')
+
+    owner = await turnout_client.store.connection.subscribe(turnout_client.store.names.control(token.node), answer)
+    await look(records)
+    assert not applied.events
+    yes = False
+    await owner.close()
+    later(monkeypatch, turnout_client, 60)
+    await look(records)
+    assert [(job_id, type(event)) for job_id, event in applied.events] == [("a", Lost), ("a", Stuck)]
 
 
 async def test_a_message_that_is_there_is_left_to_the_workers(
@@ -177,19 +227,22 @@ async def test_a_message_that_is_there_is_left_to_the_workers(
 ) -> None:
     """A job that waits in the queue for long is not stuck; a message of one that has ended is left over."""
     handle = await turnout_client.submit(idle)
-    await put(turnout_client, JobRecord(id=handle.id, activity="idle", state=JobState.queued, submitted_at=1.0))
+    await put(turnout_client, job_record(id=handle.id, activity="idle", state=JobState.queued, submitted_at=1.0))
     applied = Applied()
-    records = Records(turnout_client.store, applied)
-    await records.look()
-    later(monkeypatch, 600)
-    await records.look()
+    records = records_of(turnout_client, applied)
+    for _ in range(3):
+        await look(records)
+        later(monkeypatch, turnout_client, 600)
     assert not applied.events
-    due_at = turnout_client.store.connection.now() + 3600  # it was cancelled before it was due
-    ended = JobRecord(id=handle.id, activity="idle", state=JobState.cancelled, submitted_at=1.0, due_at=due_at)
+    now = turnout_client.store.connection.now()
+    ended = job_record(  # it was cancelled before it was due
+        id=handle.id, activity="idle", state=JobState.cancelled, submitted_at=1.0, due_at=now + 3600, finished_at=now
+    )
     await put(turnout_client, ended)
-    await records.look()
-    later(monkeypatch, 600)
-    await records.look()
+    await look(records)
+    assert not applied.events
+    later(monkeypatch, turnout_client, 60)
+    await look(records)
     assert [type(event) for _, event in applied.events] == [Leftover]
 
 
@@ -197,7 +250,7 @@ async def test_only_the_deadline_that_has_passed(turnout_client: Client) -> None
     """An overdue job is expired at the first look, also while it waits for its retry; another is not."""
     now = turnout_client.store.connection.now()
     for job_id, expires_in in (("over", 1.0), ("later", 3600.0)):
-        record = JobRecord(
+        record = job_record(
             id=job_id,
             activity="idle",
             state=JobState.retrying,
@@ -207,7 +260,7 @@ async def test_only_the_deadline_that_has_passed(turnout_client: Client) -> None
         )
         await put(turnout_client, record)
     applied = Applied()
-    await Records(turnout_client.store, applied).look()
+    await look(records_of(turnout_client, applied))
     assert [(job_id, type(event)) for job_id, event in applied.events] == [("over", Expired)]
 
 
@@ -215,13 +268,12 @@ async def test_one_that_is_gone_among_many_that_wait(turnout_client: Client, mon
     """Messages are asked for many at a time; only the job whose message is missing is spoken of."""
     handles = await turnout_client.submit_many(idle, [{}] * 600)
     for job_id in [*(handle.id for handle in handles), "gone"]:
-        await put(turnout_client, JobRecord(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
+        await put(turnout_client, job_record(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
     applied = Applied()
-    records = Records(turnout_client.store, applied)
-    await records.look()
+    records = records_of(turnout_client, applied)
+    for _ in range(3):
+        await look(records)
     assert records.waiting == 601
-    later(monkeypatch, 600)
-    await records.look()
     assert [(job_id, type(event)) for job_id, event in applied.events] == [("gone", Stuck)]
 
 
@@ -229,7 +281,7 @@ async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, 
     """The server stores anything under any subject: what names no job, or another one, or is nothing at all."""
 
     def record_of(job_id: str) -> bytes:
-        return wire.dump_record(JobRecord(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
+        return wire.dump_record(job_record(id=job_id, activity="idle", state=JobState.queued, submitted_at=1.0))
 
     by_hand = [
         (b"*", record_of("*")),
@@ -247,71 +299,89 @@ async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, 
         raw.sendall(b"PING\r\n")
         while b"PONG" not in raw.recv(65536):
             pass
-    records = Records(turnout_client.store, Applied())
+    records = records_of(turnout_client)
 
     async def read() -> bool:
-        await records.look()
+        await look(records)
         return records.waiting > 0
 
     await until(read)
     assert records.waiting == 1
 
 
-async def test_reading_all_again_forgets_no_patience(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest lease makes for a patience of an hour, after which all is read again: it is stuck all the same."""
-    job = JobRecord(id="gone", activity="idle", state=JobState.queued, submitted_at=1.0, rules=Rules(lease=1800))
-    await put(turnout_client, job)
-    applied = Applied()
-    records = Records(turnout_client.store, applied)
-    await records.look()
-    later(monkeypatch, module.ALL_AGAIN_S + 1)
-    async with asked(turnout_client) as seqs:
-        await records.look()
-        assert seqs == [1]
-    assert [type(event) for _, event in applied.events] == [Stuck]
-
-
 async def test_what_is_not_there_any_more_is_forgotten(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that was purged leaves no marker behind; the next reading of all does not meet it."""
     names, connection = turnout_client.store.names, turnout_client.store.connection
-    await put(turnout_client, JobRecord(id="a", activity="idle", state=JobState.queued, submitted_at=1.0))
-    records = Records(turnout_client.store, Applied())
-    await records.look()
+    await put(turnout_client, job_record(id="a", activity="idle", state=JobState.queued, submitted_at=1.0))
+    records = records_of(turnout_client)
+    await look(records)
     assert records.waiting == 1
     await connection.api(f"STREAM.PURGE.{kv_stream(names.jobs_bucket)}", {"filter": names.record("idle", "a")})
-    later(monkeypatch, module.ALL_AGAIN_S + 1)
-    await records.look()
+    later(monkeypatch, turnout_client, module.ALL_AGAIN_S + 1)
+    await look(records)
     assert records.waiting == 0
 
 
-async def test_only_what_is_due_soon_is_remembered(turnout_client: Client) -> None:
-    """Millions of jobs may be scheduled for next month: they are met again before they are due."""
-    now = turnout_client.store.connection.now()
-    for job_id, due_in in (("soon", 3600), ("far", 30 * 86_400)):
-        job = JobRecord(id=job_id, activity="idle", state=JobState.scheduled, submitted_at=now, due_at=now + due_in)
-        await put(turnout_client, job)
-    records = Records(turnout_client.store, Applied())
-    await records.look()
-    assert records.waiting == 1
-    records.forget()
-    assert records.waiting == 0
-    async with asked(turnout_client) as seqs:
-        await records.look()
-        assert seqs == [1]
-    assert records.waiting == 1
-
-
-async def test_what_is_known_is_acted_on_when_reading_fails(
+async def test_a_deadline_is_not_late_for_the_many_that_wait(
     turnout_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A registry that can't be read to its end must not keep the overdue waiting."""
+    """Thousands of records whose messages have to be looked for keep no deadline waiting."""
+    now = turnout_client.store.connection.now()
+    for number in range(1200):
+        await put(turnout_client, job_record(id=f"j{number}", activity="idle", state=JobState.queued, submitted_at=1.0))
+    over = job_record(
+        id="over", activity="idle", state=JobState.queued, submitted_at=now, options=SubmitOptions(expires_in=5)
+    )
+    await put(turnout_client, over)
     applied = Applied()
-    records = Records(turnout_client.store, applied)
-    await put(turnout_client, JobRecord(id="gone", activity="idle", state=JobState.queued, submitted_at=1.0))
+    records = records_of(turnout_client, applied)
+    await records.read()
+    later(monkeypatch, turnout_client, 6)
     await records.look()
-    later(monkeypatch, 600)
-    stream = kv_stream(turnout_client.store.names.jobs_bucket)
-    await turnout_client.store.connection.api(f"STREAM.DELETE.{stream}")
-    with pytest.raises(TurnoutError):
-        await records.look()
-    assert [type(event) for _, event in applied.events] == [Stuck]
+    assert ("over", Expired) in [(job_id, type(event)) for job_id, event in applied.events]
+
+
+async def test_while_very_many_are_new_they_are_read_now_and_then(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quick jobs may write records as fast as they can be read: those are left for a walk every half a minute."""
+    many = QUICK_PAGES * SMALL_PAGE + 10
+    records = records_of(turnout_client)
+    await fill(turnout_client, many, restarted=False)
+    await records.read()
+    await fill(turnout_client, many, restarted=False)
+    async with asked(turnout_client) as seqs:
+        await records.read()
+        assert not seqs
+        later(monkeypatch, turnout_client, 31)
+        await records.read()
+        assert seqs[0] == many + 1
+
+
+async def test_what_waits_in_a_line_or_on_a_route_is_asked_after_rarely(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is well with it: it is known at once, without a look at the bare jobs, and left alone for minutes."""
+    store, applied = turnout_client.store, Applied()
+    connection, names = store.connection, store.names
+    long_ago, gone, key, east = connection.now() - 1000, MessageRef(10**6, 1), LimitKey("one", "one"), {"in": "east"}
+    common: dict[str, Any] = {"activity": "idle", "state": JobState.queued, "submitted_at": long_ago, "message": gone}
+    await put(turnout_client, job_record("parked", **common, waits_for=WaitsFor("one", "one", long_ago)))
+    await connection.store(names.parked(key.hash, "idle", "parked"), dump_key(key))
+    sent_on = job_record("sent-on", **common, options=SubmitOptions(requires=east))
+    await put(turnout_client, sent_on)
+    await store.queue.send_on(sent_on.spec, names.routed(token_of(east), "idle", "sent-on"), 0, "n")
+    await connection.store(names.bare("idle"), b"{}")
+    requests: list[bytes] = []
+    verbs = [f"$JS.API.{verb}.GET.{names.work}" for verb in ("STREAM.MSG", "DIRECT")]
+    heard = [await connection.subscribe(verb, lambda request: requests.append(request.data)) for verb in verbs]
+    records = records_of(turnout_client, applied)
+    await look(records)
+    assert not applied.events
+    assert len(requests) == 4, requests  # both on their subjects; the line; the message, and the route
+    assert not any(b"next_by_subj" in request for request in requests), requests
+    later(monkeypatch, turnout_client, 200)
+    await look(records)
+    assert len(requests) == 4, requests
+    for subscription in heard:
+        await subscription.close()

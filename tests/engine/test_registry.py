@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from turnout import (
     activity_ref,
     current_job,
 )
+from turnout.store import settings
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -328,7 +330,7 @@ async def stored_ttl(url: str, client: Client, job: str) -> str | None:
     [
         (None, {"completed": 7 * DAY, "faulted": 30 * DAY, "cancelled": 7 * DAY}),
         (
-            Retention(completed=7200, faulted=10_800, cancelled=60),
+            Retention(completed=7200, faulted=10_800, cancelled=timedelta(hours=1)),
             {"completed": 7200, "faulted": 10_800, "cancelled": 3600},
         ),
     ],
@@ -352,9 +354,116 @@ async def test_ended_records_expire(
         await client.submit(echo.options(id="queued", delay=600))
         await client.job("queued").cancel()
         for name, job in {"completed": "echo", "faulted": "fail", "cancelled": "hold"}.items():
-            await until(lambda name=name: is_state(client, name, name))
+            await until(functools.partial(is_state, client, name, name))
             assert await stored_ttl(nats_server.url, client, f"{job}.{name}") == f"{expected[name]}s"
         assert await stored_ttl(nats_server.url, client, "echo.queued") == f"{expected['cancelled']}s"
+
+
+async def test_retention_is_a_setting_of_the_namespace(
+    nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sets it sets it for all: for workers that run, and for clients that connect later without one."""
+    monkeypatch.setattr(settings, "FRESH_S", 0.0)  # else they would heed it within half a minute
+    url, namespace = nats_server.url, turnout_client.namespace
+    chosen = Retention(completed=7200, faulted=timedelta(days=90))
+    async with turnout_worker(echo):
+        await (await turnout_client.submit(echo.options(id="before"))).result(timeout=10)
+        async with Client.connect(url, namespace=namespace, retention=chosen) as other:
+            assert other.retention == chosen
+        await (await turnout_client.submit(echo.options(id="after"))).result(timeout=10)
+        assert await stored_ttl(url, turnout_client, "echo.before") == f"{7 * DAY}s"
+        assert await stored_ttl(url, turnout_client, "echo.after") == "7200s"
+        async with Client.connect(url, namespace=namespace) as later:
+            assert later.retention == chosen
+            await later.set_retention(Retention())
+        assert (await turnout_client.activities())[0].name == "echo"
+        await (await turnout_client.submit(echo.options(id="again"))).result(timeout=10)
+        assert await stored_ttl(url, turnout_client, "echo.again") == f"{7 * DAY}s"
+
+
+async def test_an_activity_has_a_retention_of_its_own(
+    nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """Whoever ends its jobs, with or without a worker; others have the namespace's, which may change beside it. The
+    newest declaration counts, also one that says nothing."""
+    url, namespace = nats_server.url, turnout_client.namespace
+    own = Retention(completed=7200, faulted=10_800, cancelled=timedelta(hours=4))
+
+    @activity(name="brief", retention=own)
+    async def brief() -> None:
+        pass
+
+    @activity(name="brief")
+    async def plain() -> None:
+        pass
+
+    async with turnout_worker(brief, echo):
+        await (await turnout_client.submit(brief.options(id="a"))).result(timeout=10)
+        await (await turnout_client.submit(echo.options(id="b"))).result(timeout=10)
+        [found] = [each for each in await turnout_client.activities() if each.name == "brief"]
+        assert found.options["retention"] == {"completed": 7200.0, "faulted": 10_800.0, "cancelled": 14_400.0}
+    assert await stored_ttl(url, turnout_client, "brief.a") == "7200s"
+    assert await stored_ttl(url, turnout_client, "echo.b") == f"{7 * DAY}s"
+    async with Client.connect(url, namespace=namespace, retention=Retention(cancelled=DAY)) as other:
+        for chosen, expected in ((brief, 14_400), (echo, DAY)):
+            handle = await other.submit(chosen)
+            await handle.cancel()
+            assert await stored_ttl(url, other, f"{chosen.name}.{handle.id}") == f"{expected}s"
+        async with turnout_worker(plain, client=other):
+            pass
+    async with Client.connect(url, namespace=namespace) as later:
+        handle = await later.submit(plain)
+        await handle.cancel()
+        assert await stored_ttl(url, later, f"brief.{handle.id}") == f"{DAY}s"
+
+
+@pytest.mark.parametrize("value", [7200, timedelta(days=1), {"completed": 7200}, "1d"])
+def test_an_activity_takes_a_retention_and_nothing_else(value: Any) -> None:
+    """What is no Retention is refused where it is written; one that is too short refuses itself."""
+    with pytest.raises(ValueError, match=r"turnout\.Retention"):
+        activity(retention=value)
+
+
+async def test_a_setting_that_cannot_be_read_is_as_none(
+    nats_server: NatsServer, turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """Garbage in the place of the retention, and one that is too short, keep no job from its end, nor from its hour."""
+    subject = turnout_client.store.names.setting("retention")
+    for stored, expected in ((b"{", 7 * DAY), (b'{"v": 1, "completed": -5, "faulted": 1, "cancelled": 1}', 1)):
+        await turnout_client.store.connection.store(subject, stored)
+        async with (
+            Client.connect(nats_server.url, namespace=turnout_client.namespace) as client,
+            turnout_worker(echo, client=client),
+        ):
+            handle = await client.submit(echo)
+            await handle.result(timeout=10)
+            assert await stored_ttl(nats_server.url, client, f"echo.{handle.id}") == f"{expected}s"
+
+
+async def test_tests_may_see_records_go(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """Under turnout.testing a retention may be a second: the job is forgotten then."""
+    await turnout_client.set_retention(Retention(completed=1))
+    async with turnout_worker(echo):
+        handle = await turnout_client.submit(echo)
+        await handle.result(timeout=10)
+
+        async def is_forgotten() -> bool:
+            try:
+                await handle.info()
+            except JobNotFound:
+                return True
+            return False
+
+        await until(is_forgotten)
+
+
+@pytest.mark.parametrize("value", [3599, timedelta(minutes=59), 0, -5, float("inf"), float("nan"), 1e12, "1h", True])
+def test_a_retention_is_checked(value: Any) -> None:
+    """One under an hour, and what is no time span, is refused where it is written, and the message says why."""
+    for name in ("completed", "faulted", "cancelled"):
+        with pytest.raises(ValueError, match=name):
+            Retention(**{name: value})
+    assert Retention(completed=timedelta(days=1)) == Retention(completed=86_400)
 
 
 @pytest.mark.parametrize("message", ["no", "😀" * 5000], ids=["short", "long"])

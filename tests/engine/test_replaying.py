@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.support.waiting import until
 from turnout import (
     Client,
     InvalidState,
@@ -23,8 +24,8 @@ from turnout import (
     current_job,
 )
 from turnout.core.events import RetryRequested
-from turnout.jetstream.perform import Performer
-from turnout.jetstream.registry import LETTERS_KEPT_S, Retention
+from turnout.definition.retention import DEAD_LETTERS_KEPT_S, Retention
+from turnout.store.perform import Performer
 
 LARGE = 100_000
 fixed = asyncio.Event()
@@ -38,6 +39,17 @@ async def broken(text: str = "x", error: str = "ValueError") -> dict[str, Any]:
     if not fixed.is_set():
         raise {"ValueError": ValueError, "KeyError": KeyError}[error]("not yet")
     return {"length": len(text), "before": before, "attempt": job.attempt}
+
+
+@activity(retry=RetryPolicy(max_attempts=2, delay=0.01))
+async def older_code(tolerant: bool = False) -> Any:
+    """Its checkpoint is one that it can't read itself."""
+    job = current_job()
+    before = job.restored(dict[str, int], default={"page": 1}) if tolerant else job.restored(dict[str, int])
+    if before is None or (tolerant and job.attempt == 1):
+        await job.checkpoint("page 7")
+        raise OSError("away")
+    return before
 
 
 @activity(retry=RetryPolicy.none())
@@ -80,9 +92,11 @@ async def test_a_replayed_job_goes_on_with_or_without_its_record(
             await forget_record(turnout_client, "broken", handle.id)
         elif gone == "deleted":
             await handle.delete()
+        assert await unmended(turnout_client) == [handle.id]
         fixed.set()
         again = await turnout_client.replay(handle.id)
         assert again.id == handle.id
+        assert await unmended(turnout_client) == []
         assert await again.result(timeout=20) == {"length": size, "before": [1, 2], "attempt": 3}
         info = await again.info()
     assert (info.generation, info.failures, info.labels) == (2, 0, {"k": "v"})
@@ -92,6 +106,31 @@ async def test_a_replayed_job_goes_on_with_or_without_its_record(
         (3, 2, "completed"),
     ]
     assert [letter.generation async for letter in turnout_client.faults()] == [1]
+    assert await unmended(turnout_client) == []
+
+
+async def test_what_was_mended_leaves_the_list_of_dead_letters(turnout_client: Client, turnout_worker: Any) -> None:
+    """A letter waits while its job is faulted: a retry takes it off, before any worker comes; the next fault is on."""
+    async with turnout_worker(broken):
+        one, two = await faulted(turnout_client, (broken, ()), (broken, ()))
+        assert sorted(await unmended(turnout_client)) == sorted([one.id, two.id])
+        await two.retry()
+        await until(lambda: is_faulted_again(two))
+        letters = [letter async for letter in turnout_client.faults(mended=False)]
+        assert [(letter.id, letter.generation) for letter in letters] == [(one.id, 1), (two.id, 2)]
+    await one.retry()
+    assert await unmended(turnout_client) == [two.id]
+    await one.cancel("leave it")
+    assert await unmended(turnout_client) == [two.id]
+
+
+async def is_faulted_again(handle: JobHandle[Any]) -> bool:
+    info = await handle.info()
+    return info.state == "faulted" and info.generation == 2
+
+
+async def unmended(client: Client) -> list[str]:
+    return [letter.id async for letter in client.faults(mended=False)]
 
 
 async def test_a_replay_is_in_the_trace_of_the_job(
@@ -151,7 +190,7 @@ async def test_what_cannot_be_replayed_is_told(turnout_client: Client, turnout_w
         record = (await turnout_client.store.registry.load("broken", handle.id)).record
         assert record is not None
         await forget_record(turnout_client, "broken", handle.id)
-        await turnout_client.store.payloads.delete(record.payload)
+        await turnout_client.store.payloads.delete(record.spec.payload)
         with pytest.raises(InvalidState, match="is gone"):
             await turnout_client.replay(handle.id)
         assert await turnout_client.replay_faults() == 0
@@ -166,8 +205,8 @@ async def test_an_id_that_was_taken_anew_is_not_replayed(turnout_client: Client,
     with pytest.raises(InvalidState, match="queued"):
         await turnout_client.replay(handle.id)
     store = turnout_client.store
-    (letter,) = [letter async for letter in store.letters.scan()]
-    await Performer(store).apply("broken", handle.id, RetryRequested(now=0.0, letter=letter.record))
+    (letter,) = [letter async for letter in store.dead_letters.scan()]
+    await Performer(store).apply("broken", handle.id, RetryRequested(now=0.0, dead_letter=letter.record))
     assert (await handle.info()).payload == {"text": "new"}
 
 
@@ -206,6 +245,27 @@ async def test_deleting_a_replayed_job_leaves_nothing_to_replay(turnout_client: 
 
 def test_a_retried_job_is_remembered_for_as_long_as_its_letter() -> None:
     """However short the retention, the record of a later generation outlives the letter of the earlier one."""
-    retention = Retention(completed=0, faulted=0, cancelled=0)
-    assert retention.of(JobState.completed, 2) >= LETTERS_KEPT_S
-    assert retention.of(JobState.completed) < LETTERS_KEPT_S
+    retention = Retention(completed=3600, faulted=3600, cancelled=3600)
+    assert retention.of(JobState.completed, 2) >= DEAD_LETTERS_KEPT_S
+    assert retention.of(JobState.completed) < DEAD_LETTERS_KEPT_S
+
+
+async def test_a_checkpoint_that_newer_code_cannot_read_has_a_way_out(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """It is a failure like another, told as the checkpoint's; a default or a retry without it goes on."""
+    async with turnout_worker(older_code):
+        handle = await turnout_client.submit(older_code)
+        with pytest.raises(JobFaulted, match=r"checkpoint.*default.*without the checkpoint") as caught:
+            await handle.result(timeout=10)
+        assert (caught.value.info.reason, caught.value.info.attempt) == ("failed", 2)
+        await handle.retry(checkpoint=False)
+        with pytest.raises(JobFaulted):
+            await handle.result(timeout=10)
+        info = await handle.info()
+        third = info.attempts[2].error
+        assert third is not None
+        assert (info.attempt, third.type) == (4, "OSError")
+        tolerant = await turnout_client.submit(older_code, tolerant=True)
+        assert await tolerant.result(timeout=10) == {"page": 1}
+        assert (await tolerant.info()).attempt == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 import time
@@ -24,7 +25,7 @@ from turnout import (
     activity,
     current_job,
 )
-from turnout.testing import NatsServer
+from turnout.testing import ActivityEnvironment, NatsServer
 
 ONCE = RetryPolicy.none()
 
@@ -421,3 +422,36 @@ async def test_a_traceback_begins_in_the_users_code(turnout_client: Client, turn
     assert error is not None
     assert "test_running.py" in error.traceback
     assert "turnout/worker" not in error.traceback
+
+
+def plainly(fn: Any) -> Any:
+    """A decorator that knows nothing of async code."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return wrapper
+
+
+@activity
+@plainly
+async def wrapped(n: int) -> int:
+    current_job().progress(n)
+    await asyncio.sleep(0)
+    return n + 1
+
+
+@activity(run_in="process")
+@plainly
+async def wrapped_in_process(n: int) -> int:
+    await asyncio.sleep(0)
+    return n + current_job().attempt
+
+
+async def test_async_code_behind_a_plain_wrapper_runs(turnout_client: Client, turnout_worker: Any) -> None:
+    """A decorator that returns what the async function gives it is no obstacle, in a thread and in a process."""
+    async with turnout_worker(wrapped, wrapped_in_process):
+        for each in (wrapped, wrapped_in_process):
+            assert await (await turnout_client.submit(each, 1)).result(timeout=20) == 2
+    assert await ActivityEnvironment().run(wrapped, 1) == 2

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.support.waiting import best_of_three, until
-from turnout import Client, JobExists, JobFaulted, JobHandle, JobInfo, RetryPolicy, activity, current_job
+from turnout import (
+    Client,
+    InvalidValue,
+    JobExists,
+    JobFaulted,
+    JobHandle,
+    JobInfo,
+    JobState,
+    RetryPolicy,
+    activity,
+    activity_ref,
+    current_job,
+    wire,
+)
+from turnout.core.record import JobRecord
+from turnout.core.spec import JobSpec
 from turnout.testing.fixtures import WorkerFactory
 
 LATE_S = 0.5
@@ -100,6 +116,43 @@ async def test_an_instant_that_has_passed(
             waited.append(await handle.result(timeout=10))
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime.max.replace(tzinfo=UTC),
+        datetime(2200, 1, 1, tzinfo=UTC),
+        datetime(300, 1, 1, tzinfo=UTC),
+        datetime.min.replace(tzinfo=UTC),
+    ],
+    ids=str,
+)
+async def test_an_instant_that_programs_have_for_never_and_for_at_once(
+    turnout_client: Client, turnout_worker: WorkerFactory, at: datetime
+) -> None:
+    """What lies beyond the year 2200 is refused where it is written, and what lies before any clock runs at once."""
+    if at.year >= 2200:
+        with pytest.raises(InvalidValue, match="before the year 2200"):
+            stamp.options(id="a", at=at)
+    else:
+        handle = await turnout_client.submit(stamp.options(at=at), "now")
+        async with turnout_worker(stamp):
+            assert await handle.result(timeout=10) == "now"
+    assert {info.state for info in [info async for info in turnout_client.jobs()]} <= {JobState.completed}
+
+
+async def test_a_record_with_an_odd_instant_is_listed(turnout_client: Client) -> None:
+    """One record whose instants no calendar has is shown with the nearest ones, and the listing goes on."""
+    odd = JobRecord(JobSpec("odd", "stamp", submitted_at=-1e300), JobState.scheduled, due_at=1e300)
+    names = turnout_client.store.names
+    subject = names.record("stamp", "odd")
+    await turnout_client.store.connection.store(subject, wire.dump_record(odd), {})
+    await turnout_client.submit(stamp.options(id="good"), "x")
+    listed = {info.id: info async for info in turnout_client.jobs()}
+    assert listed.keys() == {"odd", "good"}
+    assert due(listed["odd"]).year == 9999
+    assert listed["odd"].to_dict()["submitted_at"].startswith("0001-")
+
+
 async def test_a_delay_of_nothing_is_no_delay(turnout_client: Client) -> None:
     """delay=0 queues the job as if nothing had been said."""
     assert (await (await turnout_client.submit(stamp.options(delay=0))).info()).state == "queued"
@@ -109,7 +162,7 @@ async def test_scheduled_many(turnout_client: Client, turnout_worker: WorkerFact
     """submit_many delays every one of its jobs; they are listed and counted, and each runs once."""
     handles = await turnout_client.submit_many(stamp.options(delay=0.5), [{"value": str(n)} for n in range(50)])
     counts = await turnout_client.count()
-    assert counts["scheduled"] + counts["queued"] == 50
+    assert counts[JobState.scheduled] + counts[JobState.queued] == 50
     async with turnout_worker(stamp, concurrency=50):
         assert [await handle.result(timeout=15) for handle in handles] == [str(n) for n in range(50)]
     assert {info.attempt async for info in turnout_client.jobs()} == {1}
@@ -180,12 +233,16 @@ async def test_expired_before_anybody_came(turnout_client: Client, turnout_worke
     info = caught.value.info
     assert (info.state, info.reason, info.attempt, info.attempts) == ("faulted", "expired", 0, [])
     assert (await handles[1].info()).state == "faulted"
-    assert (await turnout_client.count())["faulted"] == 3
+    assert (await turnout_client.count())[JobState.faulted] == 3
     assert {info.state async for info in turnout_client.jobs()} == {"faulted"}
-    assert len([fault async for fault in turnout_client.faults()]) == 3
     async with turnout_worker(stamp):
         await (await turnout_client.submit(stamp)).result(timeout=10)
+        await until(functools.partial(has_dead_letters, turnout_client, 3))
     assert {(await handle.info()).attempt for handle in handles} == {0}
+
+
+async def has_dead_letters(client: Client, count: int) -> bool:
+    return len([fault async for fault in client.faults()]) == count
 
 
 async def test_expired_when_a_worker_comes(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -242,3 +299,22 @@ async def test_an_expired_job_can_be_retried(turnout_client: Client, turnout_wor
     assert (await handle.info()).state == "queued"
     async with turnout_worker(stamp):
         assert await handle.result(timeout=10) == "late"
+
+
+async def test_a_deadline_in_the_queue_is_noticed_in_time(turnout_client: Client, turnout_worker: Any) -> None:
+    """No worker takes the job, and nobody reads it: the supervisor of a worker for others ends it within 2 s."""
+    nobodys, registry = activity_ref("nobody"), turnout_client.store.registry
+    async with turnout_worker(stamp):
+        for late in best_of_three(2.0):
+            handles = [await turnout_client.submit(nobodys.options(expires_in=1.0 + n / 4), {}) for n in range(4)]
+            for handle in handles:
+
+                async def ended(job_id: str = handle.id) -> JobRecord | None:
+                    record = (await registry.load("nobody", job_id)).record
+                    return record if record is not None and record.state.final else None
+
+                record = await until(ended)
+                assert record is not None
+                assert record.finished_at is not None
+                assert record.spec.expires_at is not None
+                late.append(record.finished_at - record.spec.expires_at)

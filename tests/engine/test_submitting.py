@@ -13,7 +13,7 @@ import pytest
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from turnout import Client, InvalidArguments, InvalidValue, JobState, RetryPolicy, TurnoutError, activity, activity_ref
-from turnout.jetstream.messages import NoResponders
+from turnout.nats.messages import NoResponders
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -189,7 +189,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_stored(
         ({"id": "x" * 65}, ValueError, "id"),
         ({"id": 7}, ValueError, "id"),
         ({"id": "17-0abcdefgh12"}, ValueError, "id"),
-        ({"if_exists": "replace"}, ValueError, "if_exists"),
+        ({"if_exists": "maybe"}, ValueError, "if_exists"),
         ({"delay": -1}, ValueError, "delay"),
         ({"delay": math.inf}, ValueError, "delay"),
         ({"delay": "soon"}, ValueError, "delay"),
@@ -201,7 +201,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_stored(
         ({"labels": {"a": 1}}, ValueError, "labels"),
         ({"labels": ["a"]}, ValueError, "labels"),
         ({"retry": 3}, TypeError, "retry"),
-        ({"priority": 3}, TypeError, "priority"),
+        ({"prio": 3}, TypeError, "prio"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], builtin: type[Exception], named: str) -> None:
@@ -267,3 +267,31 @@ async def test_submitting_goes_on_after_the_server_was_away(turnout_client: Clie
     after = await until(submits)
     assert (await before.info()).state == "queued"
     assert (await after.info()).state == "queued"
+
+
+async def test_a_payload_by_name_is_checked_against_the_contract(
+    turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """A missing or unknown parameter is told at the submit, once a worker has published what the activity takes.
+
+    Nothing is refused before that, and a contract that has changed is read again before anything is.
+    """
+    await turnout_client.submit("join", {"frist": "a"})
+    async with turnout_worker(join):
+        for call in (
+            turnout_client.submit("join", {"frist": "a"}),
+            turnout_client.submit(activity_ref("join"), frist="a"),
+            turnout_client.submit_many("join", [{"first": "a"}, {"frist": "a"}]),
+            turnout_client.submit("join", ["a"]),
+        ):
+            with pytest.raises(TypeError, match=r"first: .* required; frist: unknown key|be an object") as caught:
+                await call
+            assert isinstance(caught.value, ValueError)
+        assert await (await turnout_client.submit("join", {"first": "a"})).result(timeout=10) == "a-b"
+
+    @activity(name="join")
+    async def newer(frist: str) -> str:
+        return frist
+
+    async with turnout_worker(newer):
+        assert await (await turnout_client.submit("join", {"frist": "c"})).result(timeout=10) == "c"

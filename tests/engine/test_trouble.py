@@ -11,14 +11,15 @@ from typing import Any
 import nats
 import pytest
 
+from tests.support.values import job_record
 from tests.support.waiting import until
 from turnout import Client, JobState, Outcome, RetryPolicy, Worker, activity
 from turnout.core.lifecycle import record_of
-from turnout.core.values import Attempt, JobRecord, Token
+from turnout.core.record import AttemptRecord, Token
 from turnout.errors import OutcomeUnknown, ServerUnavailable
-from turnout.jetstream import queue
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.topology import ConsumerOptions, Topology
+from turnout.nats.stream import kv_stream
+from turnout.store import queue
+from turnout.store.topology import ConsumerOptions, Topology
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.testing import NatsServer
 from turnout.worker import attempt, runner
@@ -85,7 +86,7 @@ async def test_an_outage_is_told_as_what_it_is(
     nats_server: NatsServer, turnout_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A submit that no server answers raises one of the documented errors."""
-    monkeypatch.setattr(queue, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(queue, "_RETRY_S", 0.2)
     nats_server.stop()
     with pytest.raises((ServerUnavailable, OutcomeUnknown)):
         await turnout_client.submit(quick)
@@ -112,14 +113,14 @@ async def test_one_unreadable_record_does_not_end_supervision(nats_server: NatsS
     token = Token("dead-000000", 1, 1, "n")
     record = record_of(found)
     await store.registry.save(
-        JobRecord(
+        job_record(
             id="orphan",
             activity="gated",
             state=JobState.running,
             message=record.message,
             token=token,
             attempt=1,
-            attempts=(Attempt(1, 1, token.node, 0.0),),
+            attempts=(AttemptRecord(1, 1, token.node, 0.0),),
         ),
         0,
     )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.waiting import until
 from turnout import Activity, Client, JobHandle, RetryPolicy, UnreadableRecord, Worker, activity, current_job, wire
-from turnout.jetstream.names import kv_stream
+from turnout.nats.stream import kv_stream
 from turnout.testing import NatsServer
 from turnout.worker import executor
 

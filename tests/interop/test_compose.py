@@ -98,7 +98,7 @@ def test_its_environment_means_something(services: dict[str, Any]) -> None:
     (scraped,) = re.findall(r"names: \[(\w+)\]", (FOLDER / "prometheus.yml").read_text())
     (port,) = re.findall(r"port: (\d+)", (FOLDER / "prometheus.yml").read_text())
     command = services[scraped]["command"]
-    assert command[command.index("--health-port") + 1] == port
+    assert command[command.index("--health-port") + 1] == f"0.0.0.0:{port}"
 
 
 def test_the_metrics_profile_hangs_together(services: dict[str, Any]) -> None:
@@ -125,7 +125,8 @@ def test_its_server_and_its_worker_run(services: dict[str, Any], tmp_path: Path)
     assert stored == [nats["environment"]["NATS_STORE"]]
     settings = nats["environment"] | {"NATS_MONITOR": "127.0.0.1:-1", "NATS_STORE": str(tmp_path)}
     check_options(worker["command"])
-    *command, port = worker["command"]
+    *command, address = worker["command"]
+    port = address.rpartition(":")[2]
     assert command[-1] == "--health-port"
     with NatsServer(config=config, store_dir=tmp_path, environment=settings) as server:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("NATS_", "OTEL_", "TURNOUT_"))}

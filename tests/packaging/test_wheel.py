@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,14 +18,22 @@ ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "Activity",
     "ActivityInfo",
+    "ActivityNotFound",
     "ActivityRef",
     "AmbiguousJob",
     "AttemptInfo",
     "Client",
+    "CompleteLater",
     "DefinitionError",
     "ErrorInfo",
     "Fatal",
     "FaultInfo",
+    "GroupExists",
+    "GroupHandle",
+    "GroupInfo",
+    "GroupNotFound",
+    "History",
+    "HistoryEvent",
     "Hooks",
     "InvalidArguments",
     "InvalidState",
@@ -38,27 +47,60 @@ PUBLIC = {
     "JobInfo",
     "JobNotFound",
     "JobState",
+    "Limit",
+    "LimitInfo",
     "LogLine",
     "NodeInfo",
+    "NonDeterminism",
+    "NotCompletable",
+    "NotDurable",
     "NotInJob",
+    "NotInWorkflow",
     "Outcome",
     "OutcomeUnknown",
     "PayloadTooLarge",
     "PermissionDenied",
     "Progress",
+    "QueryFailed",
     "Retention",
     "RetryLater",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleHandle",
+    "ScheduleInfo",
+    "ScheduleNotFound",
+    "ScheduleRun",
     "ServerUnavailable",
     "ServerUnsuitable",
+    "Snooze",
     "StorageRefused",
     "TurnoutError",
     "UnreadableRecord",
+    "UpdateFailed",
+    "UpdateHandle",
+    "UpdateRejected",
+    "Waiting",
     "Worker",
     "WorkerDied",
+    "Workflow",
+    "WorkflowCancelled",
+    "WorkflowContext",
+    "WorkflowEnded",
+    "WorkflowExists",
+    "WorkflowFaulted",
+    "WorkflowHandle",
+    "WorkflowInfo",
+    "WorkflowNotFound",
+    "WorkflowRef",
+    "WorkflowState",
+    "WorkflowTerminated",
     "activity",
     "activity_ref",
     "current_job",
+    "current_workflow",
+    "update_ref",
+    "workflow",
+    "workflow_ref",
 }
 
 
@@ -103,6 +145,16 @@ def test_the_wheel_carries_the_package_and_its_types_and_nothing_else(installed:
     assert "turnout/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"turnout"}
+
+
+def test_the_description_has_no_dead_links(installed: Path) -> None:
+    """On a package index the README stands alone: what it links to is an address, or one of its own headings."""
+    (metadata,) = installed.glob("turnout-*.dist-info/METADATA")
+    description = metadata.read_text().partition("\n\n")[2]
+    assert "# turnout" in description
+    targets = re.findall(r"\]\(([^)]*)\)", description)
+    assert targets
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
 
 
 def test_the_public_names_are_these() -> None:

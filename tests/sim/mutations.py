@@ -1,7 +1,7 @@
-"""What the simulation must notice: each mutation takes one rule away, of decide() or of whoever performs and asks.
+"""What the simulation must notice: each mutation takes one rule away from production code while it is simulated.
 
-`MISSING` are rules that the actors and the interpreter keep, with plans in which it shows when they do not; `MUTANTS`
-wrap decide(), and random histories find them within a few hundred.
+`MUTANTS` wrap decide(); `MISSING` are rules that the interpreter, the workers, the supervisor and the store keep. Each
+has plans in which it shows when the rule is not kept.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ from typing import Any
 
 import attrs
 
+from tests.sim import nodes
+from tests.sim.network import SimConnection
 from tests.sim.plan import Act, Fault, Plan
+from tests.sim.seams import Patch
+from tests.sim.world import HOST
+from tests.support.values import changed
+from turnout import wire
 from turnout.core import lifecycle
-from turnout.core.effects import Abandon, Ack, Effect, Letter, Nak, Replace, Save
+from turnout.core.effects import Abandon, Ack, Effect, Nak, Replace, Save, WriteDeadLetter
 from turnout.core.events import (
     Aborted,
     Cancelled,
     CancelRequested,
     Completed,
     Event,
+    Expired,
     Failed,
     Leftover,
     Lost,
@@ -29,7 +36,22 @@ from turnout.core.events import (
     Submitted,
     Verdict,
 )
-from turnout.core.values import JobRecord, JobState
+from turnout.core.record import JobRecord, JobState, MessageRef
+from turnout.definition.retention import Retention
+from turnout.errors import OutcomeUnknown, ServerUnavailable
+from turnout.nats.messages import EXPECTED
+from turnout.store import records
+from turnout.store.dead_letters import DeadLetters
+from turnout.store.failure_detector import FailureDetector
+from turnout.store.nodes import Answer, Nodes
+from turnout.store.perform import Applied, Performer
+from turnout.store.queue import WorkQueue
+from turnout.store.records import Conflict, Registry, Versioned
+from turnout.worker.attempt import Attempt
+from turnout.worker.control import Control
+from turnout.worker.keeper import LeaseKeeper
+from turnout.worker.leases import Lease
+from turnout.worker.loop_watch import LoopWatch
 
 Effects = tuple[Effect, ...]
 Decide = Callable[[JobRecord | None, Event], Effects]
@@ -46,7 +68,7 @@ def settle_before_save(record: JobRecord | None, event: Event) -> Effects:
 
 def letter_after_ack(record: JobRecord | None, event: Event) -> Effects:
     """P4: the dead letter comes after the message was removed."""
-    return tuple(sorted(lifecycle.decide(record, event), key=lambda effect: isinstance(effect, Letter)))
+    return tuple(sorted(lifecycle.decide(record, event), key=lambda effect: isinstance(effect, WriteDeadLetter)))
 
 
 def no_letter_for_leftovers(record: JobRecord | None, event: Event) -> Effects:
@@ -57,7 +79,7 @@ def no_letter_for_leftovers(record: JobRecord | None, event: Event) -> Effects:
         and record.state is JobState.faulted
         and isinstance(event, Received | Leftover | Completed | Failed)
     )
-    return tuple(effect for effect in effects if not isinstance(effect, Letter)) if met else effects
+    return tuple(effect for effect in effects if not isinstance(effect, WriteDeadLetter)) if met else effects
 
 
 def no_doubt_at_the_end(record: JobRecord | None, event: Event) -> Effects:
@@ -77,7 +99,7 @@ def revision_is_ownership(record: JobRecord | None, event: Event) -> Effects:
 def generations_unseen(record: JobRecord | None, event: Event) -> Effects:
     """P2: a delivery is taken for the record's own generation."""
     if isinstance(event, Received) and record is not None:
-        event = attrs.evolve(event, delivery=attrs.evolve(event.delivery, generation=record.generation))
+        event = attrs.evolve(event, delivery=changed(event.delivery, generation=record.generation))
     return lifecycle.decide(record, event)
 
 
@@ -88,7 +110,7 @@ def retry_saves_first(record: JobRecord | None, event: Event) -> Effects:
         again = attrs.evolve(record, state=JobState.queued, failures=0, losses=0, attempts=(), finished_at=None)
         return (
             Save(again),
-            *(e if not isinstance(e, Replace) else attrs.evolve(e, record=again) for e in effects[-1:]),
+            *(e if not isinstance(e, Replace) else attrs.evolve(e, spec=again.spec) for e in effects[-1:]),
         )
     return effects
 
@@ -113,7 +135,7 @@ def losses_uncounted(record: JobRecord | None, event: Event) -> Effects:
 
 def failures_unbounded(record: JobRecord | None, event: Event) -> Effects:
     """Budgets: what the code asks for (RetryLater) is granted whatever the policy says."""
-    if isinstance(event, Failed) and record is not None and event.fatal is None:
+    if isinstance(event, Failed) and record is not None and event.failure.fault is None:
         effects = lifecycle.decide(attrs.evolve(record, failures=0), event)
         return tuple(
             attrs.evolve(e, record=attrs.evolve(e.record, failures=record.failures + 1)) if isinstance(e, Save) else e
@@ -124,8 +146,8 @@ def failures_unbounded(record: JobRecord | None, event: Event) -> Effects:
 
 def exhausted_is_naked(record: JobRecord | None, event: Event) -> Effects:
     """P7: the sweep NAKs what is stuck; an exhausted message is not revived by that."""
-    if isinstance(event, Stuck) and event.found is not None and lifecycle.decide(record, event):
-        return (Nak(attrs.evolve(event.found.message, ack="built")),)
+    if isinstance(event, Stuck) and event.delivery is not None and lifecycle.decide(record, event):
+        return (Nak(attrs.evolve(event.delivery.message, ack="built")),)
     return lifecycle.decide(record, event)
 
 
@@ -160,7 +182,7 @@ def replaced_is_a_duplicate(record: JobRecord | None, event: Event) -> Effects:
 def expiring_overwrites(record: JobRecord | None, event: Event) -> Effects:
     """P12: the queued record of an expiring job is written whatever is there by then."""
     if isinstance(event, Submitted) and record is not None and event.at is None:
-        return (Save(event.draft),)
+        return (Save(JobRecord(event.spec, JobState.queued)),)
     return lifecycle.decide(record, event)
 
 
@@ -179,12 +201,15 @@ def cancel_takes_the_job(record: JobRecord | None, event: Event) -> Effects:
 
 @attrs.frozen
 class Tooth:
-    """A rule that is taken away; `plans` are tried before random ones, each with its own seed."""
+    """A rule, what it costs to be without it, and the invariants that may notice first.
+
+    `take` makes the patches that take it away. `plans` are histories in which it shows.
+    """
 
     costs: str
     caught_by: tuple[str, ...]
-    plans: tuple[Plan, ...] = ()
-    decide: Decide = lifecycle.decide
+    plans: tuple[Plan, ...]
+    take: Callable[[], list[Patch]] = list
 
 
 def plans(script: str, *extra: Fault | Act, kind: str = "plain", seeds: int = 20, **more: Any) -> tuple[Plan, ...]:
@@ -195,70 +220,288 @@ def plans(script: str, *extra: Fault | Act, kind: str = "plain", seeds: int = 20
     return tuple(attrs.evolve(plan, seed=seed) for seed in range(seeds))
 
 
-MUTANTS: dict[Decide, tuple[str, ...]] = {
-    settle_before_save: ("U5", "U6"),
-    letter_after_ack: ("U6",),
-    no_letter_for_leftovers: ("U6",),
-    no_doubt_at_the_end: ("U3",),
-    revision_is_ownership: ("U13",),
-    generations_unseen: ("U1", "U5", "U13"),
-    retry_saves_first: ("U2",),
-    lapsed_is_dead: ("U9",),
-    losses_uncounted: ("U8", "U4"),
-    failures_unbounded: ("U4",),
-    exhausted_is_naked: ("U13",),
-    rounds_uncounted: ("U5", "U13"),
-    due_unread: ("U12",),
-    duplicates_beside_a_schedule_run: ("U12",),
-    replaced_is_a_duplicate: ("U5", "U13"),
-    expiring_overwrites: ("U8", "U3", "U2"),
-    supervisor_only_naks: ("U13",),
-    cancel_takes_the_job: ("U3",),
+def seeds(*numbers: int) -> tuple[Plan, ...]:
+    """The random plans of these seeds."""
+    return tuple(map(Plan.of_seed, numbers))
+
+
+# -- rules of the interpreter, the store, the workers and the supervisor -----------------------------------------------
+
+
+def unfenced(*states: JobState) -> list[Patch]:
+    """Records in these states are written whatever is there."""
+    fenced = SimConnection.store_nowait
+
+    def store_nowait(self: Any, subject: str, data: bytes, headers: Any = None, **more: Any) -> Any:
+        if subject.startswith("$KV.sim_jobs.") and wire.state_of(data) in states:
+            headers = {name: value for name, value in headers.items() if name != EXPECTED}
+        return fenced(self, subject, data, headers, **more)
+
+    return [(SimConnection, "store_nowait", store_nowait)]
+
+
+def conflicts_unheeded() -> list[Patch]:
+    """A write that is refused counts as done."""
+    heeded = Registry.save
+
+    async def save(self: Any, record: JobRecord, revision: int, expires: bool = False) -> Versioned:
+        try:
+            return await heeded(self, record, revision, expires)
+        except Conflict:
+            return Versioned(record, revision)
+
+    return [(Registry, "save", save)]
+
+
+def silence_is_stored() -> list[Patch]:
+    """A write that nobody answers counts as done."""
+    heeded = Registry.save
+
+    async def save(self: Any, record: JobRecord, revision: int, expires: bool = False) -> Versioned:
+        try:
+            return await heeded(self, record, revision, expires)
+        except (OutcomeUnknown, ServerUnavailable):
+            return Versioned(record, revision)
+
+    return [(Registry, "save", save)]
+
+
+def nobody_asks() -> list[Patch]:
+    async def ask(self: Any, token: Any, **more: Any) -> Answer:
+        return Answer(Verdict.gone, said=True)
+
+    return [(Nodes, "ask", ask)]
+
+
+def silence_is_a_verdict() -> list[Patch]:
+    heard = Nodes.ask
+
+    async def ask(self: Any, token: Any, **more: Any) -> Answer:
+        answer = await heard(self, token, **more)
+        return Answer(Verdict.gone, said=True) if answer.verdict is Verdict.silent else answer
+
+    return [(Nodes, "ask", ask)]
+
+
+def always_confident() -> list[Patch]:
+    return [(FailureDetector, "__call__", lambda self: True)]
+
+
+def registered_late() -> list[Patch]:
+    known = Control._answer
+
+    def answer(self: Control, reply: str, body: dict[str, Any]) -> None:
+        lease = self.leases.of(wire.load_token(body["ask"]).nonce)
+        if lease is not None and lease.token is None:
+            self.reply(reply, b'{"yes":false}')
+        else:
+            known(self, reply, body)
+
+    return [(Control, "_answer", answer)]
+
+
+def unapplied(left_out: Callable[[Event, str], bool], instead: bytes = b"") -> list[Patch]:
+    """Some events, by whom they come from, do nothing; or all that is done is to settle the message so."""
+    applied = Performer.apply
+
+    async def apply(self: Any, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> Applied:
+        host = HOST.get()
+        if host is None or not left_out(event, host.name):
+            return await applied(self, activity, job_id, event, job)
+        known = await self._store.registry.load(activity, job_id)
+        if instead and known.record is not None and known.record.message is not None:
+            self._settle(known.record.message, instead)
+        return Applied(known, ())
+
+    return [(Performer, "apply", apply)]
+
+
+def of_the_sweep(event: Event, host: str) -> bool:
+    return host.startswith("sup") and isinstance(event, Stuck | Leftover | Expired)
+
+
+def ids_are_names() -> list[Patch]:
+    named = wire.message_headers
+
+    def message_headers(spec: Any, nonce: str, **more: Any) -> dict[str, str]:
+        return {**named(spec, nonce, **more), wire.MSG_ID: spec.id}
+
+    return [(wire, "message_headers", message_headers)]
+
+
+def bare_stay() -> list[Patch]:
+    moved = WorkQueue.replace
+
+    async def replace(self: Any, spec: Any, expected_seq: int, replaced: int, nonce: str) -> None:
+        if wire.parse_bare_id(spec.id) is None:
+            await moved(self, spec, expected_seq, replaced, nonce)
+            return
+        subject = self._names.bare(spec.activity)
+        last = await self._connection.get_message(self._names.work, last_by_subj=subject)
+        expected = {EXPECTED: str(last.seq if last is not None else 0), "Nats-Rollup": "sub"}
+        body = (spec.payload.text or "").encode()
+        await self._store(subject, body, wire.message_headers(spec, nonce, replaced=replaced) | expected)
+
+    return [(WorkQueue, "replace", replace)]
+
+
+def one_more_voice() -> list[Patch]:
+    def settle(self: LeaseKeeper, lease: Lease, message: MessageRef, data: bytes) -> None:
+        self._work.send(message.ack, data)
+
+    return [(LeaseKeeper, "settle", settle), (LeaseKeeper, "release", lambda self, lease: None)]
+
+
+def undoubted() -> list[Patch]:
+    async def confirm(self: LeaseKeeper, connection: Any, lease: Lease) -> bool:
+        self._extend(connection, lease)
+        return True
+
+    return [(LeaseKeeper, "_confirm_one", confirm), (Attempt, "changed", lambda self, job: None)]
+
+
+def letterless() -> list[Patch]:
+    async def write(self: Any, record: JobRecord) -> None:
+        pass
+
+    return [(DeadLetters, "write", write)]
+
+
+def never_late() -> list[Patch]:
+    async def came_late(self: Any, job: Versioned, event: Event) -> bool:
+        return False
+
+    return [(Performer, "_came_late", came_late)]
+
+
+FROZEN = plans("C", Fault("freeze", 0.1, 9.0, 0)) + plans("C", Fault("freeze", 0.1, 9.0, 1))
+THAWED = plans("CW", Fault("freeze", 0.1, 9.0, 0)) + plans("CW", Fault("freeze", 0.1, 9.0, 1))
+TWICE_UNRECORDED = plans("C", kind="delayed", deliver=2, crash=(3, 4))
+BESIDE_A_SCHEDULE = plans("C", Act("beside", 1.0), kind="delayed")
+FORGOTTEN = plans("C", Act("delete", 6.0), Fault("kill", 12.0, 3.0))
+
+MUTANTS: dict[Decide, Tooth] = {
+    settle_before_save: Tooth("a crash in between loses the job", ("U5", "U6"), plans("C") + plans("X")),
+    letter_after_ack: Tooth("a crash in between loses the letter", ("U6",), plans("X")),
+    no_letter_for_leftovers: Tooth("whoever died before the letter leaves none", ("U6",), plans("X", crash=(4,))),
+    no_doubt_at_the_end: Tooth("a zombie writes over its successor", ("U3",), THAWED),
+    revision_is_ownership: Tooth("a cancel costs an owner its job", ("U17",), plans("I", Act("cancel", 0.6))),
+    generations_unseen: Tooth("a retry is taken for a duplicate", ("U1", "U5", "U13"), plans("X", Act("retry", 3.0))),
+    retry_saves_first: Tooth("two lives are one", ("U2",), plans("X", Act("retry", 3.0))),
+    lapsed_is_dead: Tooth("hours of work begin again", ("U9",), plans("W", Fault("early", 0.7))),
+    losses_uncounted: Tooth("poison goes on for ever", ("U8", "U4", "U3"), plans("K")),
+    failures_unbounded: Tooth("a job asks for attempts without end", ("U4",), plans("LLLLLL")),
+    exhausted_is_naked: Tooth("nothing revives it", ("U13",), plans("KZF", deliver=2)),
+    rounds_uncounted: Tooth("poison before the first record never ends", ("U5", "U13"), TWICE_UNRECORDED),
+    due_unread: Tooth("a forgotten delay starts it early", ("U12",), plans("F", Fault("early", 0.8))),
+    duplicates_beside_a_schedule_run: Tooth("it runs before its time", ("U12",), BESIDE_A_SCHEDULE),
+    replaced_is_a_duplicate: Tooth("what the sweep put in anew is thrown away", ("U5", "U13"), TWICE_UNRECORDED),
+    expiring_overwrites: Tooth("a client takes a job from its worker", ("U8", "U3", "U2"), plans("C", kind="expiring")),
+    supervisor_only_naks: Tooth("poison with no worker left runs for ever", ("U13",), plans("KK", deliver=2)),
+    cancel_takes_the_job: Tooth("an owner is robbed", ("U3",), plans("W", Act("cancel", 0.7))),
 }
-"""decide() without one of its rules, and the invariants that may notice first."""
+"""decide() without one of its rules."""
 
 MISSING: dict[str, Tooth] = {
-    "start CAS": Tooth("two start it, or one starts what has ended", ("U2", "U3", "U8", "U4")),
+    "start CAS": Tooth(
+        "two start it, or one starts what has ended",
+        ("U2", "U3", "U8", "U4"),
+        seeds(*range(20)),
+        lambda: unfenced(JobState.running),
+    ),
     "end CAS": Tooth(
         "an end that was held up overwrites what has happened since",
         ("U2", "U3"),
-        plans("C", Fault("cut", 0.2, 12.0, 0)) + plans("C", Fault("cut", 0.2, 12.0, 1)),
+        FROZEN,
+        lambda: unfenced(JobState.completed, JobState.faulted, JobState.retrying),
     ),
-    "ask": Tooth("a redelivery is a verdict", ("U9",), plans("W", Fault("early", 1.0))),
-    "silence": Tooth("no answer is a verdict", ("U9",), plans("W", Fault("lossy", 0.0, 8.0), Fault("early", 1.0))),
+    "conflicts": Tooth(
+        "what was refused is settled upon",
+        ("U2", "U5", "U8", "U11", "U13", "U17"),
+        seeds(*range(20)),
+        conflicts_unheeded,
+    ),
+    "unanswered writes": Tooth(
+        "what never arrived is settled upon",
+        ("U1", "U5", "U9", "U10", "U11", "U17"),
+        plans("PC", Fault("lossy", 0.1, 2.0), seeds=60),
+        silence_is_stored,
+    ),
+    "letters": Tooth("a fault leaves no letter", ("U6",), plans("X"), letterless),
+    "ask": Tooth("a redelivery is a verdict", ("U9",), plans("W", Fault("early", 0.7)), nobody_asks),
+    "silence": Tooth(
+        "no answer is a verdict",
+        ("U9",),
+        plans("W", Fault("lossy", 0.3, 5.0), Fault("early", 0.7), Fault("early", 1.4), seeds=400),
+        silence_is_a_verdict,
+    ),
     "self doubt": Tooth(
         "after an outage whoever is back first declares the others dead",
         ("U9",),
-        plans("WC", Fault("server", 0.5, 5.0), Fault("early", 6.0))
-        + plans("WC", Fault("kill", 0.5, 7.0), Fault("early", 8.2)),
+        plans("WC", Fault("server", 0.4, 5.0), Fault("early", 6.0))
+        + plans("WC", Fault("kill", 0.4, 7.0), Fault("early", 8.2)),
+        always_confident,
     ),
     "registered first": Tooth(
         "an owner denies the attempt that it is about to start",
         ("U9",),
-        plans("W", Fault("lossy", 0.0, 3.0), *(Fault("early", n / 10) for n in range(1, 12)), seeds=60),
+        plans("W", Fault("lossy", 0.0, 3.0), *(Fault("early", n / 10) for n in range(1, 12)), seeds=400),
+        registered_late,
     ),
-    "supervisor decides": Tooth("poison with no worker left runs for ever", ("U13",), plans("KK", deliver=2)),
-    "sweep": Tooth("what is exhausted stays so", ("U13",), plans("KZF", deliver=2)),
+    "supervisor decides": Tooth(
+        "poison with no worker left runs for ever",
+        ("U13",),
+        plans("KK", deliver=2),
+        lambda: unapplied(lambda event, host: host.startswith("sup") and isinstance(event, Lost), b"-NAK"),
+    ),
+    "sweep": Tooth("what is exhausted stays so", ("U13",), plans("KZF", deliver=2), lambda: unapplied(of_the_sweep)),
     "walks the stream": Tooth(
-        "nobody finds a job that never got a record", ("U13",), plans("C", deliver=2, crash=(2, 3))
+        "nobody finds a job that never got a record",
+        ("U13",),
+        plans("C", deliver=2, crash=(2, 3)),
+        lambda: unapplied(lambda event, host: isinstance(event, Stuck) and event.delivery is not None),
     ),
-    "nonces": Tooth("the window swallows a retry", ("U1",), plans("X", Act("retry", 5.0))),
+    "nonces": Tooth("the window swallows a retry", ("U1",), plans("X", Act("retry", 5.0)), ids_are_names),
     "bare moves": Tooth(
-        "a rollup on the bare subject wipes all bare jobs", ("U1",), plans("K", jobs=(("bare", "K"),) * 3, deliver=2)
+        "a rollup on the bare subject wipes all bare jobs",
+        ("U1",),
+        plans("K", jobs=(("bare", "K"),) * 3, deliver=2),
+        bare_stay,
     ),
-    "node nonce": Tooth("a namesake answers for the owner", ("U9",), plans("W", Fault("early", 1.0))),
+    "node nonce": Tooth(
+        "a namesake answers for the owner",
+        ("U9", "U17"),
+        plans("W", Fault("early", 0.7)),
+        lambda: [(nodes, "node_name", lambda number, life: "node")],
+    ),
     "age": Tooth(
         "what lay in a frozen worker runs when all trace of the job is gone",
         ("U2",),
-        sum((plans("C", Fault("freeze", n / 1000, 4000.0), Act("delete", 30.0), seeds=6) for n in range(2, 20, 3)), ()),
+        sum((plans("C", Fault("freeze", n / 1000, 60.0), Act("delete", 10.0), seeds=6) for n in range(2, 20, 3)), ()),
+        lambda: [
+            (LoopWatch, "asleep_s", property(lambda self: 0.0)),
+            (LeaseKeeper, "trouble", None),
+            (records, "MARKER_TTL_S", 20),
+        ],
+    ),
+    "late": Tooth(
+        "a delivery of a job that was deleted meanwhile begins it again", ("U2", "U10"), FORGOTTEN, never_late
     ),
     "marker": Tooth(
         "an ack that comes back revives a deleted job",
         ("U2",),
-        plans("C", Act("delete", 6.0), Fault("kill", 12.0, 3.0)),
+        FORGOTTEN,
+        lambda: [(Versioned, "late", lambda self, message: False)],
     ),
-    "retention": Tooth("an ack that comes back finds no record any more", ("U2",), plans("C", Fault("kill", 8.0, 2.0))),
-    "doubt": Tooth("a zombie holds the message and runs on", ("U14",), plans("D")),
-    "one voice": Tooth("one's own +WPI undoes one's own nak(delay)", ("U15",), plans("FC") + plans("LC")),
+    "retention": Tooth(
+        "an ack that comes back finds no record any more",
+        ("U2",),
+        plans("C", Fault("pass", 0.5, 9.0), Fault("kill", 10.0, 2.0)),
+        lambda: [(Retention, "of", lambda self, state, generation=1: 5.0)],
+    ),
+    "doubt": Tooth("a zombie holds the message and runs on", ("U14",), plans("D"), undoubted),
+    "one voice": Tooth(
+        "one's own +WPI undoes one's own nak(delay)", ("U15",), plans("FC") + plans("LC"), one_more_voice
+    ),
 }
-"""Rules that the interpreter and the actors keep."""
+"""Rules that the interpreter, the store, the workers and the supervisor keep."""

@@ -20,11 +20,13 @@ Ignore a cancel."""
 KINDS = ("plain", "delayed", "expiring", "bare")
 FAULTS = ("freeze", "cut", "crash", "stop", "server", "kill", "early", "lossy", "sup")
 ACTS = ("cancel", "retry", "delete", "submit", "beside")
+REPLACE = "replace"
+"""What a client does as well, but not in the random plans: what they are follows from their seeds."""
 
 
 @attrs.frozen
 class Fault:
-    """`kind` at `at` seconds, for `length` seconds, on node number `who`."""
+    """`kind` at `at` seconds, for `length` seconds, on node number `who`. `pass`: time passes."""
 
     kind: str
     at: float
@@ -52,12 +54,14 @@ class Plan:
     max_lost: int = 2
     nodes: int = 2
     supervisors: int = 1
+    everywhere: bool = False
+    """Whether the history is to be played once more for each of its effects, with a crash before that one."""
 
     def __str__(self) -> str:
         fields = [
             f"seed={self.seed}",
             "jobs=" + ",".join(f"{kind}:{script}" for kind, script in self.jobs),
-            "crash=" + "+".join(map(str, self.crash)),
+            "crash=" + ("*" if self.everywhere else "+".join(map(str, self.crash))),
             "faults=" + ",".join(f"{f.kind}@{f.at}:{f.length}:{f.who}" for f in self.faults),
             "acts=" + ",".join(f"{a.kind}@{a.at}:{a.job}" for a in self.acts),
             f"deliver={self.deliver}",
@@ -73,7 +77,9 @@ class Plan:
         values: dict[str, Any] = {k: int(v) for k, v in raw.items() if v.isdigit() and k not in ("jobs", "crash")}
         if raw.get("jobs"):
             values["jobs"] = tuple((job.split(":")[0], job.split(":")[1]) for job in raw["jobs"].split(","))
-        if raw.get("crash"):
+        if raw.get("crash") == "*":
+            values["everywhere"] = True
+        elif raw.get("crash"):
             values["crash"] = tuple(int(n) for n in raw["crash"].split("+"))
         if raw.get("faults"):
             values["faults"] = tuple(_fault(text) for text in raw["faults"].split(","))

@@ -1,292 +1,401 @@
-"""One simulated history: the server, the actors, the faults of a plan, and the invariants that watch.
+"""One simulated history: the server, the processes, the faults of a plan, and the invariants that watch.
 
 run(Plan(seed=7, jobs=(("plain", "FKC"),), crash=(3,)))      # raises Violation, with the way to replay it
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 
-from tests.sim.actors import Client, Node, Supervisor
-from tests.sim.invariants import Invariants, Violation
-from tests.sim.jetstream import Bucket, Stream, WorkStream
-from tests.sim.perform import BARE
+from tests.sim import seams
+from tests.sim.invariants import Invariants, Violation, life_of
+from tests.sim.network import WATCH_S, SimConnection, SimNetwork, WorldClock, connect
+from tests.sim.nodes import Caller, Node, Overseer
 from tests.sim.plan import Act, Fault, Plan
-from tests.sim.world import LEASE_S, Crashed, Host, Signal, Steps, World
-from turnout.core import lifecycle
-from turnout.core.effects import Effect
-from turnout.core.events import Completed, Event, Failed, Received
-from turnout.core.retry import RetryPolicy
-from turnout.core.values import JobRecord, Rules, SubmitOptions, Token
+from tests.sim.world import HOST, Host, World
+from turnout import Limit
+from turnout.core.record import JobRecord
+from turnout.flow.errors import Killed
+from turnout.nats.connection import ConnectOptions
+from turnout.nats.link import WATCH_MISSES
+from turnout.nats.stream import kv_stream
+from turnout.store.names import Names
+from turnout.store.topology import TopologyOptions, stream_configs
+from turnout.testing.memory import MemoryServer, Network
 
-HEAL_S = 300.0
+HEAL_S = 200.0
 """How long after the last fault everything may take to end: virtual seconds."""
 
-RESTART_S = 4.0
-Decide = Callable[[JobRecord | None, Event], tuple[Effect, ...]]
+OPTIONS = ConnectOptions(watch_interval_s=WATCH_S / WATCH_MISSES)
+RESTART_S = 2.0
+WARM_UP_S = 2.0
+"""After that all processes are at work."""
+
+LEAST_S = 0.5
+"""How long a history lasts at least: what is sent first is on its way meanwhile."""
+
+GLANCE_S = 0.4
+"""How often it is looked whether all has ended."""
+
+REST_S = 5.0
 
 
 class Simulation:
-    """Everything of one history. `missing` names the rules that are taken away, `decide` may be a mutant."""
+    """A world, and the histories that are played in it one after the other. `patches` take rules away.
 
-    def __init__(
-        self,
-        plan: Plan,
-        *,
-        missing: frozenset[str] = frozenset(),
-        decide: Decide = lifecycle.decide,
-        trace: bool = False,
-    ) -> None:
+    A world that is at rest is as good as a new one for the next history, and much quicker.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    """Those of the activity."""
+
+    def __init__(self, plan: Plan, *, patches: Iterable[seams.Patch] = (), trace: bool = False) -> None:
         self.plan = plan
-        self.missing = missing
-        self.decide = decide
+        self.patches = patches
         self.trace: list[str] | None = [] if trace else None
-        self.world = World(plan.seed)
-        self.work = WorkStream(self.world, BARE, ack_wait_s=LEASE_S, max_deliver=plan.deliver)
-        self.letters = Stream(self.world)
-        self.registry: Bucket[JobRecord] = Bucket(self.world, marker_ttl_s=3600.0)
-        self.rules = Rules(retry=RetryPolicy(max_attempts=3, delay=1.0), max_lost=plan.max_lost, lease=LEASE_S)
-        self.options = SubmitOptions()
-        self.slots = 1
+        self.names = Names("sim")
+        self.world = World(plan.seed)  # type: ignore[abstract]
         self.effects = 0
+        """How many effects there were in this history."""
         self.crashes = 0
-        self._nonces = 0
+        self.calls = 0
+        """How many calls of the client are under way."""
         self._lives = 0
+        self._play = 0
+        self._downtimes = 0
+        self.hosts: list[Host] = []
+        self.connections: list[SimConnection] = []
+        self.nodes: list[Node] = []
+        self.overseers: list[Overseer] = []
         self._scripts: dict[str, list[str]] = {}
         self.begun: dict[str, list[str]] = {}
         self.invariants = Invariants(self)
-        self.workers: list[Node] = []
-        self.supervisors: list[Supervisor] = []
-        self.client = Client(self)
+        self.network: SimNetwork
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        world, plan = self.world, self.plan
+        besides = plan.deliver - 3 - plan.max_lost
+        with (
+            seams.taken(lambda: world.now, world.random, besides, self.open),
+            seams.patched(self.patches),
+            world.running(),
+        ):
+            self._build()
+            try:
+                self._pass(WARM_UP_S)
+                yield
+            finally:
+                for host in self.hosts:
+                    host.alive = False
+                world.close()
+
+    def _build(self) -> None:
+        plan = self.plan
+        self.server = MemoryServer(clock=WorldClock(self.world), network=self._make_network)
+        self.server.loses_advisory = lambda: self.world.random.random() < 0.5
+        self.server.on_consumer = self._watch_consumer
+        for config in _configs():
+            self.server.make_stream(config)
+        self.work = self.server.streams[self.names.work]
+        self.work.schedule_late_s = lambda: self.world.random.random() * 0.25
+        self.work.on_store, self.work.on_gone = self.invariants.stored, self.invariants.gone
+        records = self.server.streams[kv_stream(self.names.jobs_bucket)]
+        records.on_store = self.invariants.written
+        records.on_gone = lambda message, why: self.invariants.expired(message) if why == "expired" else None
+        self.server.streams[self.names.faults].on_store = self.invariants.letter
         for number in range(plan.nodes):
             self._start_node(number)
         for number in range(plan.supervisors):
-            self._start_supervisor(number)
+            self._start_overseer(number)
+        self.caller = self._make_caller()
 
-    def without(self, rule: str) -> bool:
-        return rule in self.missing
+    def _make_caller(self) -> Caller:
+        return Caller(self)
 
-    def unfenced(self, event: Event) -> bool:
-        """Whether a mutant writes without compare-and-set for this event."""
-        return ("start CAS" in self.missing and isinstance(event, Received)) or (
-            "end CAS" in self.missing and isinstance(event, Completed | Failed)
-        )
+    def _make_network(self, server: MemoryServer) -> Network:
+        self.network = SimNetwork(self.world, server)
+        return self.network
 
-    # -- what the server does for the interpreter ----------------------------------------------------------------------
+    def _watch_consumer(self, consumer: Any) -> None:
+        consumer.on_second_voice = self.invariants.second_voice
 
-    def save(self, record: JobRecord, revision: int | None, ttl_s: float | None, event: Event) -> int:
-        before, _ = self.registry.get(record.id)
-        written = self.registry.put(record.id, record, revision, ttl_s)
-        self.note(
-            f"     saved {record.id} {record.state} g{record.generation} a{record.attempt} by {type(event).__name__}"
-        )
-        self.invariants.saved(before, record, ttl_s is not None, event)
-        self.invariants.not_early(before, record)
-        return written
+    # -- what processes ask for ----------------------------------------------------------------------------------------
 
-    def delete(self, job_id: str, revision: int) -> None:
-        record, _ = self.registry.get(job_id)
-        self.registry.put(job_id, None, revision, 3600.0, note=record.generation if record is not None else 0)
-        self.invariants.deleted.add(job_id)
-        if record is not None:
-            self.invariants.discarded.add(record.payload.text or "")
+    async def connect(self, host: Host, name: str) -> SimConnection:
+        return await connect(host, self.server, self.connections, self.before_effect, OPTIONS, name=name)
 
-    def key_left(self, name: str) -> float:
-        return max((n.host.key_left_s for n in self.workers if n.host.name == name), default=0.0)
+    async def open(self, options: ConnectOptions, *, name: str) -> SimConnection:
+        """What `Connection.open` is, for whoever runs now."""
+        host = HOST.get()
+        assert host is not None
+        return await self.connect(host, name)
 
-    def ask(self, token: Token, answer: Signal, asker: Host) -> None:
-        self._to_node(token, "ask", answer, asker)
+    def writer(self) -> str:
+        """The process whose message the server is dealing with."""
+        speaker = self.server.speaker
+        return speaker.host.name if isinstance(speaker, SimConnection) else "the server"
 
-    def notify(self, token: Token, reason: str) -> None:
-        self._to_node(token, "cancel", None, None)
-
-    def _to_node(self, token: Token, kind: str, answer: Signal | None, asker: Host | None) -> None:
-        for node in self.workers:
-            if node.host.name == token.node:
-                self.world.after(self.world.latency(), node.hear, kind, token, answer, asker)
+    def next_life(self) -> int:
+        self._lives += 1
+        return self._lives
 
     def note(self, text: str) -> None:
         if self.trace is not None:
-            self.trace.append(f"{self.world.now - 1_700_000_000.0:8.3f} {self.effects:3d} {text}")
-
-    # -- chance and scripts --------------------------------------------------------------------------------------------
-
-    def nonce(self) -> str:
-        self._nonces += 1
-        return f"x{self._nonces}"
+            self.trace.append(f"{self.world.now:8.3f} {self.effects:3d} {text}")
 
     def letter(self, record: JobRecord) -> str:
         """What the attempt's code does: the next letter of the job's script, C when there is none left."""
-        script = self._scripts.setdefault(record.id, list(self._bare_script if record.id[0].isdigit() else ""))
+        life = life_of(record.spec.payload.text or "")
+        name = life.partition("#")[0]
+        script = self._scripts.get(name)
         letter = script.pop(0) if script else "C"
-        self.begun.setdefault(record.id, []).append(letter)
+        self.begun.setdefault(name, []).append(letter)
         return letter
 
-    @property
-    def _bare_script(self) -> str:
-        return next((script for kind, script in self.plan.jobs if kind == "bare"), "")
+    def is_well(self, host: Host) -> bool:
+        """Whether a process lives, and is neither cut off nor just coming back from that."""
+        return host.alive and not host.cut and not any(c.cut_off for c in self.connections if c.host is host)
+
+    def contact_since(self, node: Node) -> float | None:
+        """Since when the node has been in contact with the server; None while it is not, or answers get lost."""
+        host = node.host
+        lines = [each for each in self.connections if each.host is host and not each.closed]
+        if host.frozen or host.cut or not self.server.up or not all(each.up for each in lines):
+            return None
+        return max([host.well_since, self.network.lossy_until, *(each.up_since for each in lines)])
 
     # -- accidents -----------------------------------------------------------------------------------------------------
 
-    def before_effect(self, host: Host, effect: Effect | None) -> None:
+    def before_effect(self, host: Host, subject: str, data: bytes) -> None:
+        """A process is about to change something, or to ask another one. It may die here."""
+        if not host.alive:
+            raise Killed(f"{host.name} is dead")
         self.effects += 1
-        self.note(f"{host.name}: {effect}")
+        self.note(f"{host.name}: {subject} {data[:60]!r}")
         if self.effects in self.plan.crash:
-            self.crashes += 1
-            self.world.after(RESTART_S, self._revive, host)
-            raise Crashed
+            self.crashed(host)
+            host.kill()
 
-    def crash_node(self, node: Node) -> None:
-        """Called by the code that runs on it: the node is gone at this very point."""
-        self.crashes += 1
-        self.world.after(RESTART_S, self._revive, node.host)
-        raise Crashed
+    def crashed(self, host: Host, *, after_s: float = RESTART_S, counted: bool = True) -> None:
+        """A process is gone; another one takes its place after a while."""
+        self.crashes += counted
+        self._down()
+        self.world.after(after_s, self._revive, host)
 
-    def stopped(self, node: Node) -> None:
-        node.host.alive = False
-        node.host.contact_changed()
-        self.world.after(RESTART_S, self._revive, node.host)
+    def _down(self) -> None:
+        self._downtimes += 1
+
+    def _well_again(self) -> None:
+        self._downtimes -= 1
 
     def _revive(self, host: Host) -> None:
-        for node in self.workers:
+        self._well_again()
+        for node in self.nodes:
             if node.host is host:
                 self._start_node(node.number)
                 return
-        for supervisor in self.supervisors:
-            if supervisor.host is host:
-                self._start_supervisor(supervisor.number)
+        for overseer in self.overseers:
+            if overseer.host is host:
+                self._start_overseer(overseer.number)
                 return
-        self.client = Client(self)
+        if self.caller.host is host:
+            self.calls = 0
+            self.caller = self._make_caller()
 
     def _start_node(self, number: int) -> None:
-        self._lives += 1
-        self.workers.append(Node(self, number, self._lives))
+        self.nodes.append(Node(self, number, self.next_life()))
 
-    def _start_supervisor(self, number: int) -> None:
-        self._lives += 1
-        self.supervisors.append(Supervisor(self, number, self._lives))
+    def _start_overseer(self, number: int) -> None:
+        self.overseers.append(Overseer(self, number, self.next_life()))
 
     def _alive(self, number: int) -> Node | None:
-        return next((n for n in reversed(self.workers) if n.number == number % self.plan.nodes and n.host.alive), None)
+        return next((n for n in reversed(self.nodes) if n.number == number % self.plan.nodes and n.host.alive), None)
+
+    def cut(self, host: Host, seconds: float) -> None:
+        """A process can't reach the server for a while."""
+        host.set_cut(True)
+        self.network.cut_off(host, [each for each in self.connections if each.host is host])
+        self._for(seconds, host.set_cut, False)
+
+    def freeze(self, host: Host, seconds: float) -> None:
+        """A process stands still for a while."""
+        host.freeze(seconds)
+        self._for(seconds, int)
+
+    def _for(self, seconds: float, end: Callable[..., object], *args: object) -> None:
+        """Something is not well for a while."""
+        self._down()
+        self.world.after(seconds, end, *args)
+        self.world.after(seconds, self._well_again)
 
     def accident(self, fault: Fault) -> None:
         self.note(f"     {fault}")
         node = self._alive(fault.who)
-        host = node.host if node is not None else None
-        supervisor = self.supervisors[-1]
+        overseer = self.overseers[-1]
         match fault.kind:
-            case "freeze" if host is not None:
-                host.freeze(fault.length)
-            case "cut" if host is not None:
-                host.set_cut(True)
-                self.world.after(fault.length, host.set_cut, False)
-            case "crash" if host is not None:
-                self.crashes += 1
-                self.world.after(fault.length, self._revive, host)
-                host.crash()
+            case "freeze" if node is not None:
+                self.freeze(node.host, fault.length)
+            case "cut" if node is not None:
+                self.cut(node.host, fault.length)
+            case "crash" if node is not None:
+                self.crashed(node.host, after_s=fault.length)
+                node.host.kill()
             case "stop" if node is not None:
                 node.stop()
-            case "server" | "kill":
-                self.world.set_server(False)
-                self.work.pulls.clear()
-                self.world.after(fault.length, self._server_back, fault.kind == "kill")
+            case "server" | "kill" if self.server.up:
+                self.server.stop()
+                self._for(fault.length, self._server_back, fault.kind == "kill")
             case "early":
-                self.work.early()
+                for consumer in self.work.consumers.values():
+                    consumer.early()
             case "lossy":
-                self.world.lossy_until = max(self.world.lossy_until, self.world.now + fault.length)
-            case "sup" if supervisor.host.alive:
-                supervisor.host.crash()
-                self.world.after(fault.length, self._revive, supervisor.host)
+                self.network.lossy_until = max(self.network.lossy_until, self.world.now + fault.length)
+                self._for(fault.length, int)
+            case "pass":
+                self._for(fault.length, int)
+            case "sup" if overseer.host.alive:
+                self.crashed(overseer.host, after_s=fault.length, counted=False)
+                overseer.host.kill()
 
     def _server_back(self, crashed: bool) -> None:
-        self.work.forget(crashed)
-        self.world.set_server(True)
-        self.work.changed()
+        self.server.start(self.world.random, crashed=crashed)
 
     def act(self, act: Act) -> None:
         self.note(f"     {act}")
         job_id = self.job_id(act.job)
-        if job_id is None:
-            return
-        kind = self.plan.jobs[act.job][0]
-        steps: dict[str, Callable[[str], Steps]] = {
-            "cancel": self.client.cancel,
-            "retry": self.client.retry,
-            "delete": self.client.delete,
-            "submit": partial(self.client.submit, kind=kind),
-            "beside": partial(self.client.submit, kind="plain", blind=True),
-        }
-        if self.client.host.alive:
-            self.client.host.spawn(steps[act.kind](job_id))
+        if job_id is not None:
+            self.caller.do(act.kind, job_id, self.plan.jobs[act.job][0])
 
     def job_id(self, number: int) -> str | None:
         """The id of the plan's job; a bare one has none before it is stored."""
-        if self.plan.jobs[number][0] != "bare":
-            return f"job{number}"
-        return next((job_id for job_id in self.invariants.accepted if job_id[0].isdigit()), None)
+        name = self._name(number)
+        return name if self.plan.jobs[number][0] != "bare" else self.invariants.bare.get(name)
 
-    # -- the history ---------------------------------------------------------------------------------------------------
+    def _name(self, number: int) -> str:
+        return f"job{self._play}x{number}"
+
+    # -- the histories -------------------------------------------------------------------------------------------------
+
+    def play(self) -> Simulation:
+        """Play the plan's history, with all its crashes if it says so."""
+        if self.plan.everywhere:
+            self.crash_everywhere()
+            return self
+        return self.run()
 
     def run(self) -> Simulation:
-        world, start = self.world, self.world.now
-        for number, (kind, script) in enumerate(self.plan.jobs):
-            if kind != "bare":
-                self._scripts[f"job{number}"] = list(script)
-            self.client.host.spawn(self.client.submit(f"job{number}", kind))
-        last = start + 2.0
-        for fault in self.plan.faults:
-            world.at(start + fault.at, self.accident, fault)
-            last = max(last, start + fault.at + fault.length + 1.0)
-        for act in self.plan.acts:
-            world.at(start + act.at, self.act, act)
-            last = max(last, start + act.at + 1.0)
-        world.run_until(last)
-        deadline = last + HEAL_S
-        while self.invariants.unfinished():
-            if world.now >= deadline:
-                raise Violation("U13 heals", f"after {HEAL_S:g} s without faults: {self.invariants.unfinished()}")
-            world.run_until(world.now + 1.0)
-        # What is still on its way arrives at a world at rest, and must leave it so.
-        world.run_until(world.now + 3 * LEASE_S)
-        while self.invariants.unfinished():
-            if world.now >= deadline + 60.0:
-                raise Violation("U13 heals", f"unrest came back: {self.invariants.unfinished()}")
-            world.run_until(world.now + 1.0)
-        self.invariants.at_rest()
+        """Play the plan's history in a world of its own, and watch the world at rest for a while."""
+        with self._begun():
+            self._play_history(self.plan)
+            self._rest()
         return self
 
+    def crash_everywhere(self) -> int:
+        """Play the history without a crash, then once for each of its effects with a crash before that one.
 
-def run(plan: Plan, *, missing: frozenset[str] = frozenset(), decide: Decide = lifecycle.decide) -> Simulation:
-    """Run a plan to its end. A violation says which invariant broke and how to see it again."""
-    simulation = Simulation(plan, missing=missing, decide=decide)
+        How many of them crashed.
+        """
+        crashed = 0
+        with self._begun():
+            plan = attrs.evolve(self.plan, crash=())
+            self._play_history(plan)
+            for effect in range(1, self.effects + 1):
+                self._play_history(attrs.evolve(plan, crash=(effect,)))
+                crashed += self.crashes > 0
+            self._rest()
+        return crashed
+
+    def _play_history(self, plan: Plan) -> None:
+        """From the submits until all has ended and been cleared away.
+
+        What the plan has for later, when the world is at rest already, comes at once: it would meet nothing else.
+        """
+        world = self.world
+        self.plan = plan
+        self._play += 1
+        self.effects = self.crashes = 0
+        self.note(f"---- {plan}")
+        self.nodes = [node for node in self.nodes if node.host.alive]
+        self.connections = [connection for connection in self.connections if connection.host.alive]
+        for number, (kind, script) in enumerate(plan.jobs):
+            self._scripts[self._name(number)] = list(script)
+            self.caller.do("submit", self._name(number), kind)
+        begun, brought_forward = world.now, 0.0
+        happens: list[tuple[float, Callable[[Any], None], Any]] = [
+            (each.at, self.accident, each) for each in plan.faults
+        ]
+        happens += [(each.at, self.act, each) for each in plan.acts]
+        for at, happen, what in sorted(happens, key=lambda each: each[0]):
+            while (left := begun + at - brought_forward - world.now) > 0:
+                if world.now - begun > LEAST_S and not self.unrest():
+                    brought_forward += left
+                    break
+                self._pass(min(left, GLANCE_S))
+            happen(what)
+        self._pass(GLANCE_S)
+        deadline = world.now + max((each.length for each in plan.faults), default=0.0) + HEAL_S
+        while world.now - begun < LEAST_S or (unrest := self.unrest()):
+            if world.now >= deadline:
+                raise Violation("U13 heals", f"after {HEAL_S:g} s without faults: {unrest}")
+            self._pass(GLANCE_S)
+
+    def _pass(self, seconds: float) -> None:
+        self.world.run_until(self.world.now + seconds)
+        for error in self.world.stumbled:
+            if isinstance(error, Violation):
+                raise error
+        if self.world.stumbled:
+            raise Violation("U16 nothing stumbles", repr(self.world.stumbled))
+
+    def unrest(self) -> str:
+        """What keeps the world from rest, "" when everything has ended and everybody is well."""
+        if self.calls:
+            return "the client waits"
+        return "not all are well" if self._downtimes else self.invariants.unfinished()
+
+    def _rest(self) -> None:
+        """What is still on its way arrives at a world at rest, and must leave it so."""
+        self._pass(REST_S)
+        deadline = self.world.now + HEAL_S
+        while unrest := self.unrest():
+            if self.world.now >= deadline:
+                raise Violation("U13 heals", f"unrest came back: {unrest}")
+            self._pass(1.0)
+        self.invariants.at_rest()
+
+
+@functools.cache
+def _configs() -> list[dict[str, Any]]:
+    return stream_configs(Names("sim"), TopologyOptions())
+
+
+@contextmanager
+def replayable(plan: Plan) -> Iterator[None]:
+    """A violation says which invariant broke and how to see it again."""
     try:
-        return simulation.run()
+        yield
     except Violation as violation:
         replay = f"{violation}\n  seed {plan.seed}; replay: pytest tests/sim/test_replay.py --sim-plan='{plan}'"
         raise Violation(violation.name, replay.partition(": ")[2]) from violation
 
 
-def crash_points(plan: Plan) -> int:
-    """How many effects the plan performs when nobody crashes."""
-    return Simulation(attrs.evolve(plan, crash=())).run().effects
-
-
-def crash_runs(plan: Plan) -> list[Plan]:
-    """The plan with a crash before each of its effects in turn."""
-    return [attrs.evolve(plan, crash=(n,)) for n in range(1, crash_points(plan) + 1)]
-
-
-def crashes_in(plan: Plan) -> bool:
-    """Run the plan; whether anything crashed."""
-    return run(plan).crashes > 0
+def run(plan: Plan, *, patches: Iterable[seams.Patch] = ()) -> Simulation:
+    """Run a plan to its end, with all its crashes if it says so."""
+    simulation = Simulation(plan, patches=patches)
+    with replayable(plan):
+        return simulation.play()
 
 
 def crash_everywhere(plan: Plan) -> int:
     """Run the plan, once for each of its effects with a crash before that one. Returns how many runs crashed."""
-    return sum(map(crashes_in, crash_runs(plan)))
+    with replayable(attrs.evolve(plan, everywhere=True)):
+        return Simulation(plan).crash_everywhere()
 
 
 def run_seed(seed: int) -> None:

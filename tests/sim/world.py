@@ -1,313 +1,280 @@
-"""Virtual time: a heap of events, processes that are stepped by hand, and hosts whose links to the server can fail.
+"""Virtual time for several processes: one heap of what is to happen, and hosts that can be frozen, cut off and killed.
 
-Nothing here knows of jobs. A process is a generator; it yields a command (`sleep`, `Link.call`, `Signal.wait`) and is
-resumed with the answer. Everything random comes from one seeded source, so a seed is a whole history.
+Nothing here knows of jobs or of NATS. Everything random comes from one seeded source, so a seed is a whole history. One
+event loop runs the code of all hosts; whose a callback is, its context tells.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import heapq
-import itertools
 import random
-from collections.abc import Callable, Generator
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-Command = Callable[["Process"], None]
-Steps = Generator[Command, Any, Any]
+from turnout.flow.errors import Dropped, Killed
+from turnout.flow.ordered import Ordered, install
 
-CALL_TIMEOUT_S = 1.0
-LEASE_S = 3.0
+BEGAN_AT = 1_700_000_000.0
+"""Unix seconds when the virtual time is 0."""
 
+HOST: contextvars.ContextVar[Host | None] = contextvars.ContextVar("host", default=None)
+"""Whose code runs."""
 
-class SimError(Exception):
-    """What a server answers instead of a value."""
-
-
-class Unanswered(SimError):
-    """No answer in time: whether it was done is unknown."""
+_NO_CONTEXT = contextvars.Context()
 
 
-class Crashed(BaseException):
-    """The host of the running process dies at this very point."""
+class Handle:
+    """Something that is to happen, on a host if it has one."""
+
+    __slots__ = ("act", "args", "context", "dead", "host", "moment")
+
+    def __init__(self, act: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context) -> None:
+        self.act = act
+        self.args = args
+        self.context = context
+        self.host = context.get(HOST)
+        self.dead = False
+        self.moment = 0.0
+
+    def cancel(self) -> None:
+        self.dead = True
+
+    def cancelled(self) -> bool:
+        return self.dead
+
+    def when(self) -> float:
+        return self.moment
 
 
-class World:
-    """The clock, the heap, the dice."""
+class Task(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address."""
+
+    def __init__(self, coro: Any, *, loop: World, serial: int, **options: Any) -> None:
+        self._serial = serial
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class World(asyncio.AbstractEventLoop, Ordered):
+    """The clock, the heap, the dice, and the event loop of all hosts."""
 
     def __init__(self, seed: int) -> None:
+        install()
         self.random = random.Random(seed)
-        self.now = 1_700_000_000.0
+        self.now = 0.0
+        """Seconds since the beginning."""
         self.steps = 0
-        self.server_up = True
-        self.lossy_until = 0.0
-        self.hosts: list[Host] = []
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._order = itertools.count()
+        self.stumbled: list[BaseException | str] = []
+        """What processes that live have raised and nobody has caught."""
+        self._ready: deque[Handle] = deque()
+        self._heap: list[tuple[float, int, Handle]] = []
+        self._order = 0
+        self._tasks: list[Task] = []
+        self._sweep_at = 64
+        self._closed = False
 
-    def at(self, when: float, act: Callable[..., None], *args: Any) -> None:
-        heapq.heappush(self._heap, (max(when, self.now), next(self._order), act, args))
+    # -- what is to happen ---------------------------------------------------------------------------------------------
 
-    def after(self, delay_s: float, act: Callable[..., None], *args: Any) -> None:
-        heapq.heappush(self._heap, (self.now + delay_s, next(self._order), act, args))
+    def at(self, moment: float, act: Callable[..., object], *args: object) -> Handle:
+        """Have something happen at this moment, outside of every host."""
+        return self.place(moment, Handle(act, args, _NO_CONTEXT))
 
-    def run_until(self, instant: float) -> None:
-        heap = self._heap
-        while heap and heap[0][0] <= instant:
-            self.now, _, act, args = heapq.heappop(heap)
+    def after(self, delay_s: float, act: Callable[..., object], *args: object) -> Handle:
+        return self.place(self.now + delay_s, Handle(act, args, _NO_CONTEXT))
+
+    def place(self, moment: float, handle: Handle) -> Handle:
+        """Have it happen at this moment."""
+        self._order += 1
+        handle.moment = moment
+        heapq.heappush(self._heap, (moment, self._order, handle))
+        return handle
+
+    def run_until(self, moment: float) -> None:
+        """Let the time pass, and happen what is to happen."""
+        ready, heap = self._ready, self._heap
+        while True:
+            if ready:
+                handle = ready.popleft()
+            elif heap and heap[0][0] <= moment:
+                when, _, handle = heapq.heappop(heap)
+                if when > self.now:
+                    self.now = when
+            else:
+                break
+            if handle.dead:
+                continue
+            host = handle.host
+            if host is not None and (not host.alive or host.thaw_at > self.now):
+                if host.alive:
+                    self.place(host.thaw_at, handle)
+                continue
             self.steps += 1
-            act(*args)
-        self.now = instant
+            try:
+                handle.context.run(handle.act, *handle.args)
+            except Killed:
+                pass
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                if host is None:
+                    raise
+                self.stumbled.append(error)
+        self.now = max(self.now, moment)
 
-    def latency(self) -> float:
-        """Mostly a few milliseconds, now and then longer than a lease: what is sent first need not arrive first."""
-        roll = self.random.random()
-        if roll < 0.9:
-            return 0.001 + roll * 0.01
-        return 0.02 + (roll - 0.9) * 2 if roll < 0.995 else 0.2 + self.random.random() * 6
-
-    def fate(self) -> str:
-        """What becomes of a request: in a lossy spell it, or only its answer, gets lost or is late."""
-        if self.now >= self.lossy_until:
-            return "ok"
-        roll = self.random.random()
-        return "ok" if roll < 0.6 else "lost" if roll < 0.75 else "mute" if roll < 0.9 else "late"
-
-    def set_server(self, up: bool) -> None:
-        """The server goes away, or is back: then every client takes its own time to connect again."""
-        self.server_up = up
-        for host in self.hosts:
-            if up:
-                host.connected_at = self.now + self.random.random() * 2
-                self.at(host.connected_at, host.connected)
-            host.contact_changed()
-
-
-class Process:
-    """A generator on a host. A resumption has a cookie, so that of an answer and its timeout only the first counts."""
-
-    __slots__ = ("cookie", "done", "host", "running", "steps")
-
-    def __init__(self, host: Host, steps: Steps) -> None:
-        self.host = host
-        self.steps = steps
-        self.cookie = 0
-        self.done = False
-        self.running = False
-        host.processes.append(self)
-        host.world.after(0.0, self.resume, 0, None)
-
-    def resume(self, cookie: int, value: Any = None, error: SimError | None = None) -> None:
-        if self.done or cookie != self.cookie:
-            return
-        if self.host.thaw_at > self.host.world.now:
-            self.host.world.at(self.host.thaw_at, self.resume, cookie, value, error)
-            return
-        self.cookie += 1
-        self.running = True
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be the running event loop of this thread for as long as the world is played with."""
+        hooks = sys.get_asyncgen_hooks()
+        events._set_running_loop(self)
+        sys.set_asyncgen_hooks(firstiter=lambda _: None, finalizer=self._abandoned)
         try:
-            command = self.steps.send(value) if error is None else self.steps.throw(error)
-        except StopIteration:
-            self.done = True
-            return
-        except Crashed:
-            self.done = True
-            self.host.crash()
-            return
+            yield
         finally:
-            self.running = False
-        if not self.done:
-            command(self)
+            sys.set_asyncgen_hooks(*hooks)
+            events._set_running_loop(None)
 
-    def kill(self) -> None:
-        self.done = True
-        if not self.running:
-            self.steps.close()
+    def _abandoned(self, generator: Any) -> None:
+        if not self._closed:
+            self.create_task(generator.aclose())
+
+    # -- hosts ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free what is suspended: its clean-up code runs, and has no effect."""
+        self._closed = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            if not task.done():
+                _unwind(self, task)
+            elif not task.cancelled():
+                task.exception()
+        self._ready.clear()
+        self._heap.clear()
+
+    # -- an event loop -------------------------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context)
+        if not self._closed:
+            self._ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context)
+        return handle if self._closed else self.place(when, handle)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None, **options: Any) -> Any:
+        task = Task(coro, loop=self, serial=self.next_serial(), name=name, context=context)
+        self._tasks.append(task)
+        if len(self._tasks) > self._sweep_at:
+            self._tasks = [each for each in self._tasks if not each.done()]
+            self._sweep_at = 2 * len(self._tasks) + 64
+        return task
+
+    def next_serial(self) -> int:
+        self._order += 1
+        return self._order
+
+    def name_task(self, task: Any) -> None:
+        """Its tasks have a number from the beginning."""
+
+    def hold(self, task: Any) -> None:
+        """It holds all of them."""
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """What a callback or a forgotten task has raised."""
+        host, error = HOST.get(), context.get("exception")
+        if not self._closed and not isinstance(error, Killed) and (host is None or host.alive):
+            self.stumbled.append(f"{host and host.name}: {error!r} {context.get('message')}")
 
 
-class Signal:
-    """Something that can happen to a process that waits; the first thing that happened stays."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self._waiting: list[tuple[Process, int]] = []
-
-    def fire(self, value: Any) -> None:
-        if self.value is None:
-            self.value = value
-            for process, cookie in self._waiting:
-                process.host.world.after(0.0, process.resume, cookie, value)
-
-    def wait(self, timeout_s: float) -> Command:
-        """Answers the signal's value, None when the time ran out first."""
-
-        def arm(process: Process) -> None:
-            process.host.world.after(
-                0.0 if self.value is not None else timeout_s, process.resume, process.cookie, self.value
-            )
-            self._waiting.append((process, process.cookie))
-
-        return arm
-
-
-def sleep(seconds: float) -> Command:
-    return lambda process: process.host.world.after(seconds, process.resume, process.cookie)
-
-
-class Link:
-    """A connection to the server: in order, but it may lose what is under way, or deliver it after an outage."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self._last_arrival = 0.0
-        self._held: list[tuple[Any, ...]] = []
-
-    def call(self, act: Callable[..., Any], *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Command:
-        """Have the server do `act(*args)` and answer its value; raises Unanswered, or the SimError of `act`."""
-
-        def arm(process: Process) -> None:
-            process.host.world.after(timeout_s, process.resume, process.cookie, None, Unanswered())
-            self._transmit(act, args, process, process.cookie)
-
-        return arm
-
-    def cast(self, act: Callable[..., Any], *args: Any) -> None:
-        """The same without an answer."""
-        self._transmit(act, args, None, 0)
-
-    def pull(self, register: Callable[..., Any], timeout_s: float) -> Command:
-        """Wait for a delivery, which may come at any time; None when none came."""
-
-        def arm(process: Process) -> None:
-            world = process.host.world
-            world.after(timeout_s, process.resume, process.cookie)
-            self._transmit(register, (self, process, process.cookie, world.now + timeout_s), None, 0)
-
-        return arm
-
-    def push(self, process: Process, cookie: int, value: Any) -> None:
-        """The server sends something that was not called for: it is lost when the host can't be reached."""
-        world = self.host.world
-        world.after(world.latency(), self._answer, process, cookie, value, None)
-
-    def flush(self) -> None:
-        """The connection is back: what the client's buffer held goes out now."""
-        held, self._held = self._held, []
-        for request in held:
-            self._last_arrival = max(self.host.world.now + self.host.world.latency(), self._last_arrival)
-            self.host.world.at(self._last_arrival, self._arrive, *request)
-
-    def _transmit(self, act: Callable[..., Any], args: tuple[Any, ...], process: Process | None, cookie: int) -> None:
-        world = self.host.world
-        fate = world.fate()
-        if fate == "lost":
-            return
-        when = max(world.now + world.latency(), self._last_arrival)
-        if fate == "late":
-            when += world.random.random() * 4
-        self._last_arrival = when
-        world.at(when, self._arrive, act, args, None if fate in ("late", "mute") else process, cookie)
-
-    def _arrive(self, act: Callable[..., Any], args: tuple[Any, ...], process: Process | None, cookie: int) -> None:
-        world = self.host.world
-        if not (self.host.reachable and world.server_up):
-            if self.host.alive and world.random.random() < 0.5:
-                self._held.append((act, args, process, cookie))
-            return
-        value, error = None, None
-        try:
-            value = act(*args)
-        except SimError as refused:
-            error = refused
-        if process is not None:
-            world.after(world.latency(), self._answer, process, cookie, value, error)
-
-    def _answer(self, process: Process, cookie: int, value: Any, error: SimError | None) -> None:
-        if self.host.reachable and self.host.world.server_up:
-            process.resume(cookie, value, error)
+def _unwind(world: World, task: Task) -> None:
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coro: Any = task.get_coro()
+    asyncio.tasks._enter_task(world, task)
+    try:
+        for _ in range(100):
+            coro.throw(Dropped())
+    except BaseException:  # it has ended
+        pass
+    finally:
+        asyncio.tasks._leave_task(world, task)
 
 
 class Host:
-    """A machine with processes, two links and a liveness key that is rewritten for as long as it is in contact."""
+    """A process: it lives, stands still for a while, can't be reached, or is gone."""
 
-    def __init__(self, world: World, name: str, *, beat_s: float, ttl_s: float) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
         self.alive = True
         self.cut = False
         self.thaw_at = 0.0
-        self.connected_at = 0.0
-        self.well_since = world.now
-        self.processes: list[Process] = []
-        self.link = Link(self)
-        self.lease_link = Link(self)
-        self.contact_since: float | None = world.now
-        self._last_beat = world.now
-        self._beat_s = beat_s
-        self._ttl_s = ttl_s
-        world.hosts.append(self)
-        self.contact_changed()
+        self.well_since = 0.0
+        """Since when it was neither frozen nor cut off; in the future while it is frozen."""
+        self.context = contextvars.copy_context()
+        self.context.run(HOST.set, self)
 
     @property
-    def reachable(self) -> bool:
-        return self.alive and not self.cut and self.connected_at <= self.world.now
+    def frozen(self) -> bool:
+        return self.thaw_at > self.world.now
 
-    @property
-    def in_contact(self) -> bool:
-        return self.reachable and self.world.server_up and self.thaw_at <= self.world.now
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have it run a coroutine."""
+        task: asyncio.Task[Any] = self.world.create_task(coro, context=self.context.copy())
+        task.add_done_callback(self._ended)
+        return task
 
-    def spawn(self, steps: Steps) -> Process:
-        if len(self.processes) > 16:
-            self.processes = [process for process in self.processes if not process.done]
-        return Process(self, steps)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and self.alive:
+            self.world.stumbled.append(error)
 
-    def crash(self) -> None:
-        """The process is gone; what it had already sent may still arrive."""
+    def kill(self) -> None:
+        """The process is gone; what it had already sent may still arrive. Called by its own code it raises `Killed`."""
         if self.alive:
             self.alive = False
-            self.contact_changed()
-            for process in self.processes:
-                process.kill()
+            if HOST.get() is self:
+                raise Killed(f"{self.name} was killed")
 
     def freeze(self, seconds: float) -> None:
+        """Stand still. What arrives meanwhile is dealt with afterwards."""
         self.thaw_at = self.well_since = max(self.thaw_at, self.world.now + seconds)
-        self.contact_changed()
-        self.world.at(self.thaw_at, self.contact_changed)
 
     def set_cut(self, cut: bool) -> None:
+        """Be out of reach, or within reach again."""
         self.cut = cut
         self.well_since = max(self.well_since, self.world.now)
-        self.connected()
-
-    def connected(self) -> None:
-        self.contact_changed()
-        if self.reachable and self.world.server_up:
-            self.link.flush()
-            self.lease_link.flush()
-
-    # -- liveness ------------------------------------------------------------------------------------------------------
-
-    def contact_changed(self) -> None:
-        """Called whenever contact may have begun or ended; the beats in between need no events of their own."""
-        if self.in_contact:
-            if self.contact_since is None:
-                self.contact_since = self._last_beat = self.world.now
-        elif self.contact_since is not None:
-            self._last_beat = self.last_beat
-            self.contact_since = None
-
-    @property
-    def last_beat(self) -> float:
-        if self.contact_since is None:
-            return self._last_beat
-        beats = (self.world.now - self.contact_since) // self._beat_s
-        return self.contact_since + beats * self._beat_s
-
-    @property
-    def key_left_s(self) -> float:
-        """Seconds until the liveness key expires; none left: it has lapsed."""
-        return max(0.0, self.last_beat + self._ttl_s - self.world.now)
-
-    @property
-    def on_time(self) -> bool:
-        """Whether its own liveness writes have been on time for one TTL, so that it may judge others (P5)."""
-        return self.contact_since is not None and self.world.now - self.contact_since >= self._ttl_s

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Self
+
+_NAME = re.compile(rb'"name":\s*"([^"]*)"')
 
 
 class Proxy:
@@ -16,7 +19,7 @@ class Proxy:
             proxy.unblock()     # what was held goes on its way
             proxy.cut()         # every connection is reset
 
-    `latency_s` is added in each direction.
+    `latency_s` is added in each direction. `refuse` names clients that are not let in, such as "turnout-leases".
     """
 
     def __init__(self, port: int) -> None:
@@ -24,8 +27,11 @@ class Proxy:
         self._open = {"up": asyncio.Event(), "down": asyncio.Event()}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.latency_s = 0.0
+        self.refuse: set[str] = set()
+        self._names: dict[asyncio.StreamWriter, str] = {}
         self.accepted = 0
         self.unblock()
 
@@ -56,10 +62,21 @@ class Proxy:
         for direction in self._open.values():
             direction.set()
 
-    def cut(self) -> None:
-        """Reset every connection."""
+    def say(self, line: bytes) -> None:
+        """Send this to every client, as if the server had said it."""
+        for writer in self._clients & self._writers:
+            writer.write(line)
+
+    def cut(self, name: str | None = None) -> None:
+        """Reset every connection, or those of clients that call themselves so."""
         for writer in list(self._writers):
-            writer.transport.abort()
+            if name is None or self._names.get(writer) == name:
+                writer.transport.abort()
+
+    def lose(self, name: str) -> None:
+        """Reset the connections of clients that call themselves so, and let them in no more."""
+        self.refuse.add(name)
+        self.cut(name)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -70,6 +87,7 @@ class Proxy:
             return
         pair = {writer, server_writer}
         self._writers |= pair
+        self._clients.add(writer)
         for name, source, sink in (("up", reader, server_writer), ("down", server_reader, writer)):
             task = asyncio.create_task(self._forward(name, source, sink, pair))
             self._tasks.add(task)
@@ -80,18 +98,25 @@ class Proxy:
     ) -> None:
         try:
             with contextlib.suppress(OSError):
-                await self._copy(name, source, sink)
+                await self._copy(name, source, sink, pair)
         finally:
             for writer in pair:
                 writer.transport.abort()
+                self._names.pop(writer, None)
             self._writers -= pair
 
-    async def _copy(self, name: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, name: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+    ) -> None:
         while True:
             await self._open[name].wait()
             data = await source.read(65536)
             await self._open[name].wait()
             if not data:
+                return
+            if name == "up" and sink not in self._names and (found := _NAME.search(data)):
+                self._names |= dict.fromkeys(pair, found[1].decode())
+            if self._names.get(sink) in self.refuse:
                 return
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)

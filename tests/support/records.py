@@ -9,8 +9,11 @@ from typing import Any
 
 import attrs
 
+from tests.support.values import changed, job_record
 from turnout import Client, wire
-from turnout.core.values import Attempt, Body, ErrorInfo, JobRecord, JobState, Outcome, SubmitOptions, Token
+from turnout.core.failure import ErrorInfo
+from turnout.core.record import AttemptRecord, JobRecord, JobState, Outcome, Token
+from turnout.core.spec import Body, SubmitOptions
 
 NODES = ("alpha-000001", "beta-000002")
 _TOGETHER = 2_000
@@ -20,7 +23,7 @@ def record(job_id: str, state: str, submitted_at: float, **changes: Any) -> JobR
     """A record of this state, with the fields that such a one has."""
     node = changes.pop("node", NODES[0])
     labels = changes.pop("labels", {})
-    found = JobRecord(
+    found = job_record(
         id=job_id,
         activity="noop",
         state=JobState(state),
@@ -35,7 +38,7 @@ def record(job_id: str, state: str, submitted_at: float, **changes: Any) -> JobR
             found,
             token=Token(node, 1, 1, "nonce"),
             attempt=1,
-            attempts=(Attempt(1, 1, node, submitted_at, outcome),),
+            attempts=(AttemptRecord(1, 1, node, submitted_at, outcome),),
             started_at=submitted_at,
         )
     if found.state is JobState.faulted:
@@ -44,7 +47,7 @@ def record(job_id: str, state: str, submitted_at: float, **changes: Any) -> JobR
         found = attrs.evolve(found, finished_at=submitted_at + 1)
     if found.state is JobState.scheduled:
         found = attrs.evolve(found, due_at=submitted_at + 86_400)
-    return attrs.evolve(found, **changes)
+    return changed(found, **changes)
 
 
 async def store(client: Client, records: Iterable[JobRecord]) -> None:
@@ -65,8 +68,8 @@ async def put(client: Client, job: JobRecord) -> None:
     """Put the job's message, or its timer, into the work stream."""
     queue, nonce = client.store.queue, secrets.token_hex(4)
     if job.state is JobState.scheduled:
-        await queue.schedule(job, job.due_at or 0.0, nonce)
+        await queue.schedule(job.spec, job.due_at or 0.0, nonce)
     elif job.generation > 1:
-        await queue.replace(job, 0, 0, nonce)
+        await queue.replace(job.spec, 0, 0, nonce)
     else:
-        await queue.publish(job, nonce)
+        await queue.publish(job.spec, nonce)

@@ -69,7 +69,9 @@ async def tell(url: str, namespace: str, collector: Collector, job_id: str = "ho
             handle = client.job(job_id)
             hangs = await _hanging(handle.info)
             dead = hangs.node or ""
-            before = await _patiently(lambda: _shown(collector, job_id), lambda: collector.of_trace(hangs.trace_id))
+            before = await _retry_while_away(
+                lambda: _shown(collector, job_id), lambda: collector.of_trace(hangs.trace_id)
+            )
             killed_at = client.store.connection.now()
             workers[dead].send_signal(signal.SIGKILL)
             async with asyncio.timeout(PATIENCE_S):
@@ -78,7 +80,7 @@ async def tell(url: str, namespace: str, collector: Collector, job_id: str = "ho
             (survivor,) = set(workers) - {dead}
             workers[survivor].send_signal(signal.SIGTERM)  # its last spans leave with it
             await asyncio.to_thread(workers[survivor].wait, PATIENCE_S)
-    await _patiently(lambda: _complete(collector, info), lambda: collector.of_trace(info.trace_id))
+    await _retry_while_away(lambda: _complete(collector, info), lambda: collector.of_trace(info.trace_id))
     return Story(info=info, dead=dead, survivor=survivor, killed_at=killed_at, seen_before_the_end=before)
 
 
@@ -181,7 +183,7 @@ async def _hanging(info: Callable[[], Awaitable[JobInfo]]) -> JobInfo:
     return found
 
 
-async def _patiently(condition: Callable[[], Awaitable[T]], spans: Callable[[], Sequence[Span]]) -> T:
+async def _retry_while_away(condition: Callable[[], Awaitable[T]], spans: Callable[[], Sequence[Span]]) -> T:
     """Wait until the condition holds; TimeoutError tells which spans there are instead."""
     try:
         return await until(condition, PATIENCE_S)

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 from turnout import once
-from turnout.telemetry.light import LightProvider
+from turnout.telemetry.fast import LightProvider
 
 
 @pytest.fixture
@@ -27,6 +27,6 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test sees the first warning of a kind."""
-    monkeypatch.setattr(once, "told", set())
+    monkeypatch.setattr(once, "warned", set())

@@ -13,7 +13,8 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from tests.support.waiting import until
 from turnout import Client, JobCancelled, JobFaulted, RetryPolicy, activity, current_job
-from turnout.core.values import Progress
+from turnout.core.failure import LEASE_LOST
+from turnout.core.record import Progress
 from turnout.telemetry import attempts
 from turnout.telemetry.attempts import Recorded
 from turnout.telemetry.spans import submitting
@@ -333,7 +334,7 @@ def test_lease_trouble_is_told() -> None:
     """An extension that nobody answered for long, and a lease that is lost."""
     span, told = recorded()
     told.lease_unconfirmed(31.5)
-    told.asked_to_stop("lease_lost")
+    told.asked_to_stop(LEASE_LOST)
     assert [name for name, _ in span.noted] == ["lease unconfirmed", "lease lost"]
 
 

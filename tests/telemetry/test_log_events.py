@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from turnout import Client, JobContextFilter, RetryPolicy, activity, current_job
-from turnout.worker.joblog import EVENTS_MAX
+from turnout.worker.log_buffer import EVENTS_MAX
 
 ONCE = RetryPolicy.none()
 

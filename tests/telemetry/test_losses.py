@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -18,11 +17,12 @@ from tests.crash.activities import wait_for
 from tests.crash.fleet import Fleet, Process
 from tests.support.otlp import OtlpReceiver, Span
 from tests.support.proxy import Proxy
+from tests.support.values import changed, job_record
 from tests.support.waiting import until
 from turnout import Client, JobInfo, activity, current_job
 from turnout.core.events import Event, Lost, Received
-from turnout.core.values import Attempt, Delivery, JobRecord, JobState, Rules, Token
-from turnout.jetstream.perform import Performer
+from turnout.core.record import AttemptRecord, Delivery, JobRecord, JobState, Policy, Token
+from turnout.store.perform import Performer
 from turnout.testing import NatsServer
 
 DEAD = Token("dead-000000", 1, 1, "n")
@@ -44,21 +44,21 @@ async def orphan(client: Client, **changes: Any) -> tuple[JobRecord, Delivery]:
     found = await client.store.queue.find("haul", handle.id)
     assert found is not None
     submitted_at = found.message.time
-    attempt = Attempt(1, 1, DEAD.node, submitted_at + 1.0, span_id=SPAN_ID)
-    record = JobRecord(
+    attempt = AttemptRecord(1, 1, DEAD.node, submitted_at + 1.0, span_id=SPAN_ID, alone=True)
+    record = job_record(
         id=handle.id,
         activity="haul",
         state=JobState.running,
         submitted_at=submitted_at,
-        headers=found.headers,
+        headers=found.spec.headers,
         message=found.message,
         token=DEAD,
         attempt=1,
         attempts=(attempt,),
         rules=haul.settings.rules,
-        trace_id=found.trace_id,
+        trace_id=found.spec.trace_id,
     )
-    record = attrs.evolve(record, **changes)
+    record = changed(record, **changes)
     await client.store.registry.save(record, 0)
     return record, found
 
@@ -66,7 +66,7 @@ async def orphan(client: Client, **changes: Any) -> tuple[JobRecord, Delivery]:
 def taken_over(found: Delivery) -> Event:
     """A worker was handed the message."""
     now = found.message.time + LATER_S
-    return Received(delivery=found, node="b", nonce="m", now=now, rules=Rules(), span_id="b7ad6b7169203331")
+    return Received(delivery=found, node="b", nonce="m", now=now, rules=Policy(), span_id="b7ad6b7169203331")
 
 
 def told_by_the_supervisor(found: Delivery) -> Event:
@@ -91,7 +91,7 @@ async def test_whoever_counts_the_loss_tells_of_it(
     assert span.context is not None
     assert span.attributes is not None
     assert submit.context is not None
-    assert (f"{span.context.span_id:016x}", f"{span.context.trace_id:032x}") == (SPAN_ID, record.trace_id)
+    assert (f"{span.context.span_id:016x}", f"{span.context.trace_id:032x}") == (SPAN_ID, record.spec.trace_id)
     assert span.parent is not None
     assert span.parent.span_id == submit.context.span_id
     ended_at = after.attempts[0].ended_at
@@ -130,7 +130,7 @@ async def test_an_attempt_that_was_not_traced_gets_a_new_span(
     turnout_client: Client, spans: InMemorySpanExporter
 ) -> None:
     """A dead node without an SDK left no span id: the loss is in the trace all the same."""
-    attempt = Attempt(1, 1, DEAD.node, time.time())
+    attempt = AttemptRecord(1, 1, DEAD.node, time.time())
     record, found = await orphan(turnout_client, attempts=(attempt,))
     await Performer(turnout_client.store).apply("haul", record.id, told_by_the_supervisor(found))
     [span] = lost(spans)
@@ -147,7 +147,7 @@ async def test_losses_of_a_record_that_is_put_back_are_not_told_again(
     assert len(lost(spans)) == 1
     loaded = await turnout_client.store.registry.load("haul", record.id)
     assert loaded.record is not None
-    await turnout_client.store.registry.delete(loaded.record, loaded.revision)
+    await turnout_client.store.registry.delete(loaded.record, loaded.revision, loaded.record.message)
     await turnout_client.job(record.id, haul).retry()
     assert len(lost(spans)) == 1
 
@@ -213,7 +213,7 @@ async def test_a_lease_that_nobody_confirms_shows_in_the_span(
         [attempt] = worker._runner.attempts
 
         async def told() -> bool:
-            return any(event.name == "lease unconfirmed" for event in attempt.span.events)
+            return any(event.name == "lease unconfirmed" for event in attempt._tracing.span.events)
 
         await until(told)  # it is told when the thread that keeps the leases is through again
         gates[key].set()

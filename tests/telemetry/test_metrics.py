@@ -11,12 +11,20 @@ import pytest
 from opentelemetry import metrics as api
 from prometheus_client.parser import text_string_to_metric_families
 
-from turnout.core.tally import REASONS
-from turnout.core.values import Attempt, JobRecord, JobState, Outcome
+from tests.support.values import job_record
+from turnout.core.changes import changes
+from turnout.core.failure import FaultReason
+from turnout.core.record import AttemptRecord, JobRecord, JobState, Outcome
 from turnout.telemetry import metrics
+from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Known, Metric
 from turnout.telemetry.metrics_page import page
 
 EXPORTER_LABELS = {"otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "le"}
+
+
+def write(before: JobRecord | None, after: JobRecord) -> None:
+    """Count the write of `after` over `before`."""
+    metrics.saved(before, after, changes(before, after))
 
 
 def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -33,7 +41,7 @@ def value(name: str, **labels: str) -> float:
     return read(page().text()).get((name, frozenset(labels.items())), 0.0)
 
 
-def prometheus_name(metric: metrics.Metric) -> str:
+def prometheus_name(metric: Metric) -> str:
     """The name of a metric on the page."""
     name = metric.name.replace(".", "_")
     if metric.unit == "s":
@@ -49,7 +57,7 @@ def test_a_series_begins_at_zero() -> None:
         labels = counter.metric.labels
         if labels == ("activity",):
             assert samples[prometheus_name(counter.metric), frozenset({("activity", "served")})] == 0
-    for reason in REASONS:
+    for reason in FaultReason.__members__:
         labels_of = frozenset({("activity", "served"), ("reason", reason)})
         assert samples["turnout_jobs_faulted_total", labels_of] == 0
     assert ("turnout_registry_conflicts_total", frozenset()) in samples
@@ -58,8 +66,13 @@ def test_a_series_begins_at_zero() -> None:
 def test_threads_count_together() -> None:
     """No count is lost when worker, supervisor and lease thread count at once."""
     page()
+
+    def submit_many() -> None:
+        for _ in range(5000):
+            metrics.submitted("threads")
+
     before = value("turnout_jobs_submitted_total", activity="threads")
-    threads = [threading.Thread(target=lambda: [metrics.submitted("threads") for _ in range(5000)]) for _ in range(4)]
+    threads = [threading.Thread(target=submit_many) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -70,7 +83,7 @@ def test_threads_count_together() -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this process knew no activity yet."""
-    monkeypatch.setattr(metrics, "_known", set())
+    monkeypatch.setattr(metrics, "_known", Known())
 
 
 @pytest.mark.usefixtures("alone")
@@ -79,7 +92,7 @@ def test_names_that_this_process_has_nothing_to_do_with_are_one() -> None:
     page()
     before = value("turnout_jobs_cancelled_total", activity="other")
     for number in range(100):
-        metrics.saved(None, JobRecord("j", f"unheard{number}", JobState.cancelled))
+        write(None, job_record("j", f"unheard{number}", JobState.cancelled))
     assert value("turnout_jobs_cancelled_total", activity="other") - before == 100
     assert "unheard" not in page().text()
 
@@ -90,14 +103,14 @@ def test_labels_are_bounded() -> None:
     before = len(metrics.SUBMITTED.read())
     for number in range(1000):
         metrics.submitted(f"name{number}")
-    assert len(metrics.SUBMITTED.read()) - before <= metrics.ACTIVITIES_MAX + 1
+    assert len(metrics.SUBMITTED.read()) - before <= NAMES_MAX + 1
     assert value("turnout_jobs_submitted_total", activity="other") >= 800
 
 
 def test_a_reason_that_nobody_foresaw_is_other() -> None:
     """What a record of another version gives as its reason does not become a label."""
     metrics.know(["known"])
-    metrics.saved(None, JobRecord("j", "known", JobState.faulted, reason="said by job 4711"))
+    write(None, job_record("j", "known", JobState.faulted, reason="said by job 4711"))
     assert value("turnout_jobs_faulted_total", activity="known", reason="other") == 1
     assert "4711" not in page().text()
 
@@ -107,9 +120,9 @@ def test_the_buckets_reach_from_a_millisecond_to_a_day() -> None:
     page()
     metrics.know(["buckets"])
     for seconds in (0.0005, 80_000.0):
-        begun = JobRecord("j", "buckets", JobState.running, attempt=1, attempts=(Attempt(1, 1, "n", 0.0),))
-        ended = Attempt(1, 1, "n", 0.0, Outcome.completed, seconds)
-        metrics.saved(begun, JobRecord("j", "buckets", JobState.completed, attempt=1, attempts=(ended,)))
+        begun = job_record("j", "buckets", JobState.running, attempt=1, attempts=(AttemptRecord(1, 1, "n", 0.0),))
+        ended = AttemptRecord(1, 1, "n", 0.0, Outcome.completed, seconds)
+        write(begun, job_record("j", "buckets", JobState.completed, attempt=1, attempts=(ended,)))
     counts = {
         sample.labels["le"]: sample.value
         for family in text_string_to_metric_families(page().text())
@@ -131,7 +144,7 @@ def test_an_odd_sdk_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
         def create_histogram(self, name: str, *_: object, **__: object) -> Odd:
             return Odd(name)
 
-    wait = metrics.Histogram(metrics.QUEUE_WAIT.metric, metrics.LONG_S)
+    wait = Histogram(metrics.QUEUE_WAIT.metric, LONG_S)
     wait.make(OddMeter("odd"))
     wait.record(1.0, ("a",))
     wait.record(1.0, ("a",))
@@ -140,13 +153,18 @@ def test_an_odd_sdk_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_queues_and_nodes_are_told_while_they_are_watched() -> None:
     """What several supervisors or workers of a process tell is added up; what is over is told no more."""
+    limits = {"api": metrics.LimitUse(2, 7)}
     metrics.know(["watched"])
     use = metrics.NodeUse({"watched": 2, "idle": 0}, 5)
     forgets = [
         metrics.watch_node("n-1", lambda: use),
-        metrics.watch_queues(lambda: {"watched": metrics.Queue(3, 60.0)}),
-        metrics.watch_queues(lambda: {"watched": metrics.Queue(4, 20.0)}),
+        metrics.watch_queues(lambda: {"watched": metrics.QueueState(3, 60.0)}),
+        metrics.watch_queues(lambda: {"watched": metrics.QueueState(4, 20.0)}),
+        metrics.watch_limits(lambda: limits),
+        metrics.watch_limits(lambda: limits),
     ]
+    assert value("turnout_limit_held", limit="api") == 4
+    assert value("turnout_limit_waiting", limit="api") == 14
     assert value("turnout_jobs_running", activity="watched", node="n-1") == 2
     assert value("turnout_node_slots", node="n-1", state="used") == 2
     assert value("turnout_node_slots", node="n-1", state="free") == 3
@@ -156,24 +174,28 @@ def test_queues_and_nodes_are_told_while_they_are_watched() -> None:
         forget()
     assert not [key for key in read(page().text()) if ("activity", "watched") in key[1] and "queue_depth" in key[0]]
     assert 'node="n-1"' not in page().text()
+    assert 'limit="api"' not in page().text()
 
 
 SDK_OF_A_PROGRAM = """
 from opentelemetry import metrics as api
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from turnout.core.values import JobRecord, JobState
+from turnout.core.changes import changes
+from turnout.core.record import JobRecord, JobState
+from turnout.core.spec import JobSpec
 from turnout.telemetry import metrics
+from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Known, Metric
 
 metrics.know(["mine"])
-record = JobRecord("j", "mine", JobState.cancelled)
-metrics.saved(None, record)                    # nobody listens: not counted
+record = JobRecord(JobSpec("j", "mine"), JobState.cancelled)
+metrics.saved(None, record, changes(None, record))                    # nobody listens: not counted
 assert not metrics.CANCELLED.read() and not metrics.look()
 metrics.submitted("mine")                      # counted at any rate, it costs nothing
 reader = InMemoryMetricReader()
 api.set_meter_provider(MeterProvider([reader]))
 assert metrics.look()
-metrics.saved(None, record)
+metrics.saved(None, record, changes(None, record))
 metrics.woke("n", 0.2)
 found = {
     metric.name: metric.data.data_points[0]

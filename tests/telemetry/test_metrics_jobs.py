@@ -12,11 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.waiting import until
 from tests.telemetry.test_metrics import EXPORTER_LABELS, prometheus_name, value
 from turnout import Client, Fatal, JobCancelled, JobFaulted, RetryPolicy, Worker, activity, current_job
-from turnout.core.tally import REASONS
-from turnout.core.values import Outcome
-from turnout.jetstream.connection import Connection, ConnectOptions
+from turnout.core.failure import FaultReason
+from turnout.core.record import Outcome
+from turnout.nats.connection import Connection, ConnectOptions
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.telemetry import metrics
+from turnout.telemetry.counts import OTHER
 from turnout.telemetry.metrics_page import page
 from turnout.testing.server import NatsServer
 
@@ -258,7 +259,7 @@ async def test_labels_are_those_that_are_declared(turnout_client: Client, turnou
             if "outcome" in sample.labels:
                 assert sample.labels["outcome"] in set(Outcome)
             if name == "turnout_jobs_faulted_total":
-                assert sample.labels["reason"] in {*REASONS, metrics.OTHER}
+                assert sample.labels["reason"] in {*FaultReason, OTHER}
 
 
 async def test_leases_are_extended_and_conflicts_counted(turnout_client: Client, turnout_worker: Any) -> None:

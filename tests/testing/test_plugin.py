@@ -35,6 +35,50 @@ TESTS = """
 """
 
 
+WORKFLOW_TESTS = """
+    import asyncio
+    from datetime import timedelta
+    from turnout import activity, workflow
+
+    @activity
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @workflow
+    async def late(n: int) -> int:
+        await asyncio.sleep(365 * 24 * 3600)
+        return await double(n)
+
+    async def test_a_year(workflow_environment):
+        env = await workflow_environment(workflows=[late], activities={double: lambda n: n + 1})
+        began = env.now()
+        assert await (await env.start(late, 4)).result() == 5
+        assert env.now() - began == timedelta(days=365)
+
+    @workflow
+    async def forgetful() -> None:
+        if seen:
+            await asyncio.sleep(1)
+        seen.append(1)
+
+    seen = []
+
+    async def test_what_a_replay_finds(workflow_environment):
+        env = await workflow_environment(workflows=[forgetful])
+        handle = await env.start(forgetful)
+        await env.advance(1)
+        assert (await handle.info()).state == "completed"
+"""
+
+
+def test_the_fixture_for_workflows_needs_no_server(pytester: pytest.Pytester) -> None:
+    """An environment of the fixture is left at the end of the test, which fails there for what a replay has found."""
+    pytester.makepyfile(WORKFLOW_TESTS)
+    result = pytester.runpytest_subprocess("-o", "asyncio_mode=auto", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*NonDeterminism*"])
+
+
 @activity
 async def greet(name: str) -> str:
     return f"hello {name}"

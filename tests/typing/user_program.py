@@ -11,14 +11,22 @@ import attrs
 from turnout import (
     Client,
     Fatal,
+    GroupHandle,
+    JobCancelled,
+    JobFaulted,
     JobHandle,
     JobInfo,
     JobState,
     LogLine,
+    Retention,
     RetryPolicy,
+    UpdateHandle,
+    WorkflowHandle,
     activity,
     activity_ref,
     current_job,
+    update_ref,
+    workflow,
 )
 
 
@@ -51,6 +59,7 @@ async def convert(path: str, format: str = "webm") -> Converted:
     concurrency=10,
     global_concurrency=100,
     run_in="process",
+    retention=Retention(completed=3600, faulted=timedelta(days=90)),
 )
 def count(text: str, *, words: Sequence[str] = ()) -> int:
     current_job().checkpoint_sync({"words": len(words)})
@@ -59,6 +68,11 @@ def count(text: str, *, words: Sequence[str] = ()) -> int:
 
 @activity(lease=60)
 async def tidy(self: int) -> None: ...
+
+
+@activity
+async def total_of(ended: list[dict[str, object]]) -> int:
+    return len(ended)
 
 
 @activity
@@ -82,6 +96,9 @@ async def submit(client: Client) -> None:
     assert_type(await client.submit(special, "a.mp4", "webm"), JobHandle[Converted])
     later = count.options(at=datetime.now(UTC), timeout=3, retry=RetryPolicy.none())
     assert_type(await client.submit(later, "a b", words=("a",)), JobHandle[int])
+    quiet = convert.options(debounce=5.0, debounce_key="customer-7")
+    assert_type(await client.submit(quiet, "a.mp4"), JobHandle[Converted])
+    assert_type(await client.submit(convert.options(id="a", if_exists="replace"), "a.mp4"), JobHandle[Converted])
     assert_type(await client.submit(tidy, self=3), JobHandle[None])
     assert_type(await client.submit(nothing), JobHandle[None])
 
@@ -89,6 +106,19 @@ async def submit(client: Client) -> None:
     assert_type(handles, list[JobHandle[Converted]])
     assert_type([await each.result() for each in handles], list[Converted])
     assert_type(client.job("a", convert), JobHandle[Converted])
+
+
+async def submit_together(client: Client) -> None:
+    group = await client.submit_group(convert, [{"path": "a"}], id="g", then=total_of, then_on="completed")
+    assert_type(group, GroupHandle[Converted])
+    assert_type(await group.results(timeout=5), list[Converted | JobFaulted | JobCancelled])
+    assert_type(await client.submit_group(count, [{"text": "a"}]), GroupHandle[int])
+    mixed = await client.submit_group([(convert.options(timeout=5), {"path": "a"}), ("other", {})])
+    info = await mixed.info()
+    print(info.counts[JobState.completed], info.total, info.finished_at, info.then)
+    async for job in client.group("g").jobs():
+        print(job.group)
+    await mixed.cancel("no longer needed")
 
 
 async def submit_by_name(client: Client) -> str:
@@ -117,3 +147,50 @@ async def main() -> None:
         await submit(client)
         await submit_by_name(client)
         await ask(client)
+
+
+@workflow
+class Cart:
+    def __init__(self, customer: str) -> None:
+        self.items: list[float] = []
+
+    @workflow.run
+    async def run(self, customer: str) -> Converted:
+        return Converted(customer, sum(self.items))
+
+    @workflow.signal
+    def add(self, price: float) -> None:
+        self.items.append(price)
+
+    @workflow.query
+    def total(self, factor: int = 1) -> float:
+        return factor * sum(self.items)
+
+    @workflow.update
+    async def checkout(self, card: str) -> Converted:
+        return Converted(card, self.total())
+
+    @checkout.validator
+    def check(self, card: str) -> None: ...
+
+    @workflow.update(name="drop")
+    def remove(self, price: float) -> int:
+        self.items.remove(price)
+        return len(self.items)
+
+
+async def talk(client: Client) -> None:
+    cart = await client.start(Cart.run.options(id="c").with_update(Cart.remove, 2.5), "ann")
+    assert_type(cart, WorkflowHandle[Converted])
+    await cart.first_update.result()
+    await cart.signal(Cart.add, 2.5)
+    assert_type(await cart.query(Cart.total), float)
+    assert_type(await cart.with_timeout(timedelta(seconds=30)).query(Cart.total, factor=2), float)
+    assert_type(await cart.update(Cart.checkout, "4242"), Converted)
+    assert_type(await cart.update(Cart.checkout.options(id="u1"), card="4242"), Converted)
+    update = await cart.start_update(Cart.checkout, "4242")
+    assert_type(update, UpdateHandle[Converted])
+    assert_type(await update.result(timeout=5), Converted)
+    await cart.update("drop", {"price": 2.5})
+    await cart.update(update_ref("drop").options(id="u2"), price=2.5)
+    assert_type(await client.workflow("c", Cart.run).result(), Converted)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from turnout.core.record import Policy
 from turnout.core.retry import RetryPolicy
-from turnout.core.values import Rules, SubmitOptions
+from turnout.core.spec import SubmitOptions
 from turnout.definition import Activity, activity, activity_ref
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue, TurnoutError
+from turnout.testing import ActivityEnvironment
+from turnout.worker.context import current_job
 
 
 @activity
@@ -26,11 +31,15 @@ def add(a: int, b: int = 2) -> int:
     return a + b
 
 
+def name_of(function: Any) -> str:
+    return str(function.__name__)
+
+
 async def test_an_activity_is_still_the_function() -> None:
     """Calling an activity calls its function, with its own signature, name and docstring."""
     assert await convert("a", format="b") == 2
     assert add(1) == 3
-    assert (convert.__name__, convert.__doc__, convert.doc) == ("convert", "Convert a video.", "Convert a video.")
+    assert (name_of(convert), convert.__doc__, convert.doc) == ("convert", "Convert a video.", "Convert a video.")
     assert asyncio.iscoroutinefunction(convert.fn)
 
 
@@ -53,7 +62,7 @@ def test_sync_functions_run_in_threads_unless_told() -> None:
 def test_durations_are_seconds_and_defaults_are_documented() -> None:
     """Options are kept as float seconds; what is not given has the documented default."""
     assert add.settings.timeout == 60.0
-    assert convert.settings.rules == Rules(retry=RetryPolicy(), max_lost=3, lease=30.0)
+    assert convert.settings.rules == Policy(retry=RetryPolicy(), max_lost=3, lease=30.0)
     assert (convert.settings.timeout, convert.settings.heartbeat_timeout) == (None, None)
     assert (convert.settings.concurrency, convert.settings.global_concurrency) == (None, None)
 
@@ -146,7 +155,7 @@ def test_options_make_a_copy_for_one_submission() -> None:
     assert isinstance(special, Activity)
     assert (special.fn, special.codec, special.settings) == (convert.fn, convert.codec, convert.settings)
     assert (special.submission.id, convert.submission.id) == ("a", None)
-    assert special.__name__ == "convert"
+    assert name_of(special) == "convert"
 
 
 def test_options_add_up() -> None:
@@ -227,3 +236,89 @@ def test_bind_takes_every_parameter_name() -> None:
     assert odd.bind(self=1, activity=2, fn=3, args=4) == '{"self":1,"activity":2,"fn":3,"args":4}'
     with pytest.raises(InvalidArguments, match="activity"):
         odd.bind(1)  # type: ignore[call-arg]
+
+
+# -- what may be decorated
+
+
+class Shop:
+    """Functions of every kind that a class can hold."""
+
+    def __init__(self, name: str = "shop") -> None:
+        self.name = name
+
+    def sell(self, what: str) -> str:
+        return f"{self.name} sells {what}"
+
+    @activity
+    @staticmethod
+    async def open(hour: int) -> int:
+        return hour
+
+    @staticmethod
+    @activity(name="close_shop")
+    def close(hour: int) -> int:
+        return hour + 1
+
+
+async def test_a_static_method_is_a_function() -> None:
+    """In either order of the decorators, async code and plain: it is run where its kind of function is."""
+    assert (Shop.open.is_async, Shop.open.bind(8)) == (True, '{"hour":8}')
+    assert await Shop.open(8) == 8
+    assert (Shop.close.is_async, Shop.close.bind(8), Shop.close(8)) == (False, '{"hour":8}', 9)
+
+
+def test_a_method_is_refused_and_one_of_an_object_is_not() -> None:
+    """A job has no `self`: said where it is decorated, with what to write instead."""
+    with pytest.raises(DefinitionError, match=r"Shop\.sell is a method.*staticmethod"):
+        activity(Shop.sell)
+    thing: Any = classmethod(lambda cls: None)
+    with pytest.raises(DefinitionError, match="takes a function"):
+        activity(thing)
+    bound = activity(Shop("baker").sell)
+    assert bound.bind("bread") == '{"what":"bread"}'
+    assert bound("bread") == "baker sells bread"
+
+
+def test_an_activity_can_be_pickled_and_passes_for_its_function() -> None:
+    """A process pool takes it by its name, options go along, and a framework sees that it is async."""
+    assert pickle.loads(pickle.dumps(add)) is add
+    again = pickle.loads(pickle.dumps(add.options(id="a", labels={"k": "v"})))
+    assert (again.submission, again.fn) == (add.options(id="a", labels={"k": "v"}).submission, add.fn)
+    assert inspect.iscoroutinefunction(convert)
+    assert asyncio.iscoroutinefunction(convert)
+    assert not inspect.iscoroutinefunction(add)
+    assert list(inspect.signature(convert).parameters) == ["path", "format"]
+
+
+@activity
+def first(items: list[int]) -> int:
+    return next(iter(items))
+
+
+async def test_the_environment_tells_a_stopiteration() -> None:
+    """Code that raises one in a thread ends, as it does in a worker; Python makes another error of it."""
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await ActivityEnvironment().run(first, [])
+
+
+@activity
+async def report(done: Any, total: Any = None) -> None:
+    current_job().progress(done, total)
+
+
+@pytest.mark.parametrize(
+    ("done", "total"), [(10**400, None), (1, -(10**400)), (math.nan, None), (1, math.inf), ("1", 2)]
+)
+async def test_progress_that_no_record_can_keep_is_refused(done: Any, total: Any) -> None:
+    """A number that is none, or beyond every double, raises where it is reported, by the name of the argument."""
+    fn = report.fn
+    env = ActivityEnvironment()
+
+    @activity(name="reporting")
+    async def code() -> None:
+        await fn(done, total)
+
+    with pytest.raises(InvalidValue, match=r"progress (done|total) must be a finite number"):
+        await env.run(code)
+    assert env.progress == []

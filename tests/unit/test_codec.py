@@ -124,7 +124,8 @@ def anything(value=None, other: Any = None):  # type: ignore[no-untyped-def]
 
 
 @activity
-def later(spec: DefinedLater, more: list[DefinedLater] | None = None) -> DefinedLater: ...
+def later(spec: DefinedLater, more: list[DefinedLater] | None = None) -> DefinedLater:
+    return spec
 
 
 @attrs.define
@@ -188,7 +189,8 @@ def test_javascript_constants_are_not_json(constant: str) -> None:
     """NaN and Infinity are refused on the way in, even where a float is expected; in strings they are text."""
 
     @activity
-    def weigh(kilos: float, note: str = "") -> float: ...
+    def weigh(kilos: float, note: str = "") -> float:
+        return kilos
 
     with pytest.raises(PayloadProblem, match="not JSON"):
         weigh.codec.decode(f'{{"kilos": {constant}}}')
@@ -248,9 +250,10 @@ def _cycle() -> list[Any]:
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"deep": [v]}], ids=["plain", "nested"])
 def test_what_json_cannot_carry_is_refused_by_name(value: Any, wrap: Callable[[Any], Any]) -> None:
     """Without an annotation only JSON's own values may be sent; anything else names the parameter."""
-    for call in (lambda: anything.bind(wrap(value)), lambda: anything.bind(other=wrap(value))):
-        with pytest.raises(InvalidValue, match=r"parameter '(value|other)'"):
-            call()
+    with pytest.raises(InvalidValue, match=r"parameter 'value'"):
+        anything.bind(wrap(value))
+    with pytest.raises(InvalidValue, match=r"parameter 'other'"):
+        anything.bind(other=wrap(value))
     with pytest.raises(InvalidValue, match="payload"):
         encode_json(wrap(value), "payload")
 
@@ -408,7 +411,8 @@ def test_annotations_may_name_what_comes_later() -> None:
         n: int
 
     @activity
-    def local(inner: Inner, n: int = 0) -> Inner: ...
+    def local(inner: Inner, n: int = 0) -> Inner:
+        return inner
 
     assert local.bind(Inner(1)) == '{"inner":{"n":1}}'
     assert local.codec.decode_result('{"n":2}') == Inner(2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.support.values import job_record
 from turnout import wire
 from turnout.core.lifecycle import record_of
-from turnout.core.values import MessageRef
-from turnout.jetstream.names import Names
+from turnout.core.record import JobState, MessageRef
+from turnout.store.names import Names
 
 MESSAGE = MessageRef(7, 1_800_000_000_000_000_000)
 
@@ -24,6 +27,23 @@ MESSAGE = MessageRef(7, 1_800_000_000_000_000_000)
         {"Turnout-Options": '{"expires_in": -1}'},
         {"Turnout-Options": '{"expires_in": 1e300}'},
         {"Turnout-Options": '{"labels": {"a": "' + "x" * 300_000 + '"}}'},
+        {"Turnout-Options": '{"labels": {"a": "\\ud800"}}'},
+        {"Turnout-Options": '{"labels": {"\\udc00": "a"}}'},
+        {"Turnout-Options": '{"labels": {"a": "\\u0000"}}'},
+        {"Turnout-Options": json.dumps({"labels": {f"k{n}": "v" for n in range(2500)}})},
+        {"Turnout-Options": '{"retry": {"retry_on": ["\\ud800.X"]}}'},
+        {"Turnout-Options": '{"retry": {"retry_on": ["builtins.' + "X" * 1000 + '"]}}'},
+        {"Turnout-Options": '{"retry": {"max_attempts": 1180591620717411303424}}'},
+        {"Turnout-Options": '{"retry": {"max_attempts": 1001}}'},
+        {"Turnout-Options": json.dumps({"retry": {"delays": [0.1] * 11_000, "max_attempts": 3}})},
+        {"Turnout-Options": '{"timeout": 40000000}'},
+        {"Turnout-Options": '{"parent": {"id": "w", "name": "w", "life": "\\ud800", "run": 1, "command": "1"}}'},
+        {"Turnout-Options": '{"parent": {"id": "w", "name": "w", "life": "l", "run": 1180591620717411303424}}'},
+        {"Turnout-Payload": "a2-payload-00ff 5"},
+        {"Turnout-Payload": "a1-result-00ff 5"},
+        {"Turnout-Payload": "a1-payload-b-payload-00ff 5"},
+        {"Turnout-Payload": "workflow.w.l-payload-00ff 5"},
+        {"Turnout-Payload": "a1-payload-00ff " + "9" * 5000},
     ],
     ids=lambda headers: " ".join(f"{k}={v[:24]}" for k, v in headers.items()),
 )
@@ -34,6 +54,13 @@ def test_headers_that_make_no_sense_are_the_jobs_problem(headers: dict[str, str]
     assert next(iter(headers)) in delivery.problem.message
     record = record_of(delivery)
     assert wire.load_record(wire.dump_record(record)) == record
+
+
+def test_what_json_cannot_carry_does_not_keep_a_record_from_being_written() -> None:
+    """Half of a surrogate pair is written out, and an integer of more than 64 bits is as large as it can be."""
+    record = job_record("a1", "audit", JobState.cancelled, reason="\ud800", attempt=2**70)
+    read = wire.load_record(wire.dump_record(record))
+    assert (read.reason, read.attempt) == ("\\ud800", 2**63 - 1)
 
 
 @pytest.mark.parametrize(

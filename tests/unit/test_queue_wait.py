@@ -6,22 +6,23 @@ from typing import Any
 
 import attrs
 
+from tests.support.values import changed, delivery_of, job_record
 from turnout.core.effects import Save
 from turnout.core.events import Received, Verdict
 from turnout.core.lifecycle import decide
-from turnout.core.values import Attempt, Delivery, JobRecord, JobState, MessageRef, Outcome, Rules, Token, queue_wait
+from turnout.core.record import AttemptRecord, JobRecord, JobState, MessageRef, Outcome, Policy, Token, queue_wait
 
 MESSAGE = MessageRef(seq=1, time_ns=1_000_000_000_000, ack="ack")
-QUEUED = JobRecord("j", "act", JobState.queued, message=MESSAGE)
-FAILED = Attempt(1, 1, "a", 1_000.5, outcome=Outcome.faulted, ended_at=1_010.0)
+QUEUED = job_record("j", "act", JobState.queued, message=MESSAGE)
+FAILED = AttemptRecord(1, 1, "a", 1_000.5, outcome=Outcome.faulted, ended_at=1_010.0)
 
 
 def started(before: JobRecord | None, now: float, **changes: Any) -> JobRecord:
     """The record of an attempt that starts at `now`, as the decision writes it."""
-    delivery = attrs.evolve(Delivery("j", "act", MESSAGE), **changes)
+    delivery = changed(delivery_of("j", "act", MESSAGE), **changes)
     verdict, asked = (Verdict.gone, before.token) if before is not None else (None, None)
     event = Received(
-        delivery=delivery, node="b", nonce="n", now=now, rules=Rules(), verdict=verdict, asked=asked
+        delivery=delivery, node="b", nonce="n", now=now, rules=Policy(), verdict=verdict, asked=asked
     )  # fmt: skip
     [save] = decide(before, event)
     assert isinstance(save, Save)
@@ -47,7 +48,7 @@ def test_the_time_of_the_attempt_before_is_no_waiting() -> None:
     assert queue_wait(aborted, started(aborted, 1_010.5)) == 0.5
     token = Token("a", 1, 1, "m")
     running = attrs.evolve(
-        QUEUED, state=JobState.running, token=token, attempt=1, attempts=(Attempt(1, 1, "a", 1_000.5),)
+        QUEUED, state=JobState.running, token=token, attempt=1, attempts=(AttemptRecord(1, 1, "a", 1_000.5),)
     )
     assert queue_wait(running, started(running, 1_030.0)) == 0.0
 
@@ -55,3 +56,8 @@ def test_the_time_of_the_attempt_before_is_no_waiting() -> None:
 def test_clocks_that_disagree_do_not_make_it_negative() -> None:
     """A start that seems to lie before its message waited for nothing."""
     assert queue_wait(None, started(None, 999.0)) == 0.0
+
+
+def test_what_never_started_has_waited_for_nothing() -> None:
+    """A record without an attempt has no start to measure to."""
+    assert queue_wait(None, QUEUED) == 0.0

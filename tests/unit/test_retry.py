@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +20,9 @@ ANY = ("builtins.Exception",)
 policies = st.builds(
     RetryPolicy,
     max_attempts=st.integers(1, 2000),
-    delay=st.floats(0, 1e6),
+    delay=st.floats(0, 1e6, allow_subnormal=False),
     factor=st.floats(1, 1000),
-    max_delay=st.floats(0, 1e6),
+    max_delay=st.floats(0, 1e6, allow_subnormal=False),
     jitter=st.floats(0, 1),
 )
 
@@ -125,3 +128,30 @@ def test_a_bad_value_is_named(options: dict[str, Any], named: str) -> None:
 def test_seconds_are_the_same_as_a_timedelta(value: float) -> None:
     """A duration means the same as a number of seconds and as a timedelta, to its microsecond."""
     assert math.isclose(seconds(timedelta(seconds=value), "x"), seconds(value, "x"), abs_tol=1e-6)
+
+
+SCRIPT = """
+from turnout.core.retry import RetryPolicy, mro_names
+
+class RateLimited(Exception):
+    pass
+
+if __name__ == "__main__":
+    print(RetryPolicy(retry_on=(RateLimited,), never_on=("__main__.RateLimited", "OSError")))
+"""
+
+
+@pytest.mark.parametrize("how", [["rates.py"], ["-m", "rates"], ["./rates.py"]])
+def test_a_policy_of_a_script_names_its_classes_as_a_worker_does(tmp_path: Path, how: list[str]) -> None:
+    """A class of the module that is run goes by the module's own name, which is how a worker imports it."""
+    (tmp_path / "rates.py").write_text(SCRIPT)
+
+    def python(*args: str) -> str:
+        done = subprocess.run([sys.executable, *args], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    policy = python(*how)
+    assert "retry_on=('rates.RateLimited',)" in policy
+    assert "never_on=('rates.RateLimited', 'builtins.OSError')" in policy
+    worker = "import rates; from turnout.core.retry import mro_names; print(mro_names(rates.RateLimited())[0])"
+    assert python("-c", worker).strip() == "rates.RateLimited"

@@ -8,7 +8,8 @@ import logging
 import signal
 import sys
 
-from turnout.cli import exits, logs, options, session
+from turnout.cli import exits, logs, options, reaching, session
+from turnout.cli.serve import hangup
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.telemetry.metric_setup import set_up as set_up_metrics
 from turnout.telemetry.setup import set_up as set_up_telemetry
@@ -36,14 +37,14 @@ async def _supervise(name: str, settings: SupervisorOptions, health: tuple[str, 
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *hangup()):
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
-        async with session.opened(create=True, name="turnout-supervisor") as s:
-            client = s.client
+        async with contextlib.AsyncExitStack() as stack:
+            patience = reaching.Patience(health=health)
+            client = (await reaching.opened(stack, "turnout-supervisor", patience)).client
             logger.info("supervising namespace %s", client.namespace)
-            keep = client.retention
-            it = Supervisor(client.connect_options, client.store.names, name=name, retention=keep, options=settings)
+            it = Supervisor(client.connect_options, client.store.names, name=name, options=settings)
             if health is None:
                 await it.run()
                 return

@@ -8,20 +8,40 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnout.cli import jobs, jobview, output
+from turnout.cli import jobs, jobview, output, pasting
 from turnout.cli.exits import NotThere
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
 from turnout.client.info import FaultInfo
 from turnout.core.catalog import ActivityInfo
-from turnout.core.values import valid_name
+from turnout.core.spec import valid_name
 
 
 async def activities(s: Session) -> int:
     found = await s.client.activities()
-    rows = [(each.name, str(each.nodes), output.one_line(each.doc.partition("\n")[0], 80)) for each in found]
-    s.show(found, lambda: output.table(["activity", "nodes", "what it does"], rows))
+    rows = [
+        (each.name, str(each.nodes), _paused(each), output.one_line(each.doc.partition("\n")[0], 80)) for each in found
+    ]
+    s.show(found, lambda: output.table(["activity", "nodes", "paused", "what it does"], rows))
     return 0
+
+
+async def pause(s: Session, name: str, note: str, duration_s: float | None) -> int:
+    await s.client.pause(name, note, duration_s)
+    length = "until it is resumed" if duration_s is None else f"for {output.duration(duration_s)}"
+    s.show({"name": name, "paused": True, "note": note}, lambda: [f"{name} is paused {length}"])
+    return 0
+
+
+async def resume(s: Session, name: str) -> int:
+    await s.client.resume(name)
+    s.show({"name": name, "paused": False, "note": ""}, lambda: [f"{name} is handed out again"])
+    return 0
+
+
+def _paused(activity: ActivityInfo) -> str:
+    """Whether it is paused, and why."""
+    return (output.one_line(activity.note, 40) or "yes") if activity.paused else ""
 
 
 async def schema(s: Session, name: str) -> int:
@@ -44,6 +64,7 @@ def _contract(activity: ActivityInfo, namespace: str) -> list[str]:
             [
                 ("activity", activity.name),
                 ("nodes", str(activity.nodes)),
+                ("paused", _paused(activity)),
                 ("options", " ".join(f"{name}={output.one_line(value)}" for name, value in options.items())),
             ]
         ),
@@ -59,21 +80,21 @@ def _contract(activity: ActivityInfo, namespace: str) -> list[str]:
     ]
 
 
-def submit_lines(namespace: str, activity: str, payload: str, options: str = "") -> list[str]:
+def submit_lines(namespace: str, activity: str, payload: str) -> list[str]:
     """How to submit a job of this activity, by us and by the nats CLI."""
     quoted = shlex.quote(payload)
     return [
-        f"turnout{options} job submit {activity} {quoted} --follow",
-        f"nats{options} pub {namespace}.jobs.{activity} {quoted}",
+        pasting.command(f"job submit {activity} {quoted} --follow"),
+        pasting.nats(f"pub {namespace}.jobs.{activity} {quoted}"),
     ]
 
 
 def example(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
     """A value that looks like what a JSON Schema asks for: the required properties, with something of their type."""
-    definitions = schema.get("$defs", {}) if definitions is None else definitions
+    known: Mapping[str, Any] = schema.get("$defs", {}) if definitions is None else definitions
     reference = schema.get("$ref")
     if isinstance(reference, str) and depth < 4:
-        return example(definitions.get(reference.rpartition("/")[2], {}), definitions, depth + 1)
+        return example(known.get(reference.rpartition("/")[2], {}), known, depth + 1)
     for ready in ("default", "const"):
         if ready in schema:
             return schema[ready]
@@ -81,11 +102,11 @@ def example(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = N
         return schema["enum"][0]
     for several in ("anyOf", "oneOf", "allOf"):
         if schema.get(several):
-            return example(schema[several][0], definitions, depth + 1)
+            return example(schema[several][0], known, depth + 1)
     properties = schema.get("properties", {})
     if schema.get("type") == "object":
         return {
-            name: example(properties.get(name, {}), definitions, depth + 1)
+            name: example(properties.get(name, {}), known, depth + 1)
             for name in schema.get("required", [])
             if depth < 4
         }
@@ -94,18 +115,18 @@ def example(schema: Mapping[str, Any], definitions: Mapping[str, Any] | None = N
     return by_type.get(kind if isinstance(kind, str) else None, "...")
 
 
-async def faults(s: Session, activity: str | None, since: dt.datetime | float | None) -> int:
-    found = [letter async for letter in s.client.faults(activity=activity, since=since)]
+async def faults(s: Session, activity: str | None, since: dt.datetime | float | None, *, mended: bool) -> int:
+    found = [dead_letter async for dead_letter in s.client.faults(activity=activity, since=since, mended=mended)]
     rows = [
         (
-            letter.id,
-            letter.activity,
-            str(letter.generation),
-            output.ago(letter.faulted_at, s.now),
-            letter.reason,
-            output.one_line(f"{letter.error.type}: {letter.error.message}", 100) if letter.error else "",
+            dead_letter.id,
+            dead_letter.activity,
+            str(dead_letter.generation),
+            output.ago(dead_letter.faulted_at, s.now),
+            dead_letter.reason,
+            output.one_line(f"{dead_letter.error.type}: {dead_letter.error.message}", 100) if dead_letter.error else "",
         )
-        for letter in found
+        for dead_letter in found
     ]
     s.show(found, lambda: output.table(["id", "activity", "generation", "faulted", "reason", "error"], rows))
     return 0
@@ -113,17 +134,17 @@ async def faults(s: Session, activity: str | None, since: dt.datetime | float | 
 
 async def fault(s: Session, job_id: str, activity: str | None) -> int:
     """Show the newest dead letter of a job. NotThere when it has none."""
-    found = [letter async for letter in s.client.faults(activity=activity, job_id=job_id)]
+    found = [dead_letter async for dead_letter in s.client.faults(activity=activity, job_id=job_id)]
     if not found:
         raise NotThere(f"there is no dead letter of a job {job_id} in namespace {s.client.namespace}")
     newest = found[-1]
-    s.show(newest, lambda: _letter(newest, s.now))
+    s.show(newest, lambda: _dead_letter(newest, s.now))
     return 0
 
 
-async def replay(s: Session, activity: str | None, since: dt.datetime | float | None, error_type: str | None) -> int:
+async def replay(s: Session, filters: Mapping[str, Any]) -> int:
     """Replay all that the filters find."""
-    count = await s.client.replay_faults(activity=activity, since=since, error_type=error_type)
+    count = await s.client.replay_faults(**filters)
     s.show({"replayed": count}, lambda: [f"{count} {'job' if count == 1 else 'jobs'} replayed"])
     return 0
 
@@ -135,23 +156,26 @@ async def drop(s: Session, ids: Sequence[str], activity: str | None) -> int:
     return await jobs.each_job(s, ids, activity, one, lambda done: f"{done['id']}  dropped")
 
 
-def _letter(letter: FaultInfo, now: float) -> list[str]:
-    headers = [f"{name}: {output.one_line(value)}" for name, value in sorted(letter.headers.items())]
+def _dead_letter(dead_letter: FaultInfo, now: float) -> list[str]:
+    headers = [f"{name}: {output.one_line(value)}" for name, value in sorted(dead_letter.headers.items())]
     lines = output.fields(
         [
-            ("job", letter.id),
-            ("activity", letter.activity),
-            ("generation", str(letter.generation)),
-            ("faulted", output.at(letter.faulted_at, now)),
-            ("reason", output.one_line(letter.reason)),
-            ("labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(letter.labels.items()))),
-            ("trace", letter.trace_id),
-            ("payload", output.one_line(letter.payload, 2000)),
+            ("job", dead_letter.id),
+            ("activity", dead_letter.activity),
+            ("generation", str(dead_letter.generation)),
+            ("faulted", output.at(dead_letter.faulted_at, now)),
+            ("reason", output.one_line(dead_letter.reason)),
+            (
+                "labels",
+                " ".join(output.one_line(f"{key}={value}") for key, value in sorted(dead_letter.labels.items())),
+            ),
+            ("trace", dead_letter.trace_id),
+            ("payload", output.one_line(dead_letter.payload, 2000)),
             ("headers", "; ".join(headers)),
         ]
     )
-    if letter.error is not None:
-        lines += ["", *jobview.error(letter.error)]
-    if letter.attempts:
-        lines += ["", *jobview.attempts(letter.attempts, now)]
+    if dead_letter.error is not None:
+        lines += ["", *jobview.error(dead_letter.error)]
+    if dead_letter.attempts:
+        lines += ["", *jobview.attempts(dead_letter.attempts, now)]
     return lines

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from turnout.cli.exits import BadInput
-from turnout.jetstream.connection import ConnectOptions
+from turnout.nats.connection import ConnectOptions
 
 DEFAULT_SERVER = "nats://127.0.0.1:4222"
 SELECTED = "selected"
@@ -29,6 +29,7 @@ _ENVIRONMENT = {
     "tlsca": "NATS_CA",
     "tlscert": "NATS_CERT",
     "tlskey": "NATS_KEY",
+    "inbox_prefix": "NATS_INBOX_PREFIX",
 }
 _OF_CONTEXT = {
     "server": "url",
@@ -41,8 +42,9 @@ _OF_CONTEXT = {
     "tlscert": "cert",
     "tlskey": "key",
     "inbox_prefix": "inbox_prefix",
+    "tlsfirst": "tls_first",
 }
-_UNSUPPORTED = ("nsc", "jetstream_domain", "jetstream_api_prefix", "socks_proxy", "user_jwt", "user_seed", "tls_first")
+_UNSUPPORTED = ("nsc", "jetstream_domain", "jetstream_api_prefix", "socks_proxy", "user_jwt", "user_seed")
 _LOGIN = ("user", "password", "token", "creds", "nkey")
 _TLS = ("tlsca", "tlscert", "tlskey")
 
@@ -62,6 +64,7 @@ def connect_options(options: Layer, environment: Mapping[str, str] = os.environ)
         login["password"] = environment.get("NATS_PASSWORD", "")
     nkey = login.get("nkey")
     prefix = next((layer["inbox_prefix"] for layer in layers if layer.get("inbox_prefix")), "_INBOX")
+    first = next((layer["tlsfirst"] for layer in layers if layer.get("tlsfirst")), "")
     return ConnectOptions(
         servers=tuple(server.strip() for server in where.split(",") if server.strip()),
         user=login.get("user"),
@@ -70,6 +73,7 @@ def connect_options(options: Layer, environment: Mapping[str, str] = os.environ)
         creds=login.get("creds"),
         nkeys_seed=_readable(nkey, "nkey") if nkey is not None else None,
         tls=_tls(_first(layers, _TLS)),
+        tls_first=first == "True",
         inbox_prefix=prefix,
     )
 
@@ -134,16 +138,22 @@ def _readable(path: str, what: str) -> str:
     return str(file)
 
 
-def _tls(files: Mapping[str, str]) -> ssl.SSLContext | None:
+def _tls(files: Mapping[str, str]) -> Callable[[], ssl.SSLContext] | None:
+    """What reads the files at each connect. BadInput if they can't be used now."""
     if not files:
         return None
     if ("tlscert" in files) != ("tlskey" in files):
         raise BadInput("a client certificate needs both: --tlscert and --tlskey")
     found = {name: _readable(path, name) for name, path in files.items()}
-    try:
+
+    def load() -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=found.get("tlsca"))
         if "tlscert" in found:
             context.load_cert_chain(found["tlscert"], found["tlskey"])
+        return context
+
+    try:
+        load()
     except (OSError, ValueError) as error:
         raise BadInput(f"the TLS files cannot be used: {error}") from error
-    return context
+    return load

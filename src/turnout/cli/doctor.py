@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import click
 
-from turnout.cli import contexts, logs, options, output, session, topology
+from turnout.cli import contexts, logs, options, output, pasting, session, topology
+from turnout.cli.checks import Check
+from turnout.cli.route_checks import route_checks
+from turnout.cli.schedule_checks import schedule_checks
+from turnout.cli.workflow_checks import workflow_checks
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.retry import RetryPolicy
-from turnout.errors import TurnoutError
-from turnout.jetstream.connection import Connection
-from turnout.jetstream.link import shown
-from turnout.jetstream.names import Names
-from turnout.jetstream.nodes import Nodes
-from turnout.jetstream.topology import Change, ConsumerOptions, Topology, TopologyOptions, consumer_config
+from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.errors import OutcomeUnknown, PermissionDenied, StorageRefused, TurnoutError
+from turnout.nats.connection import ApiError, Connection, NoResponders
+from turnout.nats.link import shown
+from turnout.nats.messages import KV_OPERATION
+from turnout.nats.pages import forward
+from turnout.nats.stream import TTL, Stream, for_seconds, kv_stream
+from turnout.store.consumers import ACTIVITY, PRIORITY, kind_of
+from turnout.store.names import Names, activity_of, lane
+from turnout.store.nodes import Nodes
+from turnout.store.pauses import Pauses
+from turnout.store.perform import Store
+from turnout.store.topology import Change, ConsumerOptions, Topology, TopologyOptions, consumer_config, differing
 from turnout.version import version
-
-Verdict = Literal["ok", "note", "wrong"]
 
 RECOMMENDED_SERVER = (2, 14, 3)
 API_LEVEL = 2  # of nats-server 2.12: schedules and atomic batches
 CLOCK_OFFSET_S = 1.0
+_PROBE_S = 3.0
+_MAKE_ROOM = "delete what is not needed, by `turnout job delete` and `turnout fault drop`"
 _RECOUNT_AFTER_S = 0.5
-_PAGE = 256
 _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
-
-
-@attrs.frozen
-class Check:
-    """One thing that was looked at. `remedy`: what to do, if anything."""
-
-    check: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
 
 
 def doctor() -> int:
@@ -86,11 +87,12 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
     yield _api_level(await connection.api("INFO"))
     existing = await topology.existing_options(connection, names)
     if existing is None:
-        yield Check("streams", "wrong", f"namespace {names.ns} is not set up", "run: turnout setup")
+        yield Check("streams", "wrong", f"namespace {names.ns} is not set up", f"run: {pasting.command('setup')}")
         return
     changes = await Topology(connection, names).setup(existing, dry_run=True)
     for check in _streams(changes):
         yield check
+    yield await _storage(connection, names)
     yield _durability(existing)
     yield _clock(connection)
     registry = Nodes(connection, names)
@@ -101,8 +103,17 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
         yield check
     async for check in _queues(connection, names, nodes, activities):
         yield check
-    if not any(change.name == names.alarms and change.action == "create" for change in changes):
-        yield _alarms(await connection.api(f"STREAM.INFO.{names.alarms}"))
+    for check in route_checks(configs.values(), nodes):
+        yield check
+    missing = {change.name for change in changes if change.action == "create"}
+    if kv_stream(names.activities_bucket) not in missing:
+        async for check in schedule_checks(Store.over(connection, names), nodes):
+            yield check
+    if not missing & {names.inbox, names.history}:
+        async for check in workflow_checks(Store.over(connection, names), nodes):
+            yield check
+    if names.alarms not in missing:
+        yield _alarms(await Stream(connection, names.alarms).info())
 
 
 def _server_version(connection: Connection) -> Check:
@@ -129,16 +140,47 @@ def _streams(changes: list[Change]) -> Iterator[Check]:
     wrong = [change for change in changes if change.action != "keep"]
     for change in wrong:
         found = "is missing" if change.action == "create" else f"differs in {', '.join(change.fields)}"
-        yield Check("streams", "wrong", f"{change.name} {found}", "run: turnout setup")
+        yield Check("streams", "wrong", f"{change.name} {found}", f"run: {pasting.command('setup')}")
     if not wrong:
         yield Check("streams", "ok", f"all {len(changes)} are as they should be")
+
+
+async def _storage(connection: Connection, names: Names) -> Check:
+    """Whether anything can be stored: limits are read, and a write is tried that leaves nothing behind."""
+    buckets = (names.jobs_bucket, names.nodes_bucket, names.activities_bucket)
+    objects = f"OBJ_{names.payloads_bucket}"
+    for stream in (names.work, *map(kv_stream, buckets), objects, names.faults, names.inbox, names.history):
+        try:
+            info = await Stream(connection, stream).info()
+        except ApiError:
+            continue  # one that is missing is told of above
+        config, state = info["config"], info["state"]
+        for limit, used, unit in (("max_bytes", "bytes", "bytes"), ("max_msgs", "messages", "messages")):
+            most = config.get(limit, -1)
+            if 0 < most <= state[used] * 1.1 and config.get("discard") == "new":
+                found = f"{stream} holds {state[used]} of the {most} {unit} that it may"
+                return Check("storage", "wrong", found, f"raise its {limit}, or {_MAKE_ROOM}")
+    try:
+        headers = {KV_OPERATION: "DEL", TTL: for_seconds(1)}
+        await connection.store(names.record("doctor", "probe"), b"", headers, timeout_s=_PROBE_S)
+    except StorageRefused as error:
+        return Check("storage", "wrong", str(error), f"raise the limit, or {_MAKE_ROOM}")
+    except OutcomeUnknown:
+        found = f"the server has not stored a few bytes within {_PROBE_S:g} s: is its disk full?"
+        return Check("storage", "wrong", found, "free space on its disk; it may have to be restarted after that")
+    except NoResponders:
+        return Check("storage", "wrong", "the registry is missing", f"run: {pasting.command('setup')}")
+    except PermissionDenied:
+        return Check("storage", "note", "a write was not tried: these credentials may not write records")
+    return Check("storage", "ok", "a write was tried, and no stream is near its limit")
 
 
 def _durability(existing: TopologyOptions) -> Check:
     """How the server syncs its files can't be seen from here: say what depends on it."""
     hint = "sync_interval can't be seen from here: set it to `always`, or a power cut may take what was just stored"
     if existing.replicas == 1:
-        return Check("durability", "note", "one replica", f"for production: turnout setup --replicas 3; {hint}")
+        more = pasting.command("setup --replicas 3")
+        return Check("durability", "note", "one replica", f"for production: {more}; {hint}")
     return Check("durability", "note", f"{existing.replicas} replicas", hint)
 
 
@@ -152,7 +194,7 @@ def _clock(connection: Connection) -> Check:
 
 def _nodes(nodes: list[NodeInfo]) -> Check:
     if not nodes:
-        return Check("nodes", "note", "no node lives", "start one: turnout worker MODULE")
+        return Check("nodes", "note", "no node lives", f"start one: {pasting.command('worker MODULE')}")
     versions = {node.version for node in nodes} | {version()}
     found = f"{len(nodes)} alive: {', '.join(node.id for node in nodes)}"
     if len(versions) > 1:
@@ -162,31 +204,34 @@ def _nodes(nodes: list[NodeInfo]) -> Check:
 
 async def _consumers(connection: Connection, names: Names) -> dict[str, dict[str, Any]]:
     """What the server says of every consumer of the work stream, by name."""
-    found: dict[str, dict[str, Any]] = {}
-    while True:
-        page = await connection.api(f"CONSUMER.LIST.{names.work}", {"offset": len(found)})
-        infos = page.get("consumers") or []
-        found |= {info["name"]: info for info in infos}
-        if len(infos) < _PAGE:
-            return found
+    return {info["name"]: info for info in await Stream(connection, names.work).consumers()}
 
 
 def _consumer_settings(
     names: Names, activities: list[ActivityInfo], consumers: Mapping[str, Mapping[str, Any]]
 ) -> list[Check]:
     checks = []
+    kinds = {name: kind_of(names, info["config"]) for name, info in consumers.items()}
+    lanes = [activity_of(name) for name, kind in kinds.items() if kind == PRIORITY]
     for activity in activities:
         consumer = consumers.get(activity.name)
         if consumer is None:
             found = f"activity {activity.name} has no consumer"
             checks.append(Check("consumers", "note", found, "the next worker for it creates it"))
             continue
-        wanted = consumer_config(names, activity.name, _consumer_options(activity))
-        fields = [name for name, value in wanted.items() if _plain(consumer["config"].get(name)) != _plain(value)]
-        if fields:
-            found = f"the consumer of {activity.name} differs in {', '.join(fields)}"
-            checks.append(Check("consumers", "wrong", found, "restart a worker for it: that sets it right"))
-    strange = sorted(set(consumers) - {activity.name for activity in activities})
+        for priority in [DEFAULT_PRIORITY, *(priority for name, priority in lanes if name == activity.name)]:
+            name = lane(activity.name, priority)
+            wanted = consumer_config(names, activity.name, _consumer_options(activity), priority)
+            fields = differing(wanted, consumers[name]["config"])
+            if fields:
+                found = f"the consumer of {name} differs in {', '.join(fields)}"
+                checks.append(Check("consumers", "wrong", found, "restart a worker for it: that sets it right"))
+    declared = {activity.name for activity in activities}
+    strange = sorted(
+        name
+        for name, kind in kinds.items()
+        if kind is None or (kind in (ACTIVITY, PRIORITY) and activity_of(name)[0] not in declared)
+    )
     if strange:
         found = f"of no activity that was declared: {', '.join(strange)}"
         checks.append(Check("consumers", "note", found, "a work-queue consumer of somebody else takes jobs away"))
@@ -199,17 +244,12 @@ def _consumer_options(activity: ActivityInfo) -> ConsumerOptions:
         lease=settings["lease"],
         max_attempts=_max_attempts(settings.get("retry") or {}),
         max_lost=settings["max_lost"],
-        global_concurrency=settings.get("global_concurrency"),
     )
 
 
 def _max_attempts(retry: Mapping[str, Any]) -> int:
     """A policy's entry leaves out what is as usual."""
     return int(retry.get("max_attempts") or RetryPolicy(delays=retry.get("delays")).max_attempts)
-
-
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value or None
 
 
 @attrs.frozen
@@ -229,25 +269,28 @@ async def _queues(
 ) -> AsyncIterator[Check]:
     queues = await _measure(connection, names)
     if any(queue.stuck for queue in queues.values()):
-        # Jobs move while they are counted: only what is unknown to the consumer twice is stuck.
-        await asyncio.sleep(_RECOUNT_AFTER_S)
-        again = await _measure(connection, names)
-        queues = {name: _less_stuck(queue, again.get(name)) for name, queue in queues.items()}
+        # Jobs move while they are counted, so counts only raise a suspicion.
+        queues = await _recount(connection, names, queues)
+    queues = _together(queues)
     worked_on = {name for node in nodes for name in node.activities}
     declared = {activity.name for activity in activities}
     fine = True
+    for name, pause in sorted((await Pauses(connection, names).held()).items()):
+        note = f": {pause.note}" if pause.note else ""
+        remedy = f"when its jobs may run again: {pasting.command(f'activity resume {name}')}"
+        yield Check("queues", "note", f"{name} is paused{note}", remedy)
     for name in sorted(declared | set(queues)):
         queue = queues.get(name, _Queue(0, 0))
         if name not in worked_on and queue.total:
             never = "" if name in declared else " (and none ever did: is the name right?)"
             found = f"{_jobs(queue.total)} of {name} in the queue, and no node works on it{never}"
-            yield Check("queues", "wrong", found, "start a worker for it: turnout worker MODULE")
+            yield Check("queues", "wrong", found, f"start a worker for it: {pasting.command('worker MODULE')}")
             fine = False
         elif name not in worked_on:
             yield Check("queues", "note", f"no node works on {name}; no job of it waits")
         if queue.stuck:
             found = f"{_jobs(queue.stuck)} of {name} stuck: their deliveries are used up, or they were swallowed"
-            yield Check("queues", "wrong", found, "a living node puts them in anew after two leases: is there one?")
+            yield Check("queues", "wrong", found, "a living node requeues them after two leases: is there one?")
             fine = False
     if fine:
         yield Check("queues", "ok", f"{_jobs(sum(queue.total for queue in queues.values()))} on their way, none stuck")
@@ -257,24 +300,55 @@ def _jobs(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
 
 
-def _less_stuck(first: _Queue, second: _Queue | None) -> _Queue:
-    return first if second is not None and first.stuck < second.stuck else second or _Queue(0, 0)
+def _together(lanes: Mapping[str, _Queue]) -> dict[str, _Queue]:
+    """The queue of each activity: those of its lanes."""
+    queues: dict[str, _Queue] = {}
+    for name, queue in lanes.items():
+        activity = activity_of(name)[0]
+        before = queues.get(activity, _Queue(0, 0))
+        # What one lane's consumer knows too much of does not make up for what is stuck in another.
+        queues[activity] = _Queue(before.total + queue.total, before.known + min(queue.known, queue.total))
+    return queues
+
+
+async def _recount(connection: Connection, names: Names, queues: Mapping[str, _Queue]) -> dict[str, _Queue]:
+    """The queues with what is stuck in them, by which messages there are.
+
+    A message that the consumer had handed over when it was asked, and that is there afterwards, was among those whose
+    acknowledgement it waited for then: unless it is stuck.
+    """
+    consumers = await _consumers(connection, names)
+    await asyncio.sleep(_RECOUNT_AFTER_S)
+    recounted = dict(queues)
+    for name, queue in queues.items():
+        consumer = consumers.get(name)
+        if consumer is None or not queue.stuck:
+            continue
+        handed_over = await _up_to(connection, names, name, consumer["delivered"]["stream_seq"])
+        stuck = max(0, handed_over - consumer["num_ack_pending"])
+        recounted[name] = _Queue(queue.total, queue.total - stuck)
+    return recounted
+
+
+async def _up_to(connection: Connection, names: Names, consumer: str, last: int) -> int:
+    """How many messages of a consumer there are up to this sequence."""
+    count = 0
+    for subject in names.waiting(*activity_of(consumer)):
+        async with contextlib.aclosing(forward(connection, names.work, subject)) as pages:
+            async for page in pages:
+                count += sum(raw.seq <= last for raw in page)
+                if page and page[-1].seq > last:
+                    break
+    return count
 
 
 async def _measure(connection: Connection, names: Names) -> dict[str, _Queue]:
+    """The queue of each lane."""
     totals: Counter[str] = Counter()
-    seen = 0
-    while True:
-        asked = {"subjects_filter": f"{names.ns}.jobs.>", "offset": seen}
-        info = await connection.api(f"STREAM.INFO.{names.work}", asked)
-        subjects: Mapping[str, int] = info["state"].get("subjects") or {}
-        for subject, count in subjects.items():
-            named = names.job_of(subject)
-            if named is not None:
-                totals[named[0]] += count
-        seen += len(subjects)
-        if not subjects or seen >= info.get("total", 0):
-            break
+    async for subject, count in Stream(connection, names.work).subjects(f"{names.ns}.jobs.>"):
+        named = names.job_of(subject)
+        if named is not None:
+            totals[lane(named[0], names.priority_of(subject))] += count
     consumers = await _consumers(connection, names)
     queues = {}
     for name, total in totals.items():

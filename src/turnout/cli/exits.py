@@ -16,17 +16,17 @@ INTERRUPTED = 130
 
 EPILOG = """\b
 Exit codes:
-  0    done; the job has completed; a worker has stopped in order
-  1    an error; the job has faulted; doctor has found something wrong
+  0    done; the job or workflow has completed; a worker has stopped in order
+  1    an error; the job or workflow has faulted; doctor has found something wrong
   2    wrong usage, bad input, or a module that can't be imported
-  3    the job was cancelled
-  4    no such job, dead letter or activity
-  5    the job had not ended when the time to wait was over
+  3    the job or workflow was cancelled, or the workflow terminated
+  4    no such job, workflow, schedule, group, dead letter or activity
+  5    the job or workflow had not ended when the time to wait was over
   130  interrupted
 
 \b
 Environment: NATS_URL, NATS_CONTEXT, NATS_USER, NATS_PASSWORD, NATS_TOKEN, NATS_CREDS, NATS_NKEY,
-NATS_CA, NATS_CERT, NATS_KEY, TURNOUT_NAMESPACE, TURNOUT_LOG_FORMAT;
+NATS_CA, NATS_CERT, NATS_KEY, NATS_INBOX_PREFIX, TURNOUT_NAMESPACE, TURNOUT_LOG_FORMAT;
 for traces OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_ENDPOINT; for metrics OTEL_METRICS_EXPORTER.
 """
 
@@ -51,7 +51,12 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (WaitedTooLong, TIMED_OUT),
     (NotThere, NOT_FOUND),
     (errors.JobNotFound, NOT_FOUND),
+    (errors.ActivityNotFound, NOT_FOUND),
+    (errors.WorkflowNotFound, NOT_FOUND),
+    (errors.ScheduleNotFound, NOT_FOUND),
+    (errors.GroupNotFound, NOT_FOUND),
     (errors.JobCancelled, CANCELLED),
+    (errors.WorkflowCancelled, CANCELLED),
     (ModuleUnusable, USAGE),
     (errors.InvalidValue, USAGE),
     (errors.InvalidArguments, USAGE),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from turnout.cli import jobview, output
+from turnout.cli import jobview, output, terminal
 from turnout.client.info import JobInfo
 
 Seen = Callable[[JobInfo], None]
@@ -19,7 +19,7 @@ Seen = Callable[[JobInfo], None]
 def display(*, to_stderr: bool) -> Iterator[Seen]:
     """Call what this gives with the job whenever it has changed."""
     stream = sys.stderr if to_stderr else sys.stdout
-    if stream.isatty():
+    if stream.isatty() and not terminal.dumb():
         with _bar(to_stderr=to_stderr) as seen:
             yield seen
     else:
@@ -40,7 +40,7 @@ def _lines(*, to_stderr: bool) -> Seen:
 
 
 def _line(info: JobInfo) -> str:
-    state = "suspect" if info.suspect else info.state.value
+    state = jobview.state(info)
     where = f"on {info.node}" if info.node else ""
     attempt = f"attempt {info.attempt}" if info.attempt else ""
     error = ""
@@ -77,7 +77,7 @@ def _bar(*, to_stderr: bool) -> Iterator[Seen]:
         def seen(info: JobInfo) -> None:
             nonlocal last
             found = info.progress
-            head = f"{info.activity} {'suspect' if info.suspect else info.state.value}"
+            head = f"{info.activity} {jobview.state(info)}"
             progress.update(
                 task,
                 description=head if info.attempt < 2 else f"{head} (attempt {info.attempt})",

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from textwrap import indent
 from typing import Any
 
 import click
 
-from turnout.cli import exits, jobview, output, traceview
+from turnout.cli import exits, jobview, output, pasting, several, traceview
 from turnout.cli import follow as following
-from turnout.cli.exits import WaitedTooLong, complain
+from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
 from turnout.client.info import JobInfo
-from turnout.core.values import JobState
-from turnout.errors import TurnoutError
+from turnout.core.record import JobState
 
 _PAGE = 100
-_PATIENCE_S = 0.3
+_SOON_S = 0.3
 
 EXITS = {JobState.completed: exits.OK, JobState.faulted: exits.FAILED, JobState.cancelled: exits.CANCELLED}
 
 
-async def ls(s: Session, states: Sequence[str], filters: Mapping[str, Any], limit: int) -> int:
+async def ls(s: Session, filters: Mapping[str, Any], limit: int) -> int:
     """List the jobs that match, as they are found; says so when there are more than `limit` (0: no limit).
 
     JSON is one document, printed when all of it is there; of all jobs there may be, it is printed as they are found.
     """
     asked = limit + 1 if limit else None
-    shown = _Json() if s.json else _Lines(s)
+    shown = output.Array() if s.json else _Lines(s)
     left = limit or sys.maxsize
     async with (
-        aclosing(s.client.jobs(state=states or None, limit=asked, **filters)) as jobs,
+        aclosing(s.client.jobs(limit=asked, **filters)) as jobs,
         aclosing(as_they_come(jobs, whole=s.json and limit > 0)) as parts,
     ):
         async for part in parts:
@@ -55,26 +54,12 @@ class _Lines:
         self._listing = jobview.Listing()
 
     def more(self, jobs: Sequence[JobInfo]) -> None:
-        for line in self._listing.lines(jobs, self._session.now):
-            click.echo(line)
+        lines = self._listing.lines(jobs, self._session.now)
+        if lines:
+            click.echo("\n".join(lines))  # in one write: many thousands may follow
 
     def end(self) -> None:
         pass
-
-
-class _Json:
-    """Jobs as a JSON array, spelt as if it were written in one go."""
-
-    def __init__(self) -> None:
-        self._empty = True
-
-    def more(self, jobs: Sequence[JobInfo]) -> None:
-        for info in jobs:
-            click.echo(("[" if self._empty else ",") + "\n" + indent(output.dumps(info), "  "), nl=False)
-            self._empty = False
-
-    def end(self) -> None:
-        click.echo("[]" if self._empty else "\n]")
 
 
 async def as_they_come(jobs: AsyncGenerator[JobInfo], *, whole: bool) -> AsyncGenerator[list[JobInfo]]:
@@ -83,29 +68,39 @@ async def as_they_come(jobs: AsyncGenerator[JobInfo], *, whole: bool) -> AsyncGe
     At least one part, which is empty where there are no jobs. With `whole`: all in one.
     """
     part: list[JobInfo] = []
-    coming: asyncio.Future[JobInfo | None] | None = None
+    full, taken = asyncio.Event(), asyncio.Event()
+
+    async def collect() -> None:
+        async for info in jobs:
+            part.append(info)
+            if len(part) >= _PAGE and not whole:
+                taken.clear()
+                full.set()
+                await taken.wait()
+
+    collecting = asyncio.create_task(collect())
+    collecting.add_done_callback(lambda _: full.set())
     try:
-        while True:
-            coming = asyncio.ensure_future(anext(jobs, None))
-            done, _ = await asyncio.wait([coming], timeout=_PATIENCE_S if part and not whole else None)
-            if part and not whole and (not done or len(part) == _PAGE):
+        while not collecting.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if whole else _SOON_S):
+                    await full.wait()
+            if part and not whole and not collecting.done():
                 yield part
                 part = []
-            info = await coming
-            if info is None:
-                break
-            part.append(info)
+            full.clear()
+            taken.set()
+        await collecting
     finally:
-        if coming is not None and not coming.done():
-            coming.cancel()
-            await asyncio.wait([coming])
+        collecting.cancel()
+        await asyncio.wait([collecting])
     yield part
 
 
 async def show(s: Session, job_id: str, activity: str | None) -> int:
     info = await s.client.job(job_id, activity).info()
     workless = False
-    if not s.json and info.state in (JobState.queued, JobState.scheduled):
+    if not s.json and info.state is JobState.scheduled:
         workless = not any(info.activity in node.activities for node in await s.client.nodes())
     s.show(info, lambda: jobview.job(info, s.now, workless=workless))
     return 0
@@ -127,7 +122,8 @@ async def follow(s: Session, job_id: str, activity: str | None, timeout_s: float
 
 async def result(s: Session, job_id: str, activity: str | None, timeout_s: float | None) -> int:
     """Print the result of a job that has completed; say how it ended otherwise."""
-    info = await wait(s.client.job(job_id, activity), timeout_s)
+    with goes_on(job_id):
+        info = await wait(s.client.job(job_id, activity), timeout_s)
     if info.state is JobState.completed:
         click.echo(output.dumps(info.result))
         return 0
@@ -145,9 +141,9 @@ async def cancel(s: Session, ids: Sequence[str], activity: str | None, reason: s
     return await each_job(s, ids, activity, one, line)
 
 
-async def retry(s: Session, ids: Sequence[str], activity: str | None) -> int:
+async def retry(s: Session, ids: Sequence[str], activity: str | None, *, checkpoint: bool = True) -> int:
     async def one(handle: AnyHandle) -> JobInfo:
-        await handle.retry()
+        await handle.retry(checkpoint=checkpoint)
         return await handle.info()
 
     return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}")
@@ -169,25 +165,27 @@ async def each_job(
     line: Callable[[Any], str],
 ) -> int:
     """Act on each job; one that can't be acted on does not keep the others. The exit code is that of the first such."""
-    done: list[Any] = []
-    code = 0
-    for job_id in ids:
-        try:
-            done.append(await act(s.client.job(job_id, activity)))
-        except TurnoutError as error:
-            code = code or complain(error)
-    if done or len(ids) > 1:
-        s.show(done if len(ids) > 1 else done[0], lambda: [line(each) for each in done])
-    return code
+    return await several.each(s, [s.client.job(job_id, activity) for job_id in ids], act, line)
+
+
+@contextlib.contextmanager
+def goes_on(job_id: str) -> Iterator[None]:
+    """Whoever interrupts the wait for a job, by Ctrl-C, learns that the job isn't."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        output.note(f"job {job_id} goes on; to stop it: {pasting.command(f'job cancel {job_id}')}")
+        raise
 
 
 async def wait_and_show(s: Session, handle: AnyHandle, timeout_s: float | None, *, follow: bool) -> int:
     """Wait for the end, showing the progress if asked; print the result, or the whole job as JSON. By outcome."""
-    if follow:
-        with following.display(to_stderr=s.json) as seen:
-            info = await wait(handle, timeout_s, seen)
-    else:
-        info = await wait(handle, timeout_s)
+    with goes_on(handle.id):
+        if follow:
+            with following.display(to_stderr=s.json) as seen:
+                info = await wait(handle, timeout_s, seen)
+        else:
+            info = await wait(handle, timeout_s)
     if s.json:
         s.show(info, list)
         return EXITS[info.state]

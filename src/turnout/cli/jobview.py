@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from turnout.cli import output
+from turnout.cli import output, pasting
+from turnout.cli.route_checks import worker_with
 from turnout.client.info import AttemptInfo, JobInfo
-from turnout.core.values import ErrorInfo, JobState, Progress
+from turnout.core.failure import ErrorInfo
+from turnout.core.record import JobState, Progress
+from turnout.core.routing import spelled
+from turnout.core.spec import DEFAULT_PRIORITY
 
 _TRACEBACK_LINES = 12
+_WAITS = {"paused": "paused", "node": "no node"}
 
 
 class Listing:
@@ -22,7 +27,7 @@ class Listing:
             (
                 info.id,
                 info.activity,
-                "suspect" if info.suspect else info.state.value,
+                state(info),
                 str(info.attempt),
                 info.node or "",
                 output.ago(info.submitted_at, now).removesuffix(" ago"),
@@ -30,6 +35,19 @@ class Listing:
             )
             for info in jobs
         )
+
+
+def state(info: JobInfo) -> str:
+    """A job's state in a word, or what matters more while it runs: its node is silent, or it was asked to stop."""
+    if info.suspect:
+        return "suspect"
+    if info.cancel_requested is not None:
+        return "cancelling"
+    found = info.waiting_for
+    why = _WAITS.get(found.kind) if found is not None else None
+    if found is not None and found.kind == "node" and found.name != info.activity:
+        why = f"no node with {found.name}"
+    return info.state.value if why is None else f"{info.state.value} ({why})"
 
 
 def job(info: JobInfo, now: float, *, workless: bool = False) -> list[str]:
@@ -46,13 +64,15 @@ def job(info: JobInfo, now: float, *, workless: bool = False) -> list[str]:
 
 
 def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, str | None]]:
-    counters = f"{info.failures} failed, {info.losses} lost, {info.aborts} aborted"
+    snoozed = f", {info.snoozes} snoozed" if info.snoozes else ""
+    counters = f"{info.failures} failed, {info.losses} lost, {info.aborts} aborted{snoozed}"
     yield "job", info.id
     yield "activity", info.activity
     yield "state", output.coloured(info.state.value)
     yield "why", _why(info, workless=workless)
+    yield "waits", waiting(info)
     yield "node", info.node
-    yield "attempt", f"{info.attempt} ({counters})" if info.attempt else "none yet"
+    yield "attempt", f"{info.attempt} ({counters})" if info.attempt or snoozed else "none yet"
     if not info.state.final:
         yield "next", output.at(info.next_attempt_at, now)
     yield "progress", progress(info.progress)
@@ -61,6 +81,11 @@ def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, 
     yield "finished", output.at(info.finished_at, now)
     if info.generation > 1:
         yield "generation", f"{info.generation} (retried or replayed {info.generation - 1} times)"
+    yield "workflow", info.workflow
+    yield "schedule", info.schedule
+    yield "requires", spelled(info.requires) or None
+    yield "priority", str(info.priority) if info.priority != DEFAULT_PRIORITY else None
+    yield "group", info.group
     yield "labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(info.labels.items()))
     yield "trace", info.trace_id
     yield "payload", output.one_line(info.payload)
@@ -71,6 +96,11 @@ def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, 
 def _why(info: JobInfo, *, workless: bool) -> str | None:
     if info.suspect:
         return f"suspect: node {info.node} is silent; another one takes over if it stays so"
+    if info.cancel_requested is not None:
+        reason = f": {output.one_line(info.cancel_requested)}" if info.cancel_requested else ""
+        return f"a cancel was asked for{reason}; the code has not stopped yet"
+    if info.state is JobState.running and info.node is None:
+        return "its code is done, and it is completed from outside"
     if workless:
         return f"no node works on {info.activity}: start a worker for it"
     if info.reason and info.error is not None:
@@ -80,6 +110,22 @@ def _why(info: JobInfo, *, workless: bool) -> str | None:
     if info.error is not None:
         return output.one_line(f"{info.error.type}: {info.error.message}")
     return None
+
+
+def waiting(info: JobInfo) -> str | None:
+    """Why a job that might run does not, and what would help."""
+    found = info.waiting_for
+    match found.kind if found is not None else None:
+        case "paused":
+            return f"{info.activity} is paused: {pasting.command(f'activity resume {info.activity}')}"
+        case "node" if found is not None and found.name != info.activity:
+            return f"no node that works on {info.activity} has {found.name}: start one, {worker_with(info.requires)}"
+        case "node":
+            return f"no node works on {info.activity}: start a worker for it"
+        case "slot":
+            return f"every node that works on {info.activity} is busy"
+        case _:
+            return None
 
 
 def attempts(tried: Sequence[AttemptInfo], now: float) -> list[str]:
@@ -110,11 +156,11 @@ def end(info: JobInfo) -> list[str]:
     """How a job ended that has no result, in a line and with its error."""
     reason = output.one_line(info.reason) if info.reason else ""
     if info.state is JobState.cancelled:
-        return [f"job {info.id} was {reason or 'cancelled'}"]
+        return [f"job {info.id} was cancelled{f': {reason}' if reason else ''}"]
     lines = [f"job {info.id} faulted: {reason}"]
     if info.state is JobState.faulted and info.error is not None:
         lines.append(output.one_line(f"{info.error.type}: {info.error.message}", 1000))
-        lines.append(f"more about it: turnout job show {info.id}")
+        lines.append(f"more about it: {pasting.command(f'job show {info.id}')}")
     return lines
 
 

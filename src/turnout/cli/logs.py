@@ -1,4 +1,4 @@
-"""Logging of the program `turnout`: on stderr, for people or as JSON, each line with the job that it is about."""
+"""Logging of the program `turnout`: on stderr, for people or as JSON, each line with the job or workflow of it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ _OF_JOB = (
     ("turnout_activity", "activity"),
     ("turnout_attempt", "attempt"),
     ("turnout_node", "node"),
+    ("turnout_workflow", "workflow"),
+    ("turnout_workflow_name", "workflow_name"),
+    ("turnout_run", "run"),
     ("trace_id", "trace_id"),
     ("span_id", "span_id"),
 )
@@ -39,11 +42,11 @@ class Console(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        told = " ".join(f"{_SHORT.get(name, name)}={value}" for name, value in of_job(record).items())
-        if not told:
+        fields = " ".join(f"{_SHORT.get(name, name)}={value}" for name, value in of_job(record).items())
+        if not fields:
             return text
         first, newline, rest = text.partition("\n")
-        return f"{first} [{told}]{newline}{rest}"
+        return f"{first} [{fields}]{newline}{rest}"
 
 
 class Json(logging.Formatter):

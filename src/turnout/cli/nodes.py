@@ -10,7 +10,8 @@ from turnout.cli import output
 from turnout.cli.exits import NotThere, WaitedTooLong
 from turnout.cli.session import Session
 from turnout.core.catalog import NodeInfo
-from turnout.core.values import JobState
+from turnout.core.record import JobState
+from turnout.core.routing import spelled
 from turnout.errors import InvalidValue
 
 _LOOK_S = 0.2
@@ -36,10 +37,11 @@ async def ls(s: Session) -> int:
             output.ago(node.started_at, s.now).removesuffix(" ago"),
             output.ago(node.seen_at, s.now),
             ", ".join(node.activities),
+            spelled(node.properties),
         )
         for node in found
     ]
-    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities"]
+    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities", "properties"]
     s.show(found, lambda: output.table(headers, rows))
     return 0
 
@@ -48,7 +50,7 @@ async def show(s: Session, name: str) -> int:
     """Show a node and what it runs."""
     node = await _find(s, name)
     jobs = [job async for job in s.client.jobs(state=JobState.running, node=node.id)]
-    value = {**output.plain(node), "jobs": [output.plain(job) for job in jobs]}
+    value = {**node.to_dict(), "jobs": [job.to_dict() for job in jobs]}
     rows = [
         (
             job.id,
@@ -67,6 +69,8 @@ async def show(s: Session, name: str) -> int:
         ("seen", output.ago(node.seen_at, s.now)),
         ("jobs", f"{node.running} of {node.slots}"),
         ("activities", ", ".join(node.activities)),
+        ("workflows", ", ".join(node.workflows)),
+        ("properties", spelled(node.properties)),
     ]
     table = ["", *output.table(["job", "activity", "attempt", "since"], rows)] if rows else []
     s.show(value, lambda: [*output.fields(facts), *table])

@@ -32,16 +32,17 @@ def put(name: str, value: str) -> None:
     click.get_current_context().meta.setdefault(_KEY, {})[name] = value
 
 
-def _common(*, hidden: bool) -> list[click.Parameter]:
-    """The common options; `hidden` leaves the rarer ones out of the help."""
+def _common(*, hidden: bool, lines: bool = False) -> list[click.Parameter]:
+    """The common options; `hidden` leaves the rarer ones out of the help, `lines` allows JSON lines."""
 
     def option(*names: str, rare: bool = False, **attributes: Any) -> click.Option:
         return click.Option(names, callback=_keep, expose_value=False, hidden=rare and hidden, **attributes)
 
     levels = click.Choice(["debug", "info", "warning", "error"], case_sensitive=False)
     formats = click.Choice(["console", "json"], case_sensitive=False)
+    outputs = click.Choice(["table", "json", *(["jsonl"] if lines else [])])
     return [
-        option("-o", "--output", type=click.Choice(["table", "json"]), help="For people, or one JSON document."),
+        option("-o", "--output", type=outputs, help="For people, or one JSON document."),
         option("-s", "--server", metavar="URL", help="NATS server(s), comma separated; else $NATS_URL."),
         option("-n", "--namespace", metavar="NAME", help="Whose jobs; else $TURNOUT_NAMESPACE, else turnout."),
         option("--context", metavar="NAME", help="A context of the nats CLI; `selected` is the one it has selected."),
@@ -53,6 +54,8 @@ def _common(*, hidden: bool) -> list[click.Parameter]:
         option("--tlsca", metavar="FILE", rare=True, help="Whom to trust: certificates of authorities."),
         option("--tlscert", metavar="FILE", rare=True, help="A client certificate."),
         option("--tlskey", metavar="FILE", rare=True, help="The client certificate's key."),
+        option("--tlsfirst", is_flag=True, flag_value="True", default=None, rare=True, help="Begin with TLS."),
+        option("--inbox-prefix", metavar="PREFIX", rare=True, help="Below which subjects answers come; else _INBOX."),
         option("--log-level", type=levels, rare=True, help="What to log on stderr."),
         option("--log-format", type=formats, rare=True, help="How: for people, or a JSON object a line."),
     ]
@@ -64,6 +67,14 @@ class Verb(click.Command):
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.params += _common(hidden=True)
+
+
+class LinesVerb(click.Command):
+    """A command that takes the common options, and prints JSON lines as well."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params += _common(hidden=True, lines=True)
 
 
 class Verbs(click.Group):
@@ -123,7 +134,7 @@ class Since(click.ParamType["dt.datetime | float"]):
 
 
 class Address(click.ParamType[tuple[str, int]]):
-    """PORT or HOST:PORT; an IPv6 address in brackets."""
+    """PORT or HOST:PORT; an IPv6 address in brackets. Without a host it is this machine alone."""
 
     name = "address"
 
@@ -133,7 +144,7 @@ class Address(click.ParamType[tuple[str, int]]):
         host, _, port = str(value).rpartition(":")
         if not port.isdecimal() or int(port) > 65_535 or (host.count(":") and not re.fullmatch(r"\[.+\]", host)):
             self.fail(f"{value!r} is no port such as 8080, and no address such as 127.0.0.1:8080", param, ctx)
-        return host.strip("[]") or "0.0.0.0", int(port)
+        return host.strip("[]") or "127.0.0.1", int(port)
 
 
 class WebAddress(click.ParamType[str]):
@@ -145,6 +156,22 @@ class WebAddress(click.ParamType[str]):
         if not re.fullmatch(r"https?://[^\s/]\S*", str(value)):
             self.fail(f"{value!r} is no address such as http://localhost:16686", param, ctx)
         return str(value)
+
+
+class Properties(click.Option):
+    """An option that names properties, one each time; its value is all of them, None without any."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> dict[str, str] | None:
+        given = super().process_value(ctx, value)
+        if not given:
+            return None
+        from turnout.core.routing import parse_properties
+        from turnout.errors import InvalidValue
+
+        try:
+            return parse_properties(given, self.opts[0])
+        except InvalidValue as error:
+            raise click.BadParameter(str(error), ctx, self) from None
 
 
 class Label(click.ParamType[tuple[str, str]]):

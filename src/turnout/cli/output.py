@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import attrs
 import click
+
+from turnout.core.plain import plain
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
@@ -24,37 +24,37 @@ _COLOURS = {
     "retrying": "yellow",
     "aborted": "yellow",
     "suspect": "yellow",
+    "cancelling": "yellow",
 }
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: objects with their fields as keys, instants as RFC 3339."""
-    if attrs.has(type(value)):
-        return {field.name: _field(field.name, getattr(value, field.name)) for field in attrs.fields(type(value))}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
-    return value.value if isinstance(value, enum.Enum) else value
-
-
-def _field(name: str, value: Any) -> Any:
-    if name.endswith("_at") and isinstance(value, float):  # unix seconds of the catalogue
-        return plain(dt.datetime.fromtimestamp(value, dt.UTC))
-    return plain(value)
-
-
-def dumps(value: Any) -> str:
-    """A JSON document that any terminal or pipe can carry."""
+def dumps(value: Any, *, indent: int | None = 2) -> str:
+    """A JSON document that any terminal or pipe can carry; without `indent` on one line."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     try:
-        text = json.dumps(plain(value), indent=2, ensure_ascii=not utf8, default=str)
+        text = json.dumps(plain(value), indent=indent, ensure_ascii=not utf8, default=str)
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, UTF-8 can't
-        text = json.dumps(plain(value), indent=2, default=str)
+        text = json.dumps(plain(value), indent=indent, default=str)
     return text
+
+
+class Array:
+    """A JSON array that is printed as its items are found, a line each, and is one document at the end."""
+
+    def __init__(self) -> None:
+        self._empty = True
+
+    def more(self, items: Iterable[Any]) -> None:
+        lines = []
+        for item in items:
+            lines.append(("[\n " if self._empty else ",") + dumps(item, indent=None))
+            self._empty = False
+        if lines:
+            click.echo("\n".join(lines))
+
+    def end(self) -> None:
+        click.echo("[]" if self._empty else "]")
 
 
 def note(text: str) -> None:

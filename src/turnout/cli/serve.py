@@ -9,18 +9,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
 
-from turnout.cli import exits, logs, options, session
-from turnout.cli.loading import activities_of
+from turnout.cli import exits, logs, options, reaching, session
+from turnout.cli.loading import Definitions, definitions_of
 from turnout.client.client import Client
-from turnout.definition.activity import Activity
+from turnout.errors import TurnoutError
 from turnout.node import Worker
 from turnout.telemetry.metric_setup import set_up as set_up_metrics
 from turnout.telemetry.setup import set_up as set_up_telemetry
+from turnout.worker.failure import is_ctrl_c
 from turnout.worker.runner import WorkerDied
 
 logger = logging.getLogger("turnout.cli")
@@ -30,38 +32,50 @@ _LAST_PATIENCE_S = 2.0
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a worker process shall do. `grace_s`: how long jobs may go on after the order to stop."""
+    """What a worker process shall do.
+
+    `grace_s`: how long jobs may go on after the order to stop; `wait_s`: how long to wait for a server, None for ever.
+    """
 
     module: str
     concurrency: int
     grace_s: float
     name: str | None = None
     health: tuple[str, int] | None = None
+    wait_s: float | None = None
+    build: str | None = None
+    properties: dict[str, str] | None = None
+    pin: bool = False
 
 
 def worker(plan: Plan) -> int:
     """`turnout worker`: returns the exit code after the order to stop has been carried out."""
     logs.set_up(options.given(), logging.INFO)
-    activities = activities_of(plan.module)
+    definitions = definitions_of(plan.module)
 
     def ready(node: Worker, client: Client) -> None:
-        names = [each.name for each in activities]
-        logger.info("node %s works on %s", node.id, ", ".join(sorted(names)))
+        logger.info("node %s works on %s", node.id, ", ".join(sorted(definitions.names)))
         if node.health_port is not None:
             logger.info("its health is told on port %d: /livez, /readyz, /status, /metrics", node.health_port)
         if session.as_json():
-            facts = {"id": node.id, "namespace": client.namespace, "activities": names, "slots": plan.concurrency}
+            facts = {
+                "id": node.id,
+                "namespace": client.namespace,
+                "activities": [each.name for each in definitions.activities],
+                "workflows": [each.name for each in definitions.workflows],
+                "slots": plan.concurrency,
+            }
             if node.health_port is not None:
                 facts["health_port"] = node.health_port
             session.show(facts, list, as_json=True)
             sys.stdout.flush()
 
-    return work(plan, activities, ready)
+    return work(plan, definitions, ready)
 
 
 def work(
     plan: Plan,
-    activities: list[Activity[..., Any]],
+    definitions: Definitions,
     ready: Callable[[Worker, Client], None],
     finish: Callable[[], None] = lambda: None,
 ) -> int:
@@ -78,7 +92,7 @@ def work(
     gc.set_threshold(20_000, 10, 10)  # a hundred jobs under way are that many objects, and none of them garbage
     code = exits.FAILED
     try:
-        runner.run(_work(plan, activities, ready))
+        run_to_the_end(runner.get_loop(), _work(plan, definitions, ready))
         code = exits.OK
     finally:
         finish()
@@ -89,65 +103,111 @@ def work(
     return code
 
 
-async def _work(plan: Plan, activities: list[Activity[..., Any]], ready: Callable[[Worker, Client], None]) -> None:
-    orders = Orders(plan.grace_s)
-    logger.info("starting with %d activities of %s", len(activities), plan.module)
+def run_to_the_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` on the loop, which goes on when a task of user code ends it by `sys.exit()` or KeyboardInterrupt.
+
+    asyncio raises these two out of the loop from any task, also from one that a job has created for itself; the job
+    fails by what its task raised, and its neighbours have nothing to do with it. A Ctrl-C is raised.
+    """
+    asyncio.set_event_loop(loop)
+    task = loop.create_task(work)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if task.done() or is_ctrl_c(error):
+                raise
+            logger.exception("a task of a job's code raised %s; the worker goes on", type(error).__name__)
+
+
+async def _work(plan: Plan, definitions: Definitions, ready: Callable[[Worker, Client], None]) -> None:
+    handlers = SignalHandlers(plan.grace_s)
+    logger.info("starting with %d activities and workflows of %s", len(definitions.names), plan.module)
     try:
-        async with session.opened(create=True, name="turnout-worker") as s:
+        async with AsyncExitStack() as stack:
+            s = await reaching.opened(
+                stack, "turnout-worker", reaching.Patience(wait_s=plan.wait_s, health=plan.health)
+            )
             node = Worker(
-                s.client, activities=activities, concurrency=plan.concurrency, name=plan.name, health=plan.health
+                s.client,
+                activities=definitions.activities,
+                workflows=definitions.workflows,
+                concurrency=plan.concurrency,
+                name=plan.name,
+                health=plan.health,
+                build=plan.build,
+                properties=plan.properties,
+                pin=plan.pin,
+                on_startup=definitions.around.on_startup,
+                on_shutdown=definitions.around.on_shutdown,
+                lifespan=definitions.around.lifespan,
             )
             signal.signal(signal.SIGUSR1, lambda *_: _log_stacks(node))
-            await node.start()
-            orders.concern(node)
+            await _start(node)
+            handlers.stop_this(node)
             ready(node, s.client)
             await node.run(grace=plan.grace_s)
-            await orders.carried_out()
+            await handlers.done()
     except asyncio.CancelledError:
-        if not orders.given:
+        if not handlers.signals:
             raise WorkerDied(
                 "a loop of the worker has ended: somebody cancelled all of it, and no signal did"
             ) from None
         logger.info("stopped before it had started")
 
 
-class Orders:
-    """SIGTERM and SIGINT stop the worker in order, the second of them or SIGQUIT aborts what still runs.
+async def _start(node: Worker) -> None:
+    try:
+        await node.start()
+    except TurnoutError:
+        raise
+    except Exception as error:  # the module's own code at the start: its traceback is for whoever wrote it
+        logger.exception("the code at the start of the worker has failed")
+        raise WorkerDied(f"the code at the start of the worker has failed: {type(error).__name__}: {error}") from error
+
+
+class SignalHandlers:
+    """SIGTERM, SIGINT and SIGHUP stop the worker in order, the second of them or SIGQUIT aborts what still runs.
 
     Before there is a worker, any of them ends the start.
     """
 
     def __init__(self, grace_s: float) -> None:
-        self.given = 0
+        self.signals = 0
         self._grace_s = grace_s
         self._worker: Worker | None = None
         self._starting = asyncio.current_task()
         self._stops: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, self._obey, number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *hangup()):
+            loop.add_signal_handler(number, self._received, number)
 
-    def concern(self, worker: Worker) -> None:
-        """From now on the orders are for this worker."""
+    def stop_this(self, worker: Worker) -> None:
+        """From now on a signal stops this worker."""
         self._worker = worker
 
-    async def carried_out(self) -> None:
+    async def done(self) -> None:
         """Wait for the stops that are under way."""
         await asyncio.gather(*self._stops)
 
-    def _obey(self, number: signal.Signals) -> None:
-        self.given += 1
+    def _received(self, number: signal.Signals) -> None:
+        self.signals += 1
         if self._worker is None:
             if self._starting is not None:
                 self._starting.cancel()
             return
-        at_once = self.given > 1 or number == signal.SIGQUIT
+        at_once = self.signals > 1 or number == signal.SIGQUIT
         if at_once:
             logger.warning("%s: aborting what still runs", number.name)
         else:
             logger.info("%s: stopping; jobs that run may go on for %g s", number.name, self._grace_s)
         stop = asyncio.create_task(self._worker.stop(grace=0 if at_once else self._grace_s))
         self._stops.add(stop)
+
+
+def hangup() -> list[signal.Signals]:
+    """SIGHUP, unless whoever started this has said that it is to be ignored, as nohup does."""
+    return [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
 
 
 def _log_stacks(node: Worker) -> None:

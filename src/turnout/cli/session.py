@@ -11,13 +11,13 @@ from typing import Any
 import attrs
 import click
 
-from turnout.cli import contexts, logs, options, output
+from turnout.cli import contexts, logs, options, output, pasting
 from turnout.cli.exits import NotThere
 from turnout.client.client import Client
-from turnout.jetstream.connection import ApiError, Connection, ConnectOptions
-from turnout.jetstream.names import Names
-from turnout.jetstream.registry import Retention
-from turnout.jetstream.topology import NOT_FOUND, Topology
+from turnout.nats.connection import Connection, ConnectOptions
+from turnout.nats.stream import Stream
+from turnout.store.names import Names
+from turnout.store.topology import Topology
 
 
 class NamespaceMissing(NotThere):
@@ -86,17 +86,14 @@ async def opened(*, create: bool, name: str = "turnout-cli") -> AsyncIterator[Se
             await Topology(connection, names).ensure()
         else:
             await _check_exists(connection, names)
-        yield Session(Client(connection, names, resolved()[0], Retention()), as_json())
+        yield Session(Client(connection, names, resolved()[0]), as_json())
 
 
 async def _check_exists(connection: Connection, names: Names) -> None:
-    try:
-        await connection.api(f"STREAM.INFO.{names.work}")
-    except ApiError as error:
-        if error.code != NOT_FOUND:
-            raise
+    if await Stream(connection, names.work).config() is None:
         raise NamespaceMissing(
-            f"there is no namespace {names.ns} on this server (a worker, a submission or `turnout setup` creates it)"
+            f"there is no namespace {names.ns} on this server "
+            f"(a worker, a submission or `{pasting.command('setup')}` creates it)"
         ) from None
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import attrs
 import click
 
-from turnout.cli import jobs, output, session
+from turnout.cli import jobs, output, pasting, session
 from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
@@ -62,7 +62,7 @@ async def _show_submitted(s: Session, handle: AnyHandle) -> None:
         return
     click.echo(handle.id)
     if sys.stderr.isatty():
-        output.note(f"follow it: turnout job follow {handle.id}")
+        output.note(f"follow it: {pasting.command(f'job follow {handle.id}')}")
 
 
 async def _tell_if_nobody_works(s: Session, activity: str) -> None:

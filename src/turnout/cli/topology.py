@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 
 from turnout.cli import logs, options, output, session
-from turnout.jetstream.connection import ApiError, Connection
-from turnout.jetstream.names import Names
-from turnout.jetstream.topology import NOT_FOUND, Topology, TopologyOptions
+from turnout.nats.connection import ApiError, Connection
+from turnout.nats.stream import NOT_FOUND, Stream
+from turnout.store.names import Names
+from turnout.store.topology import Topology, TopologyOptions
 
 _DAY_NS = 86_400 * 1_000_000_000
 
@@ -54,7 +55,7 @@ async def existing_options(connection: Connection, names: Names) -> TopologyOpti
 async def _config(connection: Connection, stream: str) -> dict[str, Any]:
     """A stream's settings; empty when there is no such stream."""
     try:
-        return dict((await connection.api(f"STREAM.INFO.{stream}"))["config"])
+        return dict((await Stream(connection, stream).info())["config"])
     except ApiError as error:
         if error.code != NOT_FOUND:
             raise

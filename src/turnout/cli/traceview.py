@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import attrs
-import click
 
-from turnout.cli import output
+from turnout.cli import output, timeline
+from turnout.cli.timeline import Page, Row
 from turnout.client.info import AttemptInfo, JobInfo
-from turnout.core.values import JobState, Outcome
+from turnout.core.record import JobState, Outcome
 
-_BAR = 28
-_ROOM_FOR_BARS = 100
 _SHORTEST_DELAY_S = 0.01
 _MESSAGE = 200
 
@@ -122,36 +118,20 @@ def _attempt(info: JobInfo, before: AttemptInfo | None, tried: AttemptInfo, now:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
-class _Row:
-    """A line of the tree: when, what, how long, and a remark; `waits` and `lasts` are where its bar is (seconds)."""
-
-    at: float
-    what: str
-    state: str = ""
-    took: str = ""
-    more: str = ""
-    waits: tuple[float, float] | None = None
-    lasts: tuple[float, float] | None = None
-    below: str = ""
-
-
 def show(trace: JobTrace, now: float) -> None:
     """Print the tree: in colours and with bars on a terminal, indented lines elsewhere."""
-    rows = [_Row(at=0.0, what="submitted", more=f"{trace.submitted_at:%Y-%m-%d %H:%M:%S}Z"), *_rows(trace, now)]
-    if sys.stdout.isatty():
-        _show_tree(trace, rows)
-        return
-    click.echo(_headline(trace))
-    for line in _about(trace):
-        click.echo(f"  {line}")
-    for row, text in zip(rows, _aligned(rows), strict=True):
-        click.echo(f"  {text}".rstrip())
-        if row.below:
-            click.echo(f"      {row.below}")
+    rows = [Row(at=0.0, what="submitted", more=f"{trace.submitted_at:%Y-%m-%d %H:%M:%S}Z"), *_rows(trace, now)]
+    page = Page(
+        headline=_headline(trace),
+        state=trace.state.value,
+        about=list(_about(trace)),
+        total=trace.duration,
+        url=trace.url,
+    )
+    timeline.show(page, rows)
 
 
-def _rows(trace: JobTrace, now: float) -> Iterator[_Row]:
+def _rows(trace: JobTrace, now: float) -> Iterator[Row]:
     """What came after the submission."""
     generation = 1
     for each in trace.attempts:
@@ -161,23 +141,23 @@ def _rows(trace: JobTrace, now: float) -> Iterator[_Row]:
             what = "delay" if each.generation == generation else "retried"
             more = "" if what == "delay" else "by somebody, after that"
             span = (begun, due)
-            yield _Row(at=begun, what=what, took=output.duration(each.delay), more=more, waits=span)
+            yield Row(at=begun, what=what, took=output.duration(each.delay), more=more, waits=span)
         generation = each.generation
         yield _attempt_row(trace, each)
     if trace.state.final:
-        yield _Row(at=trace.duration, what=trace.state.value)
+        yield Row(at=trace.duration, what=trace.state.value)
     elif trace.state is not JobState.running:
         yield _waiting_row(trace, now)
 
 
-def _attempt_row(trace: JobTrace, each: AttemptTrace) -> _Row:
+def _attempt_row(trace: JobTrace, each: AttemptTrace) -> Row:
     running = each.outcome is Outcome.running
     waited = each.queue_wait or 0.0
     remarks = [f"on {each.node}"]
     if each.queue_wait is not None:
         remarks.append(f"waited {output.duration(waited)}")
     problem = output.one_line(f"{each.error.type}: {each.error.message}", _MESSAGE) if each.error is not None else ""
-    return _Row(
+    return Row(
         at=each.offset,
         what=f"attempt {each.number}",
         state="suspect" if running and trace.suspect else each.outcome.value,
@@ -189,7 +169,7 @@ def _attempt_row(trace: JobTrace, each: AttemptTrace) -> _Row:
     )
 
 
-def _waiting_row(trace: JobTrace, now: float) -> _Row:
+def _waiting_row(trace: JobTrace, now: float) -> Row:
     """What a job that does not run waits for."""
     submitted = trace.submitted_at.timestamp()
     since = trace.attempts[-1].ended_at if trace.attempts else trace.submitted_at
@@ -198,9 +178,9 @@ def _waiting_row(trace: JobTrace, now: float) -> _Row:
     due = trace.next_attempt_at
     if due is not None and due.timestamp() > now:
         more = f"until {due:%Y-%m-%d %H:%M:%S}Z, {output.ago(due, now)}"
-        return _Row(at=begun, what="delay", state=trace.state.value, more=more, waits=span)
+        return Row(at=begun, what="delay", state=trace.state.value, more=more, waits=span)
     waits = output.duration(max(trace.duration - begun, 0.0)) + " so far"
-    return _Row(at=begun, what="waits", state=trace.state.value, took=waits, more="for a worker", waits=span)
+    return Row(at=begun, what="waits", state=trace.state.value, took=waits, more="for a worker", waits=span)
 
 
 def _headline(trace: JobTrace) -> str:
@@ -215,56 +195,3 @@ def _about(trace: JobTrace) -> Iterator[str]:
         yield trace.url
     if trace.not_kept:
         yield f"({trace.not_kept} earlier attempts are not kept)"
-
-
-def _aligned(rows: Sequence[_Row]) -> list[str]:
-    cells = [(f"+{output.duration(row.at)}", row.what, row.state, row.took, row.more) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
-
-
-def _show_tree(trace: JobTrace, rows: Sequence[_Row]) -> None:
-    from rich.console import Console
-    from rich.style import Style
-    from rich.text import Text
-    from rich.tree import Tree
-
-    console = Console(highlight=False)
-    head = Text(_headline(trace), style="bold")
-    head.highlight_words([trace.state.value], output.style_of(trace.state.value))
-    tree = Tree(head, guide_style="bright_black")
-    for line in _about(trace):
-        tree.add(Text(line, style=Style(link=line) if line == trace.url else "bright_black"))
-    for row, text in zip(rows, _aligned(rows), strict=True):
-        label = Text(text, no_wrap=True, overflow="ellipsis")
-        label.highlight_words([word for word in (row.state, trace.state.value) if word], _style(row, trace))
-        if console.width >= _ROOM_FOR_BARS and trace.duration:
-            label.append("  ")
-            for part, style in _bar(row, trace.duration):
-                label.append(part, style=style)
-        branch = tree.add(label)
-        if row.below:
-            branch.add(Text(row.below, style="red"))
-    console.print(tree)
-
-
-def _style(row: _Row, trace: JobTrace) -> str:
-    return output.style_of(row.state or trace.state.value)
-
-
-def _bar(row: _Row, total: float) -> list[tuple[str, str]]:
-    """Where in the job's time a row is: dots while it waits, a block while it runs."""
-    cells = [(" ", "")] * _BAR
-    for span, mark, style in ((row.waits, "·", "bright_black"), (row.lasts, "━", _bar_style(row))):
-        if span is None:
-            continue
-        first = min(max(int(span[0] / total * _BAR), 0), _BAR - 1)
-        last = min(max(round(span[1] / total * _BAR), first + (mark != "·")), _BAR)
-        cells[first:last] = [(mark, style)] * (last - first)
-    return [
-        ("".join(mark for mark, _ in group), style) for style, group in itertools.groupby(cells, key=lambda c: c[1])
-    ]
-
-
-def _bar_style(row: _Row) -> str:
-    return output.style_of(row.state) or "green"

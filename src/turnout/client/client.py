@@ -11,27 +11,34 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import attrs
 
-from turnout.client.filters import Filters
+from turnout.client.bulk import BulkMethods
+from turnout.client.filters import Filters, JobFilters, activity_name, asked, error_name, instant_since, label_of
+from turnout.client.groups.methods import GroupMethods
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.info import FaultInfo, JobInfo
+from turnout.client.limits import LimitMethods
+from turnout.client.pausing import PauseMethods
 from turnout.client.reader import Reader
-from turnout.client.replay import LetterFilter, Replays
+from turnout.client.replay import DeadLetterFilter, Replays
+from turnout.client.schedules.methods import ScheduleMethods
 from turnout.client.submitter import Submitter
+from turnout.client.workflows.methods import WorkflowMethods
 from turnout.core.catalog import ActivityInfo, NodeInfo
-from turnout.core.values import JobState, valid_name
+from turnout.core.record import JobState
+from turnout.core.spec import valid_name
 from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref
+from turnout.definition.retention import Retention
 from turnout.errors import InvalidValue
-from turnout.jetstream.connection import Connection, ConnectOptions
-from turnout.jetstream.names import Names
-from turnout.jetstream.perform import Performer, Store
-from turnout.jetstream.registry import Retention
-from turnout.jetstream.topology import Topology
+from turnout.nats.connection import Connection, ConnectOptions
+from turnout.store.names import Names
+from turnout.store.perform import Performer, Store
+from turnout.store.topology import Topology
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Client:
+class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseMethods, LimitMethods):
     """Submits jobs and asks about them, over one connection. Use it on the event loop that connected it.
 
     async with Client.connect("nats://127.0.0.1:4222") as client:
@@ -39,15 +46,15 @@ class Client:
         print(await handle.result())
     """
 
-    def __init__(self, connection: Connection, names: Names, options: ConnectOptions, retention: Retention) -> None:
+    def __init__(self, connection: Connection, names: Names, options: ConnectOptions) -> None:
         self.connect_options = options
-        self.retention = retention
-        self.store = Store.over(connection, names, retention)
+        self.store = Store.over(connection, names)
         performer = Performer(self.store)
         self._performer = performer
         self._reader = Reader(self.store, performer)
         self._submitter = Submitter(self.store, performer, self._reader)
         self._replays = Replays(self.store, performer, self._reader)
+        self._open_workflows(self._since)
 
     @staticmethod
     def connect(
@@ -59,16 +66,23 @@ class Client:
         token: str | None = None,
         creds: str | None = None,
         nkeys_seed: str | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         tls_hostname: str | None = None,
+        tls_first: bool = False,
+        inbox_prefix: str = "_INBOX",
         connect_timeout: float = 5.0,
         retention: Retention | None = None,
     ) -> Connecting:
         """A client of this namespace: `async with Client.connect(...) as client`, or `await Client.connect(...)`.
 
         `servers`: one URL or several. `creds`: path of a credentials file. `nkeys_seed`: a seed or the path of a file
-        with one. `connect_timeout`: seconds. `retention`: how long ended jobs are kept. Streams and buckets that are
-        missing are created. Errors, each saying what to do: ServerUnavailable, ServerUnsuitable, PermissionDenied.
+        with one. `tls`: whom to trust and who we are; a function that makes it is called at each connect, so that
+        certificates which were replaced on disk are used. `tls_first`: TLS before the server's first word, for servers
+        with `handshake_first`. `inbox_prefix`: below which subjects answers come; grant it to these credentials alone,
+        and nobody else can listen to them. `connect_timeout`: seconds. `retention`: as of `set_retention`.
+
+        Streams and buckets that are missing are created. Errors, each saying what to do: ServerUnavailable,
+        ServerUnsuitable, PermissionDenied.
         """
         options = ConnectOptions(
             servers=(servers,) if isinstance(servers, str) else tuple(servers),
@@ -79,9 +93,11 @@ class Client:
             nkeys_seed=nkeys_seed,
             tls=tls,
             tls_hostname=tls_hostname,
+            tls_first=tls_first,
+            inbox_prefix=inbox_prefix,
             connect_timeout_s=connect_timeout,
         )
-        return Connecting(options, Names(namespace), retention or Retention())
+        return Connecting(options, Names(namespace), retention)
 
     @property
     def namespace(self) -> str:
@@ -96,6 +112,25 @@ class Client:
     async def close(self) -> None:
         """Close the connection; what was accepted is stored. Closing twice is fine."""
         await self.store.connection.close()
+
+    # --- the namespace ------------------------------------------------------------------------------------------------
+
+    async def set_retention(self, retention: Retention) -> None:
+        """Keep the records of ended jobs for so long, whoever ends them: it is a setting of the namespace.
+
+        Every process of the namespace heeds it within half a minute. Records of jobs that have ended keep the time they
+        were given. An activity may have declared its own: `@activity(retention=...)`.
+
+            await client.set_retention(Retention(completed=86_400, faulted=timedelta(days=90)))
+        """
+        if not isinstance(retention, Retention):
+            raise InvalidValue(f"retention must be a turnout.Retention, not {retention!r}")
+        await self.store.settings.set_retention(retention)
+
+    @property
+    def retention(self) -> Retention:
+        """How long the records of ended jobs are kept, as it stood on the server when this client read it last."""
+        return self.store.settings.known_retention
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
@@ -116,6 +151,8 @@ class Client:
         """
         ref = activity_ref(activity) if isinstance(activity, str) else activity
         text = ref.bind(*args, **kwargs) if isinstance(ref, Activity) else self._submitter.untyped(ref, args, kwargs)
+        if not isinstance(ref, Activity):
+            await self._submitter.contracts.check(ref.name, [text])
         since = asyncio.get_running_loop().time()
         job_id = await self._submitter.submit(ref, text)
         handle = self._handle(job_id, ref)
@@ -149,6 +186,8 @@ class Client:
         ref = activity_ref(activity) if isinstance(activity, str) else activity
         encode = ref.codec.encode_object if isinstance(ref, Activity) else self._submitter.encode_untyped
         texts = [encode(payload) for payload in payloads]
+        if not isinstance(ref, Activity):
+            await self._submitter.contracts.check(ref.name, texts)
         if ids is not None and len(ids) != len(texts):
             raise InvalidValue(f"ids: {len(ids)} of them for {len(texts)} payloads; give one for each")
         job_ids = await self._submitter.submit_many(ref, texts, ids)
@@ -175,12 +214,18 @@ class Client:
         node: str | None = None,
         label: str | tuple[str, str] | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
+        workflow: str | None = None,
+        schedule: str | None = None,
+        group: str | None = None,
+        error: str | type[BaseException] | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[JobInfo]:
         """The jobs that match all that is given, newest first, queued ones too, as they are found.
 
         `state`: one, or several. `node`: a node's id or name. `label`: `"key"`, `"key=value"` or a pair. `since`:
-        submitted at or after this instant, or within this many seconds.
+        submitted at or after this instant, or within this many seconds. `workflow`: the activities of this workflow.
+        `schedule`: the runs of this schedule. `group`: the members of this group.
+        `error`: the class, or the name of the class, of the error that its last failed attempt ended with.
 
         Nothing is held but the page that is being read. So the order is that of submission among the newest 1,000
         records at least; behind them, pages come in the order of their last change, each sorted by submission. Each
@@ -192,7 +237,9 @@ class Client:
         """
         if limit is not None and (limit < 1):
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
-        async with aclosing(self._reader.jobs(self._filters(state, activity, node, label, since), limit)) as jobs:
+        given: JobFilters = {"state": state, "activity": activity, "node": node, "label": label, "since": since}
+        filters = self._asked({**given, "workflow": workflow, "schedule": schedule, "group": group, "error": error})
+        async with aclosing(self._reader.jobs(filters, limit)) as jobs:
             async for info in jobs:
                 yield info
 
@@ -204,9 +251,16 @@ class Client:
         node: str | None = None,
         label: str | tuple[str, str] | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
+        workflow: str | None = None,
+        schedule: str | None = None,
+        group: str | None = None,
+        error: str | type[BaseException] | None = None,
     ) -> dict[JobState, int]:
         """How many jobs are in each state, each job once; filters as for `jobs`. One pass over everything, unparsed."""
-        return await self._reader.count(self._filters(state, activity, node, label, since))
+        given: JobFilters = {"state": state, "activity": activity, "node": node, "label": label, "since": since}
+        return await self._reader.count(
+            self._asked({**given, "workflow": workflow, "schedule": schedule, "group": group, "error": error})
+        )
 
     async def nodes(self) -> list[NodeInfo]:
         """The living nodes."""
@@ -222,7 +276,11 @@ class Client:
 
     async def activities(self) -> list[ActivityInfo]:
         """The activities that workers have declared; `.nodes` of 0 tells that nobody works on one now."""
-        return await self.store.nodes.activities()
+        pauses = await self.store.pauses.held()
+        return [
+            each if (pause := pauses.get(each.name)) is None else attrs.evolve(each, paused=True, note=pause.note)
+            for each in await self.store.nodes.activities()
+        ]
 
     async def faults(
         self,
@@ -230,10 +288,14 @@ class Client:
         activity: str | ActivityRef | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
         job_id: str | None = None,
+        mended: bool = True,
     ) -> AsyncIterator[FaultInfo]:
-        """The dead letters, the oldest first; `.id` is the job's. `job_id`: of one job, a letter per generation."""
+        """The dead letters, the oldest first; `.id` is the job's. `job_id`: of one job, a dead letter per generation.
+
+        `mended=False` leaves out those of jobs that have gone on since: retried, replayed, or submitted again.
+        """
         job_id = "*" if job_id is None else valid_name(job_id, "job_id")
-        async for fault in self._reader.faults(_name(activity), self._since(since), job_id):
+        async for fault in self._reader.faults(activity_name(activity), self._since(since), job_id, mended=mended):
             yield fault
 
     # --- dead letters -------------------------------------------------------------------------------------------------
@@ -242,7 +304,7 @@ class Client:
         """Run a faulted (or cancelled) job again, also when only its dead letter is left; returns when that is stored.
 
         The id stays, attempt numbers and the trace go on, the budgets are fresh and the last checkpoint is kept.
-        JobNotFound when there is neither a record nor a letter; InvalidState for a job in any other state.
+        JobNotFound when there is neither a record nor a dead letter; InvalidState for a job in any other state.
         """
         ref = activity_ref(activity) if isinstance(activity, str) else activity
         handle = self._handle(valid_name(job_id, "id"), ref)
@@ -255,55 +317,36 @@ class Client:
         activity: str | ActivityRef | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
         error_type: str | type[BaseException] | None = None,
+        label: str | tuple[str, str] | None = None,
     ) -> int:
         """Replay every faulted job whose dead letter matches all that is given; how many that were.
 
         `since`: faulted at or after this instant, or within this many seconds. `error_type`: the name of the error's
-        class, or the class. Jobs that have gone on since their letter was written are left alone.
+        class, or the class. Jobs that have gone on since their dead letter was written are left alone.
 
             count = await client.replay_faults(activity=convert_video, error_type="ConnectionError")
         """
-        name = error_type.__qualname__ if isinstance(error_type, type) else error_type
-        wanted = LetterFilter(activity=_name(activity), since=self._since(since), error_type=name)
+        wanted = DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
         return await self._replays.every(wanted)
 
     async def drop_fault(self, job_id: str, activity: str | ActivityRef | None = None) -> int:
         """Remove the dead letters of a job; its record stays as it is. How many there were; JobNotFound for none."""
         valid_name(job_id, "job_id")
-        name = _name(activity)
+        name = activity_name(activity)
         return await self._replays.drop("*" if name is None else name, job_id)
 
     def _handle(self, job_id: str, ref: ActivityRef | None) -> AnyHandle:
         decode: Callable[[str], Any] | None = ref.codec.decode_result if isinstance(ref, Activity) else None
         name = None if ref is None else ref.name
-        return JobHandle(job_id, name, self._reader, self._performer, self.store, decode)
+        handle: AnyHandle = JobHandle(job_id, name, self._reader, self._performer, self.store, decode)
+        handle.encode = ref.codec.encode_result if isinstance(ref, Activity) else None
+        return handle
 
-    def _filters(
-        self,
-        state: JobState | str | Iterable[JobState | str] | None,
-        activity: str | ActivityRef | None,
-        node: str | None,
-        label: str | tuple[str, str] | None,
-        since: dt.datetime | dt.timedelta | float | None,
-    ) -> Filters:
-        return Filters(
-            states=_states(state),
-            activity=_name(activity),
-            node=None if node is None else valid_name(node, "node"),
-            label=_label(label),
-            since=self._since(since),
-        )
+    def _asked(self, given: JobFilters) -> Filters:
+        return asked(given, self.store.connection.now())
 
     def _since(self, since: dt.datetime | dt.timedelta | float | None) -> float | None:
-        if since is None:
-            return None
-        if isinstance(since, dt.datetime):
-            if since.utcoffset() is None:
-                raise InvalidValue(f"since must be an aware datetime, not {since!r}")
-            # A datetime is less exact than the server's clock, and `since=info.submitted_at` shall find that job.
-            return since.timestamp() - 1e-6
-        age = since.total_seconds() if isinstance(since, dt.timedelta) else float(since)
-        return self.store.connection.now() - age
+        return instant_since(since, self.store.connection.now())
 
 
 @attrs.frozen
@@ -312,7 +355,7 @@ class Connecting:
 
     options: ConnectOptions
     names: Names
-    retention: Retention
+    retention: Retention | None
     _opened: list[Client] = attrs.field(factory=list, init=False, repr=False)
 
     def __await__(self) -> Generator[Any, None, Client]:
@@ -330,30 +373,12 @@ class Connecting:
         connection = await Connection.open(self.options, name="turnout-client")
         try:
             await Topology(connection, self.names).ensure()
+            client = Client(connection, self.names, self.options)
+            if self.retention is not None:
+                await client.set_retention(self.retention)
+            else:
+                await client.store.settings.retention()
         except BaseException:
             await connection.close()
             raise
-        return Client(connection, self.names, self.options, self.retention)
-
-
-def _name(activity: str | ActivityRef | None) -> str | None:
-    if activity is None:
-        return None
-    return valid_name(activity, "activity") if isinstance(activity, str) else activity.name
-
-
-def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozenset[JobState] | None:
-    if state is None:
-        return None
-    states = [state] if isinstance(state, str) or not isinstance(state, Iterable) else list(state)
-    for each in states:
-        if not isinstance(each, str) or each not in set(JobState):
-            raise InvalidValue(f"state must be one of {', '.join(JobState)}, not {each!r}")
-    return frozenset(JobState(each) for each in states)
-
-
-def _label(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
-    if label is None or isinstance(label, tuple):
-        return label
-    key, equals, value = label.partition("=")
-    return key, value if equals else None
+        return client

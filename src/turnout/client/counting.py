@@ -9,14 +9,14 @@ import attrs
 
 from turnout import wire
 from turnout.client.filters import Filters
-from turnout.client.found import EXPIRES, GENERATION, RETRYABLE, Finder, Found
+from turnout.client.found import GENERATION, RETRYABLE, Finder, Found, has_deadline
 from turnout.client.keys import Keys
-from turnout.client.listing import InTime
-from turnout.core.values import FINAL, JobState
-from turnout.jetstream.direct import Raw
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Store
-from turnout.jetstream.walk import forward
+from turnout.client.listing import Seen
+from turnout.core.record import FINAL, JobState
+from turnout.nats.direct import Raw
+from turnout.nats.pages import forward
+from turnout.nats.stream import Stream, kv_stream
+from turnout.store.perform import Store
 
 _STATES = tuple(JobState)
 _CODES = {state: code for code, state in enumerate(_STATES)}
@@ -30,14 +30,15 @@ class Counting:
     A record that is written during the pass moves to the end of the stream and may be met twice: the newer one counts.
     """
 
-    def __init__(self, store: Store, filters: Filters, in_time: InTime) -> None:
+    def __init__(self, store: Store, filters: Filters, seen: Seen) -> None:
         self._store = store
         self._filters = filters
-        self._in_time = in_time
+        self._seen = seen
         self._finder = Finder(store, attrs.evolve(filters, states=None, node=None))
-        self._needle = filters.needle
+        self._must_contain = filters.must_contain
         self._wanted = filters.wanted
-        self._parsing = filters.node is not None or filters.label is not None
+        beyond_peek = (filters.node, filters.label, filters.workflow, filters.schedule, filters.group, filters.error)
+        self._parsing = any(each is not None for each in beyond_peek)
         self._since = filters.since or 0.0
         self._waiting = Keys()
         """Jobs that have a message and match as queued ones: those of them that turn out to have a record are not."""
@@ -49,7 +50,7 @@ class Counting:
         await self._read_messages()
         stream = kv_stream(store.names.jobs_bucket)
         subject = store.names.record(self._filters.activity or "*", "*")
-        top = int((await store.connection.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+        top = await Stream(store.connection, stream).last_seq()
         counts, recorded = [0] * (_NONE + 1), 0
         counted = array("q")
         moved: dict[int, tuple[int, bool]] = {}
@@ -61,6 +62,7 @@ class Counting:
                         code = await self._parsed_code(raw)
                     short = hash(raw.subject) & ~_NONE
                     waiting = bool(self._waiting) and bool(raw.data) and raw.subject in self._waiting
+                    waiting = waiting and raw.subject not in self._finder.garbled
                     if raw.seq > top:
                         moved[short] = (code, waiting)
                     else:
@@ -79,11 +81,10 @@ class Counting:
         return dict(zip(_STATES, counts, strict=False))
 
     async def _read_messages(self) -> None:
-        names, activity = self._store.names, self._filters.activity
+        names = self._store.names
         if self._wanted.isdisjoint({JobState.queued, *RETRYABLE}):
             return
-        subjects = [f"{names.ns}.jobs.>"] if activity is None else [names.bare(activity), names.jobs(activity, "*")]
-        for subject in subjects:
+        for subject in await self._store.lanes.subjects(self._filters.activity):
             async with contextlib.aclosing(forward(self._store.connection, names.work, subject)) as pages:
                 async for page in pages:
                     for raw in page:
@@ -98,9 +99,9 @@ class Counting:
             self._lives[key] = raw
         if JobState.queued not in self._wanted or raw.time_ns / 1e9 < self._since:
             return
-        if self._parsing or EXPIRES in raw.block:
+        if self._parsing or has_deadline(raw.block):
             record = self._finder.record(Found(0.0, key, None, raw))
-            if record is None or not self._filters.match(await self._in_time(record)):
+            if record is None or not self._filters.match(self._seen(record)):
                 return
         self._waiting.add(key)
 
@@ -111,21 +112,21 @@ class Counting:
         if state is None:
             return None if data else _NONE
         if state not in FINAL:
-            if EXPIRES in data:
+            if has_deadline(data):
                 return None
         elif self._lives and raw.subject in self._lives:
             return None
         if state not in self._wanted:
             return _NONE
         if self._parsing:
-            return None if self._needle in data else _NONE
+            return None if self._must_contain in data else _NONE
         if self._since:
-            glimpse = wire.glimpse(data)
-            return None if glimpse is None else _CODES[state] if glimpse.submitted_at >= self._since else _NONE
+            peek = wire.peek(data)
+            return None if peek is None else _CODES[state] if peek.submitted_at >= self._since else _NONE
         return _CODES[state]
 
     async def _parsed_code(self, raw: Raw) -> int:
         record = self._finder.record(Found(0.0, raw.subject, raw.data, self._lives.get(raw.subject)))
-        if record is None or not self._filters.match(record := await self._in_time(record)):
+        if record is None or not self._filters.match(record := self._seen(record)):
             return _NONE
         return _CODES[record.state]

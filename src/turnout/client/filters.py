@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+from collections.abc import Iterable
+from typing import TypedDict
 
 import attrs
 
 from turnout import fastjson
-from turnout.core.values import FINAL, JobRecord, JobState
+from turnout.core.group import valid_group_id
+from turnout.core.record import FINAL, JobRecord, JobState
+from turnout.core.schedule import schedule_name
+from turnout.core.spec import valid_name
+from turnout.definition.activity import ActivityRef
+from turnout.errors import InvalidValue
+
+
+class JobFilters(TypedDict, total=False):
+    """Which jobs: those that match all that is given; None is as if it were not given. `Client.jobs` explains them."""
+
+    state: JobState | str | Iterable[JobState | str] | None
+    activity: str | ActivityRef | None
+    node: str | None
+    label: str | tuple[str, str] | None
+    since: dt.datetime | dt.timedelta | float | None
+    workflow: str | None
+    schedule: str | None
+    group: str | None
+    error: str | type[BaseException] | None
+
 
 _PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _CLOCKS_S = 60.0
@@ -23,14 +46,22 @@ class Filters:
     node: str | None = None
     label: tuple[str, str | None] | None = None
     since: float | None = None
+    workflow: str | None = None
+    schedule: str | None = None
+    group: str | None = None
+    error: str | None = None
 
     def match(self, record: JobRecord) -> bool:
         return (
             (self.states is None or record.state in self.states)
             and (self.activity is None or record.activity == self.activity)
             and (self.node is None or _on_node(record, self.node))
-            and (self.label is None or _has_label(record, self.label))
-            and (self.since is None or record.submitted_at >= self.since)
+            and (self.label is None or has_label(record, self.label))
+            and (self.since is None or record.spec.submitted_at >= self.since)
+            and (self.workflow is None or _of_workflow(record, self.workflow))
+            and (self.schedule is None or record.spec.options.schedule == self.schedule)
+            and (self.group is None or record.spec.options.group == self.group)
+            and (self.error is None or (record.error is not None and record.error.type == self.error))
         )
 
     @property
@@ -45,10 +76,16 @@ class Filters:
         return not self.wanted.isdisjoint(FINAL)
 
     @property
-    def needle(self) -> bytes:
+    def must_contain(self) -> bytes:
         """Bytes that are in every record that matches."""
+        if self.label is None and self.workflow is not None:
+            return b'"parent":{"id":' + fastjson.dumps(self.workflow)
+        if self.label is None and self.schedule is not None:
+            return b'"schedule":' + fastjson.dumps(self.schedule)
+        if self.label is None and self.group is not None:
+            return b'"group":' + fastjson.dumps(self.group)
         if self.label is None:
-            return b""
+            return b'"error":' if self.error is not None else b""
         name, value = self.label
         if not _PLAIN.fullmatch(name + (value or "")):
             return b'"labels":'
@@ -60,6 +97,11 @@ class Filters:
         return 0.0 if self.since is None else self.since - _CLOCKS_S
 
 
+def _of_workflow(record: JobRecord, workflow_id: str) -> bool:
+    parent = record.spec.options.parent
+    return parent is not None and parent.id == workflow_id
+
+
 def _on_node(record: JobRecord, node: str) -> bool:
     """By a node's id or its name, which is the id without the random part."""
     if record.state is not JobState.running or record.token is None:
@@ -67,6 +109,68 @@ def _on_node(record: JobRecord, node: str) -> bool:
     return node in (record.token.node, record.token.node.rpartition("-")[0])
 
 
-def _has_label(record: JobRecord, label: tuple[str, str | None]) -> bool:
+def has_label(record: JobRecord, label: tuple[str, str | None]) -> bool:
+    """Whether the job has a label of this name, and where one is given of this value."""
     name, value = label
-    return name in record.options.labels and value in (None, record.options.labels[name])
+    return name in record.spec.options.labels and value in (None, record.spec.options.labels[name])
+
+
+def asked(given: JobFilters, now: float) -> Filters:
+    """The filters that a caller has given, checked. InvalidValue names the one that can't be."""
+    node, workflow, schedule = given.get("node"), given.get("workflow"), given.get("schedule")
+    group = given.get("group")
+    return Filters(
+        states=_states(given.get("state")),
+        activity=activity_name(given.get("activity")),
+        node=None if node is None else valid_name(node, "node"),
+        label=label_of(given.get("label")),
+        since=instant_since(given.get("since"), now),
+        workflow=None if workflow is None else valid_name(workflow, "workflow"),
+        schedule=None if schedule is None else schedule_name(schedule),
+        group=None if group is None else valid_group_id(group),
+        error=error_name(given.get("error")),
+    )
+
+
+def activity_name(activity: str | ActivityRef | None) -> str | None:
+    if activity is None:
+        return None
+    return valid_name(activity, "activity") if isinstance(activity, str) else activity.name
+
+
+def error_name(error: str | type[BaseException] | None) -> str | None:
+    """An error's class as records name it."""
+    if isinstance(error, type):
+        return error.__qualname__
+    if error is not None and not isinstance(error, str):
+        raise InvalidValue(f"error must be an exception's class or the name of one, not {error!r}")
+    return error
+
+
+def instant_since(since: dt.datetime | dt.timedelta | float | None, now: float) -> float | None:
+    """Unix seconds of an instant, or of so long ago."""
+    if since is None:
+        return None
+    if isinstance(since, dt.datetime):
+        if since.utcoffset() is None:
+            raise InvalidValue(f"since must be an aware datetime, not {since!r}")
+        # A datetime is less exact than the server's clock, and `since=info.submitted_at` shall find that job.
+        return since.timestamp() - 1e-6
+    return now - (since.total_seconds() if isinstance(since, dt.timedelta) else float(since))
+
+
+def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozenset[JobState] | None:
+    if state is None:
+        return None
+    states = [state] if isinstance(state, str) or not isinstance(state, Iterable) else list(state)
+    for each in states:
+        if not isinstance(each, str) or each not in set(JobState):
+            raise InvalidValue(f"state must be one of {', '.join(JobState)}, not {each!r}")
+    return frozenset(JobState(each) for each in states)
+
+
+def label_of(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
+    if label is None or isinstance(label, tuple):
+        return label
+    key, equals, value = label.partition("=")
+    return key, value if equals else None

@@ -15,20 +15,26 @@ import attrs
 from turnout import wire
 from turnout.client.filters import Filters
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.values import FINAL, Delivery, JobRecord, JobState, MessageRef
+from turnout.core.record import FINAL, Delivery, JobRecord, JobState, MessageRef
+from turnout.core.spec import NAME
 from turnout.errors import UnreadableRecord
-from turnout.jetstream.direct import Raw
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Store
-from turnout.jetstream.walk import newest_of
+from turnout.nats.direct import Raw
+from turnout.nats.pages import newest_of
+from turnout.nats.stream import kv_stream
+from turnout.store.perform import Store
 
 logger = logging.getLogger("turnout.registry")
 
 RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
-EXPIRES = b'"expires_in":'
+_DEADLINES = (b'"expires_in":', b'"start_within":')
 GENERATION = wire.GENERATION.encode()
 _SCHEDULED = wire.SCHEDULED.encode()
 _REPLACED = wire.REPLACED.encode()
+
+
+def has_deadline(data: bytes) -> bool:
+    """Whether a record or a message may tell of a deadline: then only its content says whether the job has ended."""
+    return any(name in data for name in _DEADLINES)
 
 
 @attrs.frozen
@@ -45,7 +51,7 @@ class Found:
         return self.submitted_at, self.key
 
     @property
-    def put_anew(self) -> bool:
+    def requeued(self) -> bool:
         """Its message is younger than the job."""
         return self.message is not None and _REPLACED in self.message.block
 
@@ -60,23 +66,25 @@ class Finder:
         self._record_prefix = store.names.record("", "")[:-1]
         self._wanted = filters.wanted
         self._unwanted = FINAL - self._wanted - (RETRYABLE if JobState.queued in self._wanted else set())
-        self._needle = filters.needle
+        self._must_contain = filters.must_contain
         self._unreadable: set[bytes] = set()
+        self.garbled: set[bytes] = set()
+        """Under which keys there is something that no turnout has written: their jobs are as if they had no record."""
 
     async def by_records(self, page: Iterable[Raw]) -> list[Found]:
         """The jobs of these records that are wanted, the newest first."""
         found: list[Found] = []
-        ended: list[tuple[Raw, wire.Glimpse]] = []
+        ended: list[tuple[Raw, wire.Peek]] = []
         for raw in {raw.subject: raw for raw in page}.values():  # of one that moved meanwhile the newer counts
             if wire.state_of(raw.data) in self._unwanted:  # most are left here, where that is so
                 continue
-            glimpse = self.glimpse(raw)
-            if glimpse is None or self._needle not in raw.data:
+            peek = self.peek(raw) if self._names_job(raw.subject) else None
+            if peek is None or self._must_contain not in raw.data:
                 continue
-            if glimpse.state in RETRYABLE and (glimpse.state in self._wanted or JobState.queued in self._wanted):
-                ended.append((raw, glimpse))
-            elif glimpse.state in self._wanted or self._may_expire(glimpse, raw):
-                found.append(Found(glimpse.submitted_at, raw.subject, raw.data))
+            if peek.state in RETRYABLE and (peek.state in self._wanted or JobState.queued in self._wanted):
+                ended.append((raw, peek))
+            elif peek.state in self._wanted or self._may_expire(peek, raw):
+                found.append(Found(peek.submitted_at, raw.subject, raw.data))
         found += await self._with_messages(ended)
         return sorted(found, key=lambda job: job.order, reverse=True)
 
@@ -91,30 +99,28 @@ class Finder:
         for subject, raw in messages.items():
             key = subject.encode()
             stored = records.get(key)
-            if stored is None or not stored.data:
-                if JobState.queued in self._wanted and not self._is_timer(raw):
+            peek = self.peek(stored) if stored is not None else None
+            if stored is None or not stored.data or key in self.garbled:
+                if JobState.queued in self._wanted and self._carries(raw):
                     found.append(Found(raw.time_ns / 1e9, key, None, raw))
                 continue
-            glimpse = self.glimpse(stored)
-            if glimpse is None:
+            if peek is None:
                 continue
-            if self.is_newer(raw, glimpse.generation):
+            if self.is_newer(raw, peek.generation, stored):
                 if JobState.queued in self._wanted:
-                    found.append(Found(glimpse.submitted_at, key, stored.data, raw))
+                    found.append(Found(peek.submitted_at, key, stored.data, raw))
             elif (above is None or stored.seq > above) and (
-                glimpse.state in self._wanted or self._may_expire(glimpse, stored)
+                peek.state in self._wanted or self._may_expire(peek, stored)
             ):
-                found.append(Found(glimpse.submitted_at, key, stored.data))
+                found.append(Found(peek.submitted_at, key, stored.data))
         return sorted(found, key=lambda job: job.order, reverse=True)
 
     def record(self, found: Found) -> JobRecord | None:
         """The job's record, or the one that its message tells; None for one that can't be read."""
         before = None
         if found.data is not None:
-            try:
-                before = wire.load_record(found.data)
-            except UnreadableRecord as error:
-                self._warn(found.key, error)
+            before = self._load(found.key, found.data)
+            if before is None and found.key not in self.garbled:
                 return None
         if found.message is None:
             return before
@@ -123,27 +129,42 @@ class Finder:
             return before
         return record_of(delivery, before)
 
-    def glimpse(self, raw: Raw) -> wire.Glimpse | None:
+    def peek(self, raw: Raw) -> wire.Peek | None:
         """What a record is about; None for a marker, and for one that can't be read."""
         if not raw.data:
             return None
-        glimpse = wire.glimpse(raw.data)
-        if glimpse is not None:
-            return glimpse
+        peek = wire.peek(raw.data)
+        if peek is not None:
+            return peek
+        record = self._load(raw.subject, raw.data)
+        return None if record is None else wire.Peek(record.state, record.generation, record.spec.submitted_at)
+
+    def _load(self, key: bytes, data: bytes) -> JobRecord | None:
+        """The record under this key; None for what is none, or can't be read, or was put there for another job."""
         try:
-            record = wire.load_record(raw.data)
+            record = wire.load_record(data)
         except UnreadableRecord as error:
-            self._warn(raw.subject, error)
+            if isinstance(error, wire.Garbled):
+                self.garbled.add(key)
+            self._warn(key, error)
             return None
-        return wire.Glimpse(record.state, record.generation, record.submitted_at)
+        if self._names.record(record.activity, record.id).encode() != key:
+            self._warn(key, UnreadableRecord(f"it is of job {record.id[:80]!r}"))
+            return None
+        return record
+
+    def _names_job(self, key: bytes) -> bool:
+        """Whether a record may be under this key: the server takes any bytes."""
+        return all(NAME.fullmatch(token) for token in key.decode("utf-8", "replace").split(".")[-2:])
 
     def delivery(self, raw: Raw) -> Delivery | None:
-        subject = raw.subject.decode()
+        subject = raw.subject.decode("utf-8", "replace")
         named = self._names.job_of(subject)
         if named is None:
             return None
         stored = raw.parsed()
-        message = MessageRef(stored.seq, stored.time_ns)
+        priority = self._names.priority_of(subject)
+        message = MessageRef(stored.seq, stored.time_ns, bare=self._names.is_routed(subject), priority=priority)
         return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
 
     def key_of(self, raw: Raw) -> str | None:
@@ -157,40 +178,51 @@ class Finder:
             return None if delivery is None else self._names.record(delivery.activity, delivery.id)
         if self._is_timer(raw):
             return self._record_prefix + subject.removeprefix(f"{self._names.ns}.timers.")
+        if (parked := self._names.parked_of(subject)) is not None:
+            return self._names.record(*parked[1:])
         return None
 
-    def is_newer(self, message: Raw, generation: int) -> bool:
-        """Whether the message begins a life that the record does not know of."""
+    def is_newer(self, message: Raw, generation: int, record: Raw) -> bool:
+        """Whether the message begins a life that the record, which is of this generation, does not know of."""
         if GENERATION not in message.block:
             return False
         delivery = self.delivery(message)
-        return delivery is not None and delivery.generation > generation
+        if delivery is None or delivery.generation <= generation:
+            return False
+        try:
+            return delivery.spec.after == wire.load_brief(record.data).life
+        except UnreadableRecord:
+            return False
 
-    async def _with_messages(self, ended: Sequence[tuple[Raw, wire.Glimpse]]) -> list[Found]:
+    async def _with_messages(self, ended: Sequence[tuple[Raw, wire.Peek]]) -> list[Found]:
         """Jobs that have ended, and those among them that were retried: such a message is on the job's own subject."""
-        subjects = {raw.subject: self._own_subject(raw.subject) for raw, _ in ended}
+        subjects = {raw.subject: self._own_subject(raw) for raw, _ in ended}
         messages = await newest_of(self._connection, self._names.work, subjects.values()) if ended else {}
         found: list[Found] = []
-        for raw, glimpse in ended:
+        for raw, peek in ended:
             message = messages.get(subjects[raw.subject].encode())
-            if message is not None and self.is_newer(message, glimpse.generation):
+            if message is not None and self.is_newer(message, peek.generation, raw):
                 if JobState.queued in self._wanted:
-                    found.append(Found(glimpse.submitted_at, raw.subject, raw.data, message))
-            elif glimpse.state in self._wanted:
-                found.append(Found(glimpse.submitted_at, raw.subject, raw.data))
+                    found.append(Found(peek.submitted_at, raw.subject, raw.data, message))
+            elif peek.state in self._wanted:
+                found.append(Found(peek.submitted_at, raw.subject, raw.data))
         return found
 
-    def _own_subject(self, record: bytes) -> str:
-        activity, job_id = record.decode().split(".")[-2:]
-        return self._names.jobs(activity, job_id)
+    def _own_subject(self, record: Raw) -> str:
+        activity, job_id = record.subject.decode().split(".")[-2:]
+        return self._names.jobs(activity, job_id, wire.priority_in(record.data))
 
     def _may_be(self, raw: Raw) -> bool:
         """Where only scheduled jobs are wanted, most messages are none."""
         return self._wanted != {JobState.scheduled} or self._is_timer(raw) or _SCHEDULED in raw.block
 
-    def _may_expire(self, glimpse: wire.Glimpse, raw: Raw) -> bool:
+    def _may_expire(self, peek: wire.Peek, raw: Raw) -> bool:
         """Whether it may have to be called faulted by the one who sees it (P12)."""
-        return JobState.faulted in self._wanted and not glimpse.state.final and EXPIRES in raw.data
+        return JobState.faulted in self._wanted and not peek.state.final and has_deadline(raw.data)
+
+    def _carries(self, raw: Raw) -> bool:
+        """Whether it is the message of a job: a timer, or an entry of a line, is nothing without a record."""
+        return self._names.job_of(raw.subject.decode("utf-8", "replace")) is not None
 
     def _is_timer(self, raw: Raw) -> bool:
         return raw.subject.startswith(f"{self._names.ns}.timers.".encode())
@@ -198,4 +230,4 @@ class Finder:
     def _warn(self, key: bytes, error: UnreadableRecord) -> None:
         if key not in self._unreadable:
             self._unreadable.add(key)
-            logger.warning("the record %s is left out: %s", key.decode(), error)
+            logger.warning("the record %s is left out: %s", key.decode("utf-8", "replace"), error)

@@ -9,21 +9,27 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from turnout.client.info import JobInfo, LogLine
-from turnout.client.joblogs import JobLogs
+from turnout.client.job_logs import JobLogs
+from turnout.client.outside import OutsideMethods
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
-from turnout.core.events import CancelRequested, Leftover
+from turnout.core.events import CancelRequested, Leftover, PriorityRequested
+from turnout.core.failure import one_line
 from turnout.core.lifecycle import newer
+from turnout.core.record import JobRecord, JobState
 from turnout.core.retry import seconds
-from turnout.core.values import JobRecord, JobState, one_line
+from turnout.core.spec import FIRST_PRIORITY, checked_priority
+from turnout.core.workflows.jobs import ending_of_job
+from turnout.core.workflows.values import InputKind
+from turnout.definition.ambient import waiting
 from turnout.definition.codec import decode_as
 from turnout.errors import InvalidState, InvalidValue, JobCancelled, JobFaulted, TurnoutError
-from turnout.jetstream.perform import Performer, Store
+from turnout.store.perform import Performer, Store
 
 R = TypeVar("R")
 
 
-class JobHandle(Generic[R]):
+class JobHandle(OutsideMethods, Generic[R]):
     """One job, by its id. Made by `Client.submit` and `Client.job`; holds no state of the job itself.
 
     handle = await client.submit(convert_video, path="a.mp4")
@@ -46,6 +52,8 @@ class JobHandle(Generic[R]):
         self._performer = performer
         self._store = store
         self._decode = decode
+        self.encode: Callable[[Any], str] | None = None
+        """Makes JSON of a result by the activity's return type, where the handle knows it."""
         self.fresh_since: float | None = None
         """When this client submitted the job, by its event loop's clock; None once somebody has waited for it."""
 
@@ -76,7 +84,7 @@ class JobHandle(Generic[R]):
             if not ended.state.final:
                 raise TimeoutError(f"job {self.id} has not ended; it is {ended.state}")
             if ended.state is not JobState.completed:
-                raise await self._failure(ended)
+                raise await failure_of(self._reader, ended)
             ended = await self._reader.text(ended.result) or "null"
         return self._decode(ended) if self._decode is not None else decode_as(ended, None, "result")
 
@@ -84,20 +92,13 @@ class JobHandle(Generic[R]):
         since, self.fresh_since = self.fresh_since, None
         limit = asyncio.timeout(limit_s)
         try:
-            async with limit:
-                return await self._reader.end(await self._named(), self.id, since=since)
+            with waiting():
+                async with limit:
+                    return await self._reader.end(await self._named(), self.id, since=since)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
-
-    async def _failure(self, record: JobRecord) -> JobCancelled | JobFaulted:
-        info = await self._reader.info(record)
-        if record.state is JobState.cancelled:
-            return JobCancelled(f"job {self.id} was cancelled: {record.reason or 'no reason was given'}", info)
-        error = record.error
-        what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
-        return JobFaulted(f"job {self.id} faulted ({record.reason}): {what}", info)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
@@ -105,22 +106,50 @@ class JobHandle(Generic[R]):
         if not isinstance(reason, str):
             raise InvalidValue(f"reason must be text, not {reason!r}")
         activity = await self._named()
-        await self._reader.read(activity, self.id)
+        await self._reader.settled(activity, self.id)
         found = await self._store.queue.find(activity, self.id)
         now = self._store.connection.now()
-        event = CancelRequested(reason=one_line(reason), now=now, found=found)
+        event = CancelRequested(reason=one_line(reason), now=now, delivery=found)
         await self._performer.apply(activity, self.id, event)
 
-    async def retry(self) -> None:
+    async def retry(self, *, checkpoint: bool = True) -> None:
         """Run a faulted or cancelled job again: same id, fresh budgets, its last checkpoint kept.
 
-        Returns after the job has left its final state. A faulted job whose record has expired is found by its dead
-        letter. InvalidState for a job in any other state.
+        `checkpoint=False` begins without it: the way out when newer code can't read what older code has stored.
+        Returns after the job has left its final state. A faulted job whose record has expired is found by its
+        dead letter. InvalidState for a job in any other state.
         """
         replays = Replays(self._store, self._performer, self._reader)
         if self._activity is None:
             self._activity = await replays.locate(self.id)
-        await replays.again(self._activity, self.id)
+        await replays.again(self._activity, self.id, checkpoint=checkpoint)
+
+    async def set_priority(self, priority: int) -> None:
+        """Let a job that waits start before others, or after them: 1 first, 5 last.
+
+        One that waits for its time keeps waiting for it. InvalidState for a job that runs or has ended.
+
+            await client.job("report-7").set_priority(1)
+        """
+        await self._prioritize(checked_priority(priority), at_once=False)
+
+    async def run_now(self) -> None:
+        """Let a job that waits start as soon as it can: as one of priority 1, and before its time if it waits for a
+        delay or a retry.
+
+        A pause of its activity and limits hold it up still. InvalidState for a job that runs or has ended.
+        """
+        await self._prioritize(FIRST_PRIORITY, at_once=True)
+
+    async def _prioritize(self, priority: int, *, at_once: bool) -> None:
+        activity = await self._named()
+        record: JobRecord | None = await self._reader.settled(activity, self.id)
+        if record is not None and not _ends_or_runs(record):
+            now, nonce = self._store.connection.now(), self._store.chance.nonce()
+            event = PriorityRequested(priority=priority, now=now, nonce=nonce, at_once=at_once)
+            record = (await self._performer.apply(activity, self.id, event)).job.record
+        if record is not None and _ends_or_runs(record):
+            raise InvalidState(f"job {self.id} is {record.state}; only a job that waits has a priority to change")
 
     async def delete(self) -> None:
         """Forget a job that has ended: its message first, then its record, its log lines and its large bodies.
@@ -129,27 +158,38 @@ class JobHandle(Generic[R]):
         that ended otherwise go. InvalidState for a job that has not ended: cancel it first.
         """
         activity = await self._named()
+        await self._reader.settled(activity, self.id)
         loaded = await self._reader.load(activity, self.id)
         record = loaded.record or await self._reader.read(activity, self.id)
         if not record.state.final:
             raise InvalidState(f"job {self.id} is {record.state}; only an ended job can be deleted: cancel it first")
+        end = (
+            await self._store.queue.end()
+        )  # a message that its requeues have left, and a crash brings back, lies before
         found = await self._store.queue.find(activity, self.id)
         if found is not None:
             if newer(found, record):
                 raise InvalidState(f"job {self.id} has just been retried; only an ended job can be deleted")
-            left = Leftover(found=found, now=self._store.connection.now())
+            left = Leftover(delivery=found, now=self._store.connection.now())
             loaded = (await self._performer.apply(activity, self.id, left, loaded)).job
+        if record.spec.options.parent is not None:  # whoever ended it may have died before it could say so (W4)
+            await self._store.inbox.tell(record.spec.options.parent, InputKind.done, ending_of_job(record))
         if record.message is not None:
             await self._store.queue.remove(record.message)
-        await self._store.registry.delete(record, loaded.revision)
+        marker = await self._store.registry.delete(record, loaded.revision, end)
+        again = await self._store.queue.find_named(activity, self.id, record.spec.priority)
+        if again is not None and newer(again, record):
+            # Somebody has retried it at the same time: that counts, and goes on from what stands in the record.
+            await self._store.registry.save(record, marker, expires=True)
+            raise InvalidState(f"job {self.id} has just been retried; only an ended job can be deleted")
         with contextlib.suppress(TurnoutError):  # it is deleted: lines that stay expire
             await self._store.logs.purge(activity, self.id)
         if record.state is JobState.faulted:
             return
         if record.generation > 1:
-            async for letter in self._store.letters.scan(activity, self.id):
-                await self._store.letters.remove(letter.seq)
-        for body in (record.payload, record.checkpoint, record.result):
+            async for dead_letter in self._store.dead_letters.scan(activity, self.id):
+                await self._store.dead_letters.remove(dead_letter.seq)
+        for body in (record.spec.payload, record.checkpoint, record.result):
             await self._store.payloads.delete(body)
 
     async def watch(self) -> AsyncIterator[JobInfo]:
@@ -197,4 +237,18 @@ class JobHandle(Generic[R]):
         return self._activity
 
 
+def _ends_or_runs(record: JobRecord) -> bool:
+    return record.state.final or record.state is JobState.running
+
+
 AnyHandle = JobHandle[Any]
+
+
+async def failure_of(reader: Reader, record: JobRecord) -> JobCancelled | JobFaulted:
+    """What `result()` raises of a job that was cancelled or has faulted."""
+    info = await reader.info(record)
+    if record.state is JobState.cancelled:
+        return JobCancelled(f"job {record.id} was cancelled: {record.reason or 'no reason was given'}", info)
+    error = record.error
+    what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
+    return JobFaulted(f"job {record.id} faulted ({record.reason}): {what}", info)

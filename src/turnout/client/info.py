@@ -7,18 +7,21 @@ from typing import Any
 
 import attrs
 
-from turnout import fastjson
+from turnout.client.parsed import parsed, parsed_payload
+from turnout.core.failure import ErrorInfo
 from turnout.core.loglines import Line
-from turnout.core.values import Attempt, Body, ErrorInfo, JobRecord, JobState, Outcome, Progress
+from turnout.core.plain import Plain, utc
+from turnout.core.record import AttemptRecord, JobRecord, JobState, Outcome, Progress
+from turnout.core.spec import DEFAULT_PRIORITY, Body
 
 
 def instant(seconds: float | None) -> dt.datetime | None:
     """Unix seconds as an aware UTC datetime."""
-    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return None if seconds is None else utc(seconds)
 
 
 @attrs.frozen(kw_only=True)
-class AttemptInfo:
+class AttemptInfo(Plain):
     """One attempt of a job. `number` counts from 1 over all generations; `error` tells why it did not complete.
 
     `due_at`: from when on it might begin, if it waited for a delay or for somebody's retry. `span_id`: that of its span
@@ -37,12 +40,37 @@ class AttemptInfo:
 
 
 @attrs.frozen(kw_only=True)
-class JobInfo:
+class Waiting(Plain):
+    """One thing that a workflow, or a job, waits for. `code` is the line that waits: "file:line function".
+
+    `kind`, for a workflow: activity, timer, child, signal or condition. `attempt`: that of the activity, where it runs.
+    For a job: paused (its activity is), node (no node works on it) or slot (all that do are busy), `name` being the
+    activity; node, with what no node has that it requires as `name`, such as region=north; or limit, with the limit's
+    key as `name`. What does not apply is None.
+    """
+
+    kind: str
+    name: str = ""
+    id: str | None = None
+    since: dt.datetime | None = None
+    due_at: dt.datetime | None = None
+    attempt: int | None = None
+    code: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class JobInfo(Plain):
     """All that is known of a job at one moment.
 
     `payload`, `checkpoint` and `result` are parsed JSON (raw text where it isn't JSON). `failures`, `losses` and
     `aborts` count in this generation; `attempt` and `attempts` go on over retries (the list is bounded, the newest are
-    kept). `suspect`: it runs on a node that has not been heard of for a while.
+    kept). `suspect`: it runs on a node that has not been heard of for a while. `cancel_requested`: while it goes on,
+    why somebody has asked for its end ("" without a reason); None if nobody has. `waiting_for`: what a job that might
+    run now waits for. `snoozes`: how often its code has raised `Snooze` in this generation; while it waits for that,
+    `reason` is what it said. `workflow`, `schedule`, `group`: which one has submitted it. `requires`: the properties
+    that its node must have. `priority`: 1 starts first, 5 last.
+
+        return JSONResponse((await client.job(job_id).info()).to_dict())
     """
 
     id: str
@@ -68,10 +96,18 @@ class JobInfo:
     trace_id: str
     suspect: bool
     attempts: list[AttemptInfo]
+    cancel_requested: str | None = None
+    workflow: str | None = None
+    waiting_for: Waiting | None = None
+    snoozes: int = 0
+    schedule: str | None = None
+    requires: dict[str, str] = attrs.field(factory=dict)
+    priority: int = DEFAULT_PRIORITY
+    group: str | None = None
 
 
 @attrs.frozen(kw_only=True)
-class LogLine:
+class LogLine(Plain):
     """A line of `job.log`, as it is kept with the job. `message` ends with the exception's text, if there is one."""
 
     time: dt.datetime
@@ -83,13 +119,13 @@ class LogLine:
 
 def log_line(line: Line) -> LogLine:
     """A line as users see it."""
-    time = dt.datetime.fromtimestamp(line.at, dt.UTC)
+    time = utc(line.at)
     return LogLine(time=time, level=line.level, attempt=line.attempt, node=line.node, message=line.message)
 
 
 @attrs.frozen(kw_only=True)
-class FaultInfo:
-    """A dead letter: a job as it was when it faulted. `sequence` is the letter's own in its stream."""
+class FaultInfo(Plain):
+    """A dead letter: a job as it was when it faulted. `sequence` is the dead letter's own in its stream."""
 
     id: str
     activity: str
@@ -114,7 +150,9 @@ class Bodies:
     result: str | None
 
 
-def job_info(record: JobRecord, bodies: Bodies, *, suspect: bool = False) -> JobInfo:
+def job_info(
+    record: JobRecord, bodies: Bodies, *, suspect: bool = False, waiting_for: Waiting | None = None
+) -> JobInfo:
     """The record as users see it."""
     running = record.state is JobState.running
     return JobInfo(
@@ -126,21 +164,29 @@ def job_info(record: JobRecord, bodies: Bodies, *, suspect: bool = False) -> Job
         failures=record.failures,
         losses=record.losses,
         aborts=record.aborts,
-        submitted_at=dt.datetime.fromtimestamp(record.submitted_at, dt.UTC),
+        submitted_at=utc(record.spec.submitted_at),
         started_at=instant(record.started_at),
         finished_at=instant(record.finished_at),
-        next_attempt_at=instant(record.due_at),
-        node=record.token.node if running and record.token is not None else None,
+        next_attempt_at=None if running else instant(record.due_at),
+        node=(record.token.node or None) if running and record.token is not None else None,
         progress=record.progress,
-        checkpoint=_parsed(bodies.checkpoint),
-        payload=_payload(bodies.payload),
-        result=_parsed(bodies.result),
+        checkpoint=parsed(bodies.checkpoint),
+        payload=parsed_payload(bodies.payload),
+        result=parsed(bodies.result),
         error=record.error,
         reason=record.reason or None,
-        labels=dict(record.options.labels),
-        trace_id=record.trace_id,
+        labels=dict(record.spec.options.labels),
+        trace_id=record.spec.trace_id,
         suspect=suspect,
         attempts=[_attempt_info(attempt) for attempt in record.attempts],
+        cancel_requested=None if record.state.final else record.cancel_request,
+        workflow=record.spec.options.parent.id if record.spec.options.parent is not None else None,
+        waiting_for=waiting_for,
+        snoozes=record.snoozes,
+        schedule=record.spec.options.schedule,
+        requires=dict(record.spec.options.requires),
+        priority=record.spec.priority,
+        group=record.spec.options.group,
     )
 
 
@@ -150,14 +196,14 @@ def fault_info(seq: int, at: float, record: JobRecord, payload: str | None) -> F
         id=record.id,
         activity=record.activity,
         generation=record.generation,
-        faulted_at=dt.datetime.fromtimestamp(at, dt.UTC),
+        faulted_at=utc(at),
         reason=record.reason or "",
         error=record.error,
-        payload=_payload(payload),
-        headers=dict(record.headers),
-        labels=dict(record.options.labels),
+        payload=parsed_payload(payload),
+        headers=dict(record.spec.headers),
+        labels=dict(record.spec.options.labels),
         attempts=[_attempt_info(attempt) for attempt in record.attempts],
-        trace_id=record.trace_id,
+        trace_id=record.spec.trace_id,
         sequence=seq,
     )
 
@@ -167,29 +213,15 @@ def inline(body: Body | None) -> bool:
     return body is None or body.ref is None
 
 
-def _attempt_info(attempt: Attempt) -> AttemptInfo:
+def _attempt_info(attempt: AttemptRecord) -> AttemptInfo:
     return AttemptInfo(
         number=attempt.number,
         node=attempt.node,
         outcome=attempt.outcome,
-        started_at=dt.datetime.fromtimestamp(attempt.started_at, dt.UTC),
+        started_at=utc(attempt.started_at),
         ended_at=instant(attempt.ended_at),
         error=attempt.error,
         generation=attempt.generation,
         due_at=instant(attempt.due_at),
         span_id=attempt.span_id or None,
     )
-
-
-def _payload(text: str | None) -> Any:
-    """An empty payload means the empty object, as it does to the activity."""
-    return _parsed(text) if text is None or text.strip() else {}
-
-
-def _parsed(text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return fastjson.loads(text)
-    except ValueError:
-        return text

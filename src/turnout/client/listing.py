@@ -9,19 +9,22 @@ missed; none is shown twice.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from turnout.client.filters import Filters
 from turnout.client.found import Finder, Found
 from turnout.client.keys import Keys
-from turnout.core.values import JobRecord, JobState
-from turnout.jetstream.direct import Raw
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Store
-from turnout.jetstream.walk import Backward, forward
+from turnout.core.record import JobRecord, JobState
+from turnout.nats.direct import Raw
+from turnout.nats.pages import Backward, forward
+from turnout.nats.stream import kv_stream
+from turnout.store.perform import Store
 
-InTime = Callable[[JobRecord], Awaitable[JobRecord]]
-"""Gives the record as it is once a deadline that has passed is noted in it."""
+Seen = Callable[[JobRecord], JobRecord]
+"""Gives the record as its reader shall see it: one whose deadline has passed has ended."""
+
+_RECORDED = frozenset({JobState.queued, JobState.running, JobState.retrying})
+"""Jobs in a line, or on a route, are one of these."""
 
 _CLOCKS_S = 1.0
 """A job that was submitted so long after the listing began may be shown, if it comes up."""
@@ -35,30 +38,31 @@ class Listing:
     as it was or as it is, maybe at the end.
     """
 
-    def __init__(self, store: Store, filters: Filters, in_time: InTime) -> None:
+    def __init__(self, store: Store, filters: Filters, seen: Seen) -> None:
         self._store = store
         self._filters = filters
-        self._in_time = in_time
+        self._seen = seen
         self._finder = Finder(store, filters)
         self._began = store.connection.now()
         activity = filters.activity or "*"
         self._registry = Backward(
             store.connection, kv_stream(store.names.jobs_bucket), store.names.record(activity, "*")
         )
-        subjects = work_subjects(store, filters)
-        self._work = [Backward(store.connection, store.names.work, subject) for subject in subjects]
+        self._work: list[Backward] = []
 
     async def records(self) -> AsyncGenerator[JobRecord]:
         """Every job that matches, once, by its record or the one that its message tells."""
         if not self._filters.wanted:
             return
         shown = Keys()
+        subjects = await work_subjects(self._store, self._filters)
+        self._work = [Backward(self._store.connection, self._store.names.work, subject) for subject in subjects]
         async with contextlib.aclosing(self._all()) as jobs:
             async for found in jobs:
                 if found.key in shown:
                     continue
                 record = self._finder.record(found)
-                if record is not None and self._filters.match(record := await self._in_time(record)):
+                if record is not None and self._filters.match(record := self._seen(record)):
                     shown.add(found.key)
                     yield record
 
@@ -115,15 +119,20 @@ class Listing:
         return bool(window) and window[-1].time_ns / 1e9 < self._filters.oldest_write
 
     def _was_there(self, found: Found) -> bool:
-        return found.submitted_at <= self._began + _CLOCKS_S or found.put_anew
+        return found.submitted_at <= self._began + _CLOCKS_S or found.requeued
 
 
-def work_subjects(store: Store, filters: Filters) -> list[str]:
+async def work_subjects(store: Store, filters: Filters) -> list[str]:
     """Where in the work stream there may be messages of jobs that match."""
     names, activity, wanted = store.names, filters.activity, filters.wanted
     if not any(not state.final for state in wanted):
         return []
-    subjects = [f"{names.ns}.jobs.>"] if activity is None else [names.bare(activity), names.jobs(activity, "*")]
+    subjects = await store.lanes.subjects(activity)
+    if not filters.ended and not wanted.isdisjoint(_RECORDED):  # else their records tell of them
+        if activity is None:
+            subjects.append(f"{names.ns}.parked.>")
+        else:
+            subjects += [names.parked("*", activity, "*"), names.routed("*", activity, "*")]
     if JobState.scheduled in wanted and not filters.ended:  # else their records tell of them
         subjects.append(names.timer(activity or "*", "*"))
     return subjects

@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from turnout.jetstream.connection import Connection, Received
+from turnout.nats.connection import Connection, Message
 
 
 class Notices:
-    """Keeps the newest record that was told of, for one who waits. Nothing is told twice, and nothing for sure."""
+    """Keeps the newest record that was told of, for one who waits. Nothing is told twice, and nothing for sure.
 
-    def __init__(self, connection: Connection, wanted: Callable[[bytes], bool] | None = None) -> None:
+    `kept_of` takes out of a message what is kept, its body by default; `wanted` says whether that is worth waking for.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        wanted: Callable[[bytes], bool] | None = None,
+        *,
+        kept_of: Callable[[Message], bytes] | None = None,
+    ) -> None:
         self._connection = connection
+        self._kept_of = kept_of
         self._wanted = wanted
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self.heard = False
         """Whether anything was told at all: then it began in time for all that follows."""
         self._woken = False
-        self._told: bytes | None = None
+        self._newest: bytes | None = None
 
     async def begin(self, subject: str) -> None:
         """Listen. What is asked for after this goes the same way: it sees what was stored too early to be told of."""
@@ -45,13 +55,14 @@ class Notices:
 
     def take(self) -> bytes | None:
         """The newest record, if one was told of since this was called last; `within` waits for what follows."""
-        told, self._told, self._woken = self._told, None, False
-        return told
+        newest, self._newest, self._woken = self._newest, None, False
+        return newest
 
-    def _hear(self, received: Received) -> None:
+    def _hear(self, received: Message) -> None:
         self.heard = True
-        if self._wanted is None or self._wanted(received.data):
-            self._told = received.data
+        data = received.data if self._kept_of is None else self._kept_of(received)
+        if self._wanted is None or self._wanted(data):
+            self._newest = data
             self._wake()
 
     def _wake(self) -> None:

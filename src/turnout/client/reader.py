@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TypeVar
 
@@ -13,14 +14,20 @@ from turnout.client.filters import Filters
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
 from turnout.client.listing import Listing
 from turnout.client.notices import Notices
+from turnout.client.reasons import Reasons
+from turnout.client.unmended import unmended
+from turnout.core.ends import seen_at
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.values import Body, JobRecord, JobState
+from turnout.core.record import JobRecord, JobState
+from turnout.core.spec import Body
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
-from turnout.jetstream.connection import NoResponders
-from turnout.jetstream.payloads import ObjectGone
-from turnout.jetstream.perform import Performer, Store
-from turnout.jetstream.registry import Loaded
+from turnout.nats.connection import NoResponders
+from turnout.store.payloads import ObjectGone
+from turnout.store.perform import Performer, Store
+from turnout.store.records import Versioned
+
+logger = logging.getLogger("turnout.client")
 
 T = TypeVar("T")
 
@@ -32,7 +39,7 @@ _FRESH_S = 0.002
 
 
 class Reader:
-    """Reads jobs for clients; the only writes are those of deadlines it finds passed."""
+    """Reads jobs for clients, and writes nothing: whoever may only look sees what there is."""
 
     def __init__(self, store: Store, performer: Performer) -> None:
         self._store = store
@@ -60,20 +67,26 @@ class Reader:
         record = (await self.load(activity, job_id)).record
         if record is None:
             raise JobNotFound(f"no job {job_id} of activity {activity} in namespace {self._store.names.ns}")
-        return await self._in_time(record)
+        return self._seen(record)
 
-    async def _in_time(self, record: JobRecord) -> JobRecord:
-        """The record; or what is read after the one who meets an overdue job has said so (P12)."""
-        if record.expires_at is None or record.state.final or record.state is JobState.running:
-            return record
+    def _seen(self, record: JobRecord) -> JobRecord:
+        return seen_at(record, self._store.connection.now())
+
+    async def settled(self, activity: str, job_id: str) -> JobRecord:
+        """The job as it stands, for whoever is about to change it: that an overdue one has ended is written first."""
+        record = (await self.load(activity, job_id)).record
         now = self._store.connection.now()
-        if now < record.expires_at:
-            return record
-        expired = Expired(now=now, found=await self._store.queue.find(record.activity, record.id))
-        await self._performer.apply(record.activity, record.id, expired)
-        return (await self.load(record.activity, record.id)).record or record
+        if record is not None and seen_at(record, now) is not record:
+            expired = Expired(now=now, delivery=await self._store.queue.find(activity, job_id))
+            await self._performer.apply(activity, job_id, expired)
+        return await self.read(activity, job_id)
 
-    async def load(self, activity: str, job_id: str) -> Loaded:
+    async def keys(self, filters: Filters) -> list[tuple[str, str]]:
+        """The activities and ids of the jobs that match."""
+        async with contextlib.aclosing(Listing(self._store, filters, self._seen).records()) as records:
+            return [(record.activity, record.id) async for record in records]
+
+    async def load(self, activity: str, job_id: str) -> Versioned:
         """The job as it stands; a job without a record is given the one that its message tells."""
         loaded = await self._store.registry.load(activity, job_id)
         while True:
@@ -81,10 +94,13 @@ class Reader:
             if record is not None and record.state not in _RETRYABLE:
                 return loaded
             # A new life is always put onto the job's own subject (P2): only a job without a record may be a bare one.
-            find = self._store.queue.find if record is None else self._store.queue.find_named
-            found = await find(activity, job_id)
+            queue = self._store.queue
+            if record is None:
+                found = await queue.find(activity, job_id)
+            else:
+                found = await queue.find_named(activity, job_id, record.spec.priority)
             if found is not None and newer(found, record):
-                return Loaded(record_of(found, record), loaded.revision)
+                return Versioned(record_of(found, record), loaded.revision)
             # No newer message: there is none, or it has begun its life, and even ended it, between the two reads.
             again = await self._store.registry.load(activity, job_id)
             if again.revision == loaded.revision:
@@ -94,9 +110,10 @@ class Reader:
     async def info(self, record: JobRecord) -> JobInfo:
         """The record as users see it, with what it refers to."""
         suspect = False
-        if record.state is JobState.running and record.token is not None:
+        if record.state is JobState.running and record.token is not None and record.outside is None:
             suspect = await self._store.nodes.get(record.token.node) is None
-        return job_info(record, await self._bodies(record), suspect=suspect)
+        waiting_for = await Reasons(self._store).of(record)
+        return job_info(record, await self._bodies(record), suspect=suspect, waiting_for=waiting_for)
 
     async def text(self, body: Body | None) -> str | None:
         return None if body is None else await self._store.payloads.get(body)
@@ -104,28 +121,46 @@ class Reader:
     async def jobs(self, filters: Filters, limit: int | None) -> AsyncGenerator[JobInfo]:
         """The jobs that match, newest first, as they are found."""
         alive: dict[str, bool] = {}
-        async with contextlib.aclosing(Listing(self._store, filters, self._in_time).records()) as records:
+        reasons = Reasons(self._store)
+        async with contextlib.aclosing(Listing(self._store, filters, self._seen).records()) as records:
             async for record in records:
                 suspect = False
-                if record.state is JobState.running and record.token is not None:
+                if record.state is JobState.running and record.token is not None and record.outside is None:
                     node = record.token.node
                     alive = alive or {living.id: True for living in await self._store.nodes.living()}
                     if node not in alive:  # it may have started since
                         alive[node] = await self._store.nodes.get(node) is not None
                     suspect = not alive[node]
-                yield job_info(record, await self._bodies(record), suspect=suspect)
+                try:
+                    waiting_for = await reasons.of(record)
+                    info = job_info(record, await self._bodies(record), suspect=suspect, waiting_for=waiting_for)
+                except TurnoutError:
+                    raise
+                except Exception as error:  # whatever this one record does to its reader, there are others
+                    logger.warning("job %s is left out: %s", record.id, error)
+                    continue
+                yield info
                 if limit is not None and (limit := limit - 1) == 0:
                     return
 
     async def count(self, filters: Filters) -> dict[JobState, int]:
         """How many jobs are in each state; each job once."""
-        return await Counting(self._store, filters, self._in_time).count()
+        return await Counting(self._store, filters, self._seen).count()
 
-    async def faults(self, activity: str | None, since: float | None, job_id: str = "*") -> AsyncIterator[FaultInfo]:
-        """The dead letters, the oldest first."""
-        async for letter in self._store.letters.scan(activity or "*", job_id):
-            if since is None or letter.at >= since:
-                yield fault_info(letter.seq, letter.at, letter.record, await self._shown(letter.record.payload))
+    async def faults(
+        self, activity: str | None, since: float | None, job_id: str = "*", *, mended: bool = True
+    ) -> AsyncIterator[FaultInfo]:
+        """The dead letters, the oldest first; without `mended` those of jobs that have not gone on since."""
+        asked = activity or "*", job_id
+        dead_letters = self._store.dead_letters.scan(*asked) if mended else unmended(self._store, *asked)
+        async for dead_letter in dead_letters:
+            if since is None or dead_letter.at >= since:
+                yield fault_info(
+                    dead_letter.seq,
+                    dead_letter.at,
+                    dead_letter.record,
+                    await self._shown(dead_letter.record.spec.payload),
+                )
 
     async def end(self, activity: str, job_id: str, *, since: float | None = None) -> JobRecord | str:
         """How the job ended, as soon as it has: its record, or of a completed one the text of its result.
@@ -142,11 +177,11 @@ class Reader:
                 await notices.within(_QUICK_S)
             pause = _POLL_S[0]
             while True:
-                told = notices.take()
-                text = None if told is None else wire.result_text(told)
+                notice = notices.take()
+                text = None if notice is None else wire.result_text(notice)
                 if text is not None:
                     return text
-                record = _lasting(told) or await self.unless_away(self.read(activity, job_id))
+                record = _lasting(notice) or await self.unless_away(self.read(activity, job_id))
                 if record is not None and record.state.final:
                     return record
                 pause = await _rest(notices, pause)
@@ -160,8 +195,8 @@ class Reader:
         try:
             pause = _POLL_S[0]
             while True:
-                told = notices.take()
-                record = _lasting(told) or await self.unless_away(self.read(activity, job_id))
+                notice = notices.take()
+                record = _lasting(notice) or await self.unless_away(self.read(activity, job_id))
                 if record is not None:
                     yield record
                 pause = await _rest(notices, pause)
@@ -185,7 +220,7 @@ class Reader:
         return True
 
     async def _bodies(self, record: JobRecord) -> Bodies:
-        payload, checkpoint, result = record.payload, record.checkpoint, record.result
+        payload, checkpoint, result = record.spec.payload, record.checkpoint, record.result
         if inline(payload) and inline(checkpoint) and inline(result):
             return Bodies(payload.text, _inline_text(checkpoint), _inline_text(result))
         return Bodies(await self._shown(payload), await self._shown(checkpoint), await self._shown(result))
@@ -203,11 +238,11 @@ async def _rest(notices: Notices, pause: float) -> float:
     return _POLL_S[0] if await notices.within(pause) else min(pause * 1.5, _POLL_S[1])
 
 
-def _lasting(told: bytes | None) -> JobRecord | None:
+def _lasting(notice: bytes | None) -> JobRecord | None:
     """The record, if it tells all there is to know: after any other end a job may be retried, which no record tells."""
-    if told is not None:
+    if notice is not None:
         with contextlib.suppress(UnreadableRecord):
-            record = wire.load_record(told)
+            record = wire.load_record(notice)
             return record if record.state in (JobState.running, JobState.completed) else None
     return None
 

@@ -6,13 +6,17 @@ from typing import Any
 
 import attrs
 
+from turnout.core.plain import Plain
+
 
 @attrs.frozen(kw_only=True)
-class NodeInfo:
+class NodeInfo(Plain):
     """A worker process, as it last described itself. `id` is its name and a part that is new in every process.
 
-    `slots` is how many jobs it runs at most, `running` how many it does. `ttl` is the seconds after which a silent
-    node counts as dead; `seen_at` is filled in by the reader.
+    `activities` and `workflows` are the names that it works on, `build` is that of its workflows' code, and `pins` says
+    whether their runs stay with it. `slots` is how many jobs it runs at most, `running` how many it does. `properties`
+    are what jobs may require of a node. `ttl` is the seconds after which a silent node counts as dead; `seen_at` is
+    filled in by the reader.
     """
 
     id: str
@@ -21,19 +25,24 @@ class NodeInfo:
     pid: int = 0
     version: str = ""
     activities: tuple[str, ...] = ()
+    workflows: tuple[str, ...] = ()
     slots: int = 0
     running: int = 0
     draining: bool = False
     started_at: float = 0.0
     ttl: float = 10.0
+    build: str = ""
+    pins: bool = False
     seen_at: float = 0.0
+    properties: dict[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
-class ActivityInfo:
+class ActivityInfo(Plain):
     """An activity's contract: what its payload and result look like, and how its jobs are treated.
 
-    `nodes` is filled in by the reader: how many living nodes work on it.
+    Filled in by the reader: `nodes`, how many living nodes work on it; `paused`, whether none of its jobs is handed out
+    now, and the `note` that was given for that.
     """
 
     name: str
@@ -42,3 +51,5 @@ class ActivityInfo:
     result_schema: dict[str, Any] = attrs.field(factory=dict)
     options: dict[str, Any] = attrs.field(factory=dict)
     nodes: int = 0
+    paused: bool = False
+    note: str = ""

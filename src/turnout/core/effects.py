@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from turnout.core.frozen import frozen
-from turnout.core.values import JobRecord, MessageRef, Token
+from turnout.core.record import JobRecord, MessageRef, Token
+from turnout.core.spec import Body, JobSpec
 
 
 @frozen
@@ -24,8 +25,15 @@ class Save:
 
 
 @frozen
-class Letter:
+class WriteDeadLetter:
     """Write the dead letter of a faulted job, once per generation (P4)."""
+
+    record: JobRecord
+
+
+@frozen
+class TellParent:
+    """Tell the inbox of the workflow that submitted the job how it has ended, before the message is settled (W4)."""
 
     record: JobRecord
 
@@ -58,28 +66,82 @@ class Ask:
 
 
 @frozen
-class Publish:
-    """Put the job's first message into the stream, expecting none on its subject (P3)."""
+class Isolate:
+    """Wait until the node runs nothing else, and decide again with what is known by then (P6)."""
+
+
+@frozen
+class Admit:
+    """Take a place of each limit for this attempt, and decide again with what is known by then (P13).
+
+    `payload` is what the attempt will run with: that in the message of a debounced job may be an older one.
+    """
+
+    generation: int
+    turn: int
+    payload: Body
+
+
+@frozen
+class Park:
+    """Put the job into the line of the limit that it waits for, as this record says (P13)."""
 
     record: JobRecord
+
+
+@frozen
+class Unpark:
+    """Take the job, which has ended, out of the line of the limit that it waited for, as this record of it says."""
+
+    record: JobRecord
+
+
+@frozen
+class SendOn:
+    """Put the job, which requires a property that this node has not, onto the way to those that have it, as this record
+    says (P15). `message`: the one that goes there in place of it."""
+
+    record: JobRecord
+    message: MessageRef
+
+
+@frozen
+class TakeOff:
+    """Take the job, which has ended, off that way: who put it there may have died before its message was settled."""
+
+    record: JobRecord
+
+
+@frozen
+class Publish:
+    """Put the job's first message into the stream, expecting none on its subject (P3).
+
+    `chosen`: expecting none of this id under any activity either.
+    """
+
+    spec: JobSpec
+    nonce: str
+    chosen: bool = False
 
 
 @frozen
 class Schedule:
-    """Have the server publish the job's message at `at`, expecting no schedule of this id (P11)."""
+    """Have the server publish the job's message at `at`, expecting no schedule of this id (P11); `chosen` as above."""
 
-    record: JobRecord
+    spec: JobSpec
     at: float
+    nonce: str
+    chosen: bool = False
 
 
 @frozen
 class Replace:
-    """Put the job's message in anew: one atomic publish that replaces what is on the id's subject (P2, P7, P8).
+    """Requeue the job: one atomic publish that replaces what is on the subject of its id (P2, P7, P8).
 
     `expected_seq`: the sequence that was seen there, 0 for none.
     """
 
-    record: JobRecord
+    spec: JobSpec
     expected_seq: int
     replaced: int = 0
 
@@ -95,7 +157,7 @@ class Remove:
 class Unschedule:
     """Purge the job's pending schedule."""
 
-    record: JobRecord
+    spec: JobSpec
 
 
 @frozen
@@ -112,5 +174,24 @@ class Abandon:
 
 
 Effect: TypeAlias = (
-    Save | Letter | Ack | Nak | Drop | Ask | Publish | Schedule | Replace | Remove | Unschedule | Notify | Abandon
+    Save
+    | WriteDeadLetter
+    | TellParent
+    | Ack
+    | Nak
+    | Drop
+    | Ask
+    | Isolate
+    | Admit
+    | Park
+    | Unpark
+    | SendOn
+    | TakeOff
+    | Publish
+    | Schedule
+    | Replace
+    | Remove
+    | Unschedule
+    | Notify
+    | Abandon
 )

@@ -19,8 +19,8 @@ else:
     def evolve(value: T, /, **changes: Any) -> T:
         """A copy of `value` with these fields changed. TypeError for a field it does not have.
 
-        >>> from turnout.core.values import Attempt
-        >>> evolve(Attempt(1, 1, "a", 0.0), ended_at=2.0).ended_at
+        >>> from turnout.core.record import AttemptRecord
+        >>> evolve(AttemptRecord(1, 1, "a", 0.0), ended_at=2.0).ended_at
         2.0
         """
         known = value.__dict__

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from turnout.core.values import JobRecord
+from turnout.core.record import JobRecord
 
 LINE_BYTES = 4096
 """The longest message that is kept, with the text of its exception."""
@@ -37,10 +37,23 @@ def fields(
     }
 
 
+def workflow_fields(
+    workflow_id: str = "", name: str = "", run: int = 0, trace_id: str = "", span_id: str = ""
+) -> dict[str, Any]:
+    """What a log record carries of the workflow whose code has logged it."""
+    return {
+        "turnout_workflow": workflow_id,
+        "turnout_workflow_name": name,
+        "turnout_run": run,
+        "trace_id": trace_id,
+        "span_id": span_id,
+    }
+
+
 def fields_of(record: JobRecord) -> dict[str, Any]:
     """The same of a record, with the attempt that it tells of last."""
     node = record.attempts[-1].node if record.attempts else ""
-    return fields(record.id, record.activity, record.attempt, node, record.trace_id)
+    return fields(record.id, record.activity, record.attempt, node, record.spec.trace_id)
 
 
 def cut(text: str, most: int = LINE_BYTES) -> str:

@@ -7,8 +7,10 @@ exception's MRO, so that a policy that came with a submission needs no import of
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import PurePath
 
 import attrs
 
@@ -30,8 +32,23 @@ def seconds(value: float | timedelta, name: str, *, least: float = 0.0) -> float
 
 
 def qualified(cls: type) -> str:
-    """The name that policies and records know an exception class by."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """The name that policies and records know an exception class by.
+
+    A class of the script that is run goes by the name that others import the script by: a worker knows no `__main__` of
+    the one who submitted.
+    """
+    return f"{_own_name(cls.__module__)}.{cls.__qualname__}"
+
+
+def _own_name(module: str) -> str:
+    if module not in ("__main__", "__mp_main__"):
+        return module
+    main = sys.modules.get(module)
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)  # python -m module
+    file = getattr(main, "__file__", None)
+    return PurePath(file).stem if file else module
 
 
 def mro_names(error: BaseException) -> tuple[str, ...]:
@@ -51,7 +68,8 @@ def _names(value: object) -> tuple[str, ...]:
         if isinstance(item, type) and issubclass(item, BaseException):
             names.append(qualified(item))
         elif isinstance(item, str) and item:
-            names.append(item if "." in item else f"builtins.{item}")
+            module, _, name = item.rpartition(".")
+            names.append(f"{_own_name(module or 'builtins')}.{name}")
         else:
             raise InvalidValue(f"retry_on/never_on take exception classes or their qualified names, not {item!r}")
     return tuple(names)
@@ -84,7 +102,7 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay: float = attrs.field(default=100.0, converter=_delay)
     jitter: float = 0.1
-    retry_on: tuple[str, ...] = attrs.field(default=(Exception,), converter=_names)
+    retry_on: tuple[str, ...] = attrs.field(default=("builtins.Exception",), converter=_names)
     never_on: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     def __attrs_post_init__(self) -> None:

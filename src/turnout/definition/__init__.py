@@ -4,13 +4,12 @@ from turnout.definition.activity import Activity, ActivityRef, NamedActivity, ac
 from turnout.definition.codec import (
     Codec,
     InvalidArgument,
-    PayloadProblem,
     decode_as,
-    decode_json,
     encode_checkpoint,
     encode_json,
 )
 from turnout.definition.options import ActivityOptions, Submission
+from turnout.definition.plain_json import PayloadProblem, decode_json
 
 __all__ = [
     "Activity",

@@ -7,15 +7,19 @@ import, shared by clients and workers, and used in any thread.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import attrs
 
-from turnout.core.values import valid_name
+from turnout.core.limits import LimitKey
+from turnout.core.spec import DEFAULT_PRIORITY, SubmitOptions, valid_name
+from turnout.definition.ambient import ambient, needed
 from turnout.definition.codec import Codec
+from turnout.definition.limits import check_fields, keys_of
 from turnout.definition.options import (
     ActivityKeywords,
     ActivityOptions,
@@ -23,7 +27,8 @@ from turnout.definition.options import (
     SubmissionKeywords,
     activity_options,
 )
-from turnout.errors import DefinitionError
+from turnout.definition.plain_json import PayloadProblem
+from turnout.errors import DefinitionError, InvalidArguments, InvalidValue, NotDurable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,7 +45,7 @@ class ActivityRef:
     def options(self, **options: Unpack[SubmissionKeywords]) -> Self:
         """The same activity with these options for one submission; later calls add to earlier ones.
 
-        `id`, `if_exists`, `delay` or `at`, `timeout`, `retry`, `labels`, `expires_in`: see `Submission`. A
+        `id`, `if_exists`, `delay` or `at`, `timeout`, `retry`, `labels`, `debounce`, ...: see `Submission`. A
         DefinitionError (a TypeError) names an unknown option, an InvalidValue (a ValueError) one with a bad value.
 
         >>> activity_ref("convert_video").options(id="a", delay=60).submission.delay
@@ -51,6 +56,16 @@ class ActivityRef:
         changed.submission = self.submission.merged(options)
         return changed
 
+    @property
+    def priority(self) -> int | None:
+        """What priority its jobs are asked to have; None where nobody has said."""
+        return self.submission.priority
+
+    @property
+    def recorded(self) -> SubmitOptions:
+        """What travels with its jobs and is kept in their records."""
+        return self.submission.recorded.prioritized(self.priority or DEFAULT_PRIORITY)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
@@ -60,6 +75,10 @@ class NamedActivity(ActivityRef):
 
     A class of its own beside `Activity`, so that a typed activity with wrong arguments is not taken for an untyped one.
     """
+
+    def execute(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Within a workflow: a durable job with this payload, and its result. NotInWorkflow anywhere else."""
+        return needed(f"{self.name}.execute()").call_activity(self, args, kwargs)
 
 
 def activity_ref(name: str) -> NamedActivity:
@@ -77,16 +96,62 @@ class Activity(ActivityRef, Generic[P, R_co]):
     """
 
     def __init__(self, fn: Callable[P, R_co], settings: ActivityOptions, codec: Codec, *, is_async: bool) -> None:
-        super().__init__(settings.name)
+        super().__init__(settings.name, Submission(requires=settings.requires))
         self.fn = fn
         self.settings = settings
+        self.limits = settings.all_limits
+        self.requires = settings.requires or {}
         self.codec = codec
         self.is_async = is_async
         functools.update_wrapper(self, fn)
+        if is_async:
+            self._pass_for_async(fn)
+
+    @property
+    def priority(self) -> int | None:
+        return self.submission.priority or self.settings.priority
+
+    def _pass_for_async(self, fn: Any) -> None:
+        """Let frameworks that ask whether it is a coroutine function be told the truth."""
+        mark: Any = getattr(inspect, "markcoroutinefunction", None)
+        if mark is not None:
+            mark(self)
+            return
+        # Python 3.11 looks whether it has what a function has.
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            if hasattr(fn, name):
+                self.__dict__[name] = getattr(fn, name)
+
+    def __reduce__(self) -> Any:
+        """Pickled by name, as functions are; what `.options(...)` asked for goes along."""
+        name = self.fn.__qualname__
+        if self.submission == Submission(requires=self.settings.requires):
+            return name
+        return _found_again, (self.fn.__module__, name, self.submission)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """The function itself, in this process and at once: no job, no server."""
-        return self.fn(*args, **kwargs)
+        """Within a workflow a durable job; anywhere else the function itself, in this process and at once.
+
+        A `def` activity can't be called so within a workflow, which would wait for it: `await it.execute(...)`.
+        """
+        port = ambient()
+        if port is None:
+            return self.fn(*args, **kwargs)
+        if not self.is_async:
+            raise NotDurable(f"activity {self.name} is a plain def: within a workflow, await {self.name}.execute(...)")
+        called: Any = port.call_activity(self, args, kwargs)
+        durable: R_co = called
+        return durable
+
+    @overload
+    def execute(
+        self: Activity[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def execute(self: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def execute(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Within a workflow: a durable job, and its result. NotInWorkflow anywhere else."""
+        return needed(f"{self.name}.execute()").call_activity(self, args, kwargs)
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The payload of a submission with these arguments, as JSON text.
@@ -95,10 +160,47 @@ class Activity(ActivityRef, Generic[P, R_co]):
         """
         return self.codec.encode_arguments(args, kwargs)
 
+    def limit_keys(self, text: str | None) -> tuple[LimitKey, ...]:
+        """The limits that apply to the job of this payload; none to one that the function would refuse."""
+        if not any(limit.fields for limit in self.limits):
+            return keys_of(self.limits, {})
+        try:
+            return keys_of(self.limits, self.codec.values(text or ""))
+        except (PayloadProblem, InvalidArguments):
+            return ()
+
     @property
     def doc(self) -> str:
         """The function's docstring, cleaned; "" without one."""
         return inspect.getdoc(self.fn) or ""
+
+
+def _found_again(module: str, qualname: str, submission: Submission) -> Any:
+    """The activity of this place, with the options of one submission."""
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    again = object.__new__(type(found))
+    again.__dict__.update(found.__dict__)
+    again.submission = submission
+    return again
+
+
+def refuse_local(ref: ActivityRef) -> None:
+    """InvalidValue for a local activity where there is no workflow that it could be run by."""
+    if ref.submission.local:
+        raise InvalidValue(
+            f"activity {ref.name}: local=True is for what a workflow calls: leave it out of what is submitted"
+        )
+
+
+def refuse_as_local(ref: ActivityRef) -> None:
+    """InvalidValue for an activity that is defined with what nobody heeds of a local one."""
+    if isinstance(ref, Activity) and (ref.limits or ref.settings.requires):
+        raise InvalidValue(
+            f"activity {ref.name} has limits, or requires properties of its node, and local=True heeds neither: "
+            f"leave local out, or call an activity without them"
+        )
 
 
 class ActivityDecorator(Protocol):
@@ -139,10 +241,13 @@ def activity(fn: Callable[..., Any] | None = None, /, **options: Unpack[Activity
 def _define(fn: Callable[P, R], options: ActivityKeywords, localns: dict[str, Any] | None) -> Activity[P, R]:
     if isinstance(fn, ActivityRef):
         raise DefinitionError(f"{fn!r} is an activity already")
-    if not inspect.isroutine(fn):
+    if isinstance(fn, staticmethod):
+        fn = fn.__func__
+    if isinstance(fn, classmethod) or not inspect.isroutine(fn):
         raise DefinitionError(f"@activity takes a function, and options by name; not {fn!r}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise DefinitionError(f"activity {fn.__name__}: a generator cannot be a job; return a list, or report progress")
+    _refuse_method(fn)
     is_async = inspect.iscoroutinefunction(fn)
     settings = activity_options(fn.__name__, options)
     if is_async and settings.run_in is not None:
@@ -151,7 +256,24 @@ def _define(fn: Callable[P, R], options: ActivityKeywords, localns: dict[str, An
         )
     if not is_async and settings.run_in is None:
         settings = attrs.evolve(settings, run_in="thread")
-    return Activity(fn, settings, Codec(fn, settings.name, localns), is_async=is_async)
+    codec = Codec(fn, settings.name, localns)
+    if any(limit.fields for limit in settings.limits):
+        check_fields(settings.name, settings.limits, codec.field_names)
+    return Activity(fn, settings, codec, is_async=is_async)
+
+
+def _refuse_method(fn: Callable[..., Any]) -> None:
+    """A method that is decorated in its class has no object when it runs as a job; one that is bound has."""
+    try:
+        first = next(iter(inspect.signature(fn).parameters), "")
+    except ValueError as error:
+        raise DefinitionError(f"{fn!r} does not say what its parameters are: wrap it in a function") from error
+    inside_class = fn.__qualname__.rpartition(".")[0].rpartition("<locals>")[2]
+    if inside_class and first in ("self", "cls"):
+        raise DefinitionError(
+            f"{fn.__qualname__} is a method, and a job has no object to call it on: decorate a function or a "
+            f"@staticmethod, or the method of one object: activity(obj.{fn.__name__})"
+        )
 
 
 def _locals_of_caller(fn: Any) -> dict[str, Any] | None:

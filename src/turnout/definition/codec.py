@@ -14,112 +14,34 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from turnout.definition.schemas import Adapter, fields_adapter, is_model, own_keys, problems, type_adapter
+from turnout.definition.plain_json import TOO_DEEP, PayloadProblem, Unsendable, decode_json, dumps, not_json, plain
+from turnout.definition.schemas import LARGE_CHARS, Adapter, fields_adapter, is_model, own_keys, problems, type_adapter
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue
 
-
-class PayloadProblem(InvalidValue):
-    """A payload, result or checkpoint that does not fit its type. The text lists every problem with its field."""
+EXACT_NAMES = "x-turnout-exact-names"
+"""In a payload's JSON Schema: an object with other keys, or without the required ones, is refused for sure."""
 
 
 class InvalidArgument(InvalidArguments, InvalidValue):
     """An argument whose value does not fit its annotation: caught as a TypeError and as a ValueError alike."""
 
 
-# -- plain JSON -----------------------------------------------------------------------------------------------------
+# -- values without annotation --------------------------------------------------------------------------------------
 
 
-class _Unsendable(Exception):
-    """What is wrong with a value; `path` grows from the inside out while it is raised."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.path: list[str | int] = []
-
-    def text(self, what: str) -> str:
-        where = "".join(f"[{part!r}]" for part in reversed(self.path))
-        return f"{what}{where} cannot be sent as JSON: {self.problem}"
-
-
-def _plain(value: Any) -> Any:
-    """`value` made of what JSON has; model objects in it become objects. _Unsendable for anything else."""
-    if value is None or value is True or value is False or type(value) is int:
-        return value
-    if isinstance(value, str):
-        if not value.isascii():
-            _check_text(value)
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Unsendable(f"{value!r} is not a JSON number")
-        return value
-    if isinstance(value, int):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain_item(item, index) for index, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {_key(key): _plain_item(item, key) for key, item in value.items()}
-    return _object(value)
-
-
-def _plain_item(item: Any, key: str | int) -> Any:
-    try:
-        return _plain(item)
-    except _Unsendable as error:
-        error.path.append(key)
-        raise
-
-
-def _key(key: object) -> str:
-    if not isinstance(key, str):
-        raise _Unsendable(f"the key {key!r} is not a string")
-    _check_text(key)
-    return key
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _Unsendable("a string with half of a surrogate pair is not text") from None
-
-
-def _object(value: Any) -> Any:
-    if not is_model(type(value)):
-        raise _Unsendable(f"{_short(value)} is a {type(value).__qualname__}")
-    return type_adapter(type(value)).dump(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-_to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""Made once: `json.dumps` makes an encoder for each call that asks for other than its defaults."""
-
-
-def _dumps(value: Any, what: str) -> str:
-    """JSON text of what `_plain` or an adapter gave; refuses what slipped through those two (a NaN in a model)."""
-    try:
-        text = _to_text(value)
-        if not text.isascii():
-            text.encode()
-        return text
-    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError.
-        raise InvalidValue(f"{what} cannot be sent as JSON: {error}") from error
-    except RecursionError as error:
-        raise InvalidValue(f"{what} is nested too deeply to be sent as JSON") from error
+def _model(value: Any) -> Any:
+    """The JSON values of a model object or a named tuple that is read back by its own type."""
+    if is_model(type(value)) or hasattr(value, "_fields"):
+        return _adapter(type(value), "its class").values(value)
+    raise not_json(value)
 
 
 def encode_json(value: object, what: str) -> str:
@@ -129,26 +51,11 @@ def encode_json(value: object, what: str) -> str:
     '{"path":"a.mp4"}'
     """
     try:
-        return _dumps(_plain(value), what)
-    except _Unsendable as error:
+        return dumps(plain(value, _model))
+    except Unsendable as error:
         raise InvalidValue(error.text(what)) from None
-    except RecursionError as error:
-        raise InvalidValue(f"{what} is nested too deeply, or contains itself") from error
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-_from_text = json.JSONDecoder(parse_constant=_no_constant).decode
-
-
-def decode_json(text: str, what: str) -> Any:
-    """The plain value of JSON text; PayloadProblem names `what`. NaN and Infinity are not JSON."""
-    try:
-        return _from_text(text)
-    except (ValueError, RecursionError) as error:
-        raise PayloadProblem(f"{what} is not JSON: {error}") from error
+    except RecursionError:
+        raise InvalidValue(f"{what} cannot be sent as JSON: {TOO_DEEP}") from None
 
 
 def encode_checkpoint(value: object) -> str:
@@ -183,15 +90,18 @@ def _parse(adapter: Adapter, text: str, what: str) -> Any:
         decode_json(text, what)
     try:
         return adapter.parse(text)
-    except ValidationError as error:
-        if any(item["type"] == "json_invalid" for item in error.errors(include_url=False)):
-            raise PayloadProblem(f"{what} is not JSON: {problems(error)}") from error
-        raise PayloadProblem(f"invalid {what}: {problems(error)}") from error
+    except ValidationError as error:  # Not told as the cause: it shows the values, which may be secrets.
+        if error.error_count() == 1 and error.errors(include_url=False)[0]["type"] == "json_invalid":
+            raise PayloadProblem(f"{what} is not JSON: {problems(error)}") from None
+        raise PayloadProblem(f"invalid {what}: {problems(error)}") from None
+    except RecursionError:
+        raise PayloadProblem(f"invalid {what}: {TOO_DEEP}") from None
 
 
 # -- one activity's payloads ----------------------------------------------------------------------------------------
 
-_JSON_TYPES = frozenset({Any, object, str, int, float, bool, None, NoneType, list, dict, tuple, Mapping, Sequence})
+_JSON_TYPES = (Any, object, str, int, float, bool, None, NoneType, list, dict, tuple, Mapping, Sequence)
+_CLOSED = (str, int, float, bool, NoneType)
 _JSON_CONTAINERS = (list, tuple, Sequence, typing.Union, UnionType)
 
 
@@ -202,29 +112,35 @@ def _is_plain(annotation: Any) -> bool:
         return parts[0] in (str, Any) and _is_plain(parts[1])
     if origin in _JSON_CONTAINERS:
         return all(_is_plain(part) for part in parts if part is not Ellipsis)
-    return origin is None and annotation.__hash__ is not None and annotation in _JSON_TYPES
+    return origin is None and any(annotation is each for each in _JSON_TYPES)
 
 
 class Codec:
     """The payload, result and schemas of one function. Build it once; everything is resolved at the first use.
 
-    `localns` resolves string annotations of a function that is not at the top of its module.
+    `localns` resolves string annotations of a function that is not at the top of its module. The first parameter of a
+    `method` is the object itself and no part of a payload.
 
     >>> def convert(path: str, size: int = 720) -> None: ...
     >>> Codec(convert, "convert").encode_arguments(("a.mp4",), {})
     '{"path":"a.mp4"}'
     """
 
-    def __init__(self, fn: Callable[..., Any], name: str, localns: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], name: str, localns: dict[str, Any] | None = None, *, method: bool = False
+    ) -> None:
         self.name = name
         self.signature = inspect.signature(fn)
+        if method:
+            own = list(self.signature.parameters.values())
+            self.signature = self.signature.replace(parameters=own[1:])
         self._fn = fn
         self._localns = localns
         for parameter in self.signature.parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
                 raise DefinitionError(
-                    f"activity {name}: {stars}{parameter.name} is not supported, since a payload is an object of named "
+                    f"{name}: {stars}{parameter.name} is not supported, since a payload is an object of named "
                     f"parameters; take a list or a dict as a parameter instead"
                 )
 
@@ -255,56 +171,56 @@ class Codec:
         if self._model is not None:
             return self._encode_model(value)
         if not isinstance(value, Mapping):
-            raise InvalidArgument(f"{self.name}: a payload must be a dict of its parameters, not {_short(value)}")
+            kind = type(value).__qualname__
+            raise InvalidArgument(f"{self.name}: a payload must be a dict of its parameters, not a {kind}")
         return self._encode_fields(dict(value))
 
     def _encode_fields(self, given: dict[str, Any]) -> str:
         given = {**given, **{name: self._made_plain(name, given[name]) for name in self._plain_names if name in given}}
         checked = self._check(given)
         try:
-            return _dumps(self._payload.dump(checked), self.name)
-        except ValueError as error:  # pydantic's serialization error is one, and so is InvalidValue.
-            raise self._blamed(checked, error) from error
+            return self._payload.encode(checked, sure=self._sure)
+        except Unsendable as error:
+            raise self._blamed(checked, error) from None
 
     def _encode_model(self, value: Any) -> str:
-        assert self._model is not None
         if isinstance(value, Mapping):
             self._refuse_unknown(value)
         checked = self._check(value)
-        what = f"{self.name}: parameter {self._model!r}"
         try:
-            return _dumps(self._payload.dump(checked), what)
-        except InvalidValue:
-            raise
-        except ValueError as error:
-            raise InvalidValue(f"{what} cannot be sent as JSON: {_first_line(error)}") from error
+            return self._payload.encode(checked)
+        except Unsendable as error:
+            raise InvalidValue(f"{self.name}: {error.text(f'parameter {self._model!r}')}") from None
 
     def _made_plain(self, name: str, value: Any) -> Any:
         try:
-            return _plain(value)
-        except _Unsendable as error:
+            return plain(value)
+        except Unsendable as error:
             raise InvalidArgument(f"{self.name}: {error.text(f'parameter {name!r}')}") from None
-        except RecursionError as error:
-            raise InvalidValue(f"{self.name}: parameter {name!r} is nested too deeply, or contains itself") from error
+        except RecursionError:
+            raise InvalidValue(f"{self.name}: parameter {name!r} cannot be sent as JSON: {TOO_DEEP}") from None
 
     def _check(self, value: Any) -> Any:
         try:
             return self._payload.check(value)
         except ValidationError as error:
-            raise InvalidArgument(f"{self.name}: {problems(error)}") from error
-        except UnicodeEncodeError as error:
-            raise self._blamed(value, error) from error
+            raise InvalidArgument(f"{self.name}: {problems(error)}") from None
+        except UnicodeEncodeError:
+            raise self._blamed(value, Unsendable("a string with half of a surrogate pair is not text")) from None
+        except RecursionError:
+            raise InvalidArgument(f"{self.name}: {TOO_DEEP}") from None
 
-    def _blamed(self, given: Any, error: Exception) -> InvalidValue:
+    def _blamed(self, given: Any, error: Unsendable) -> InvalidValue:
         """`error` with the name of the parameter that is to blame for it."""
         for name, value in given.items() if isinstance(given, dict) else ():
+            adapter = _adapter(self._types[name][0], name)
             try:
-                adapter = _adapter(self._types[name][0], name)
-                _dumps(adapter.dump(adapter.check(value)), name)
-            except ValueError as cause:
-                reason = cause.reason if isinstance(cause, UnicodeEncodeError) else _first_line(cause)
-                return InvalidValue(f"{self.name}: parameter {name!r} cannot be sent as JSON: {reason}")
-        return InvalidValue(f"{self.name}: {_first_line(error)}")
+                adapter.encode(adapter.check(value), sure=name in self._plain_names)
+            except Unsendable as cause:
+                return InvalidValue(f"{self.name}: {cause.text(f'parameter {name!r}')}")
+            except ValueError:  # half of a surrogate pair, which pydantic does not tell from other trouble
+                return InvalidValue(f"{self.name}: {error.text(f'parameter {name!r}')}")
+        return InvalidValue(f"{self.name}: {error.text('its arguments')}")
 
     # -- running
 
@@ -313,6 +229,8 @@ class Codec:
         text = text if text.strip() else "{}"
         what = f"payload of {self.name}"
         if self._model is None:
+            if len(text) >= LARGE_CHARS:  # pydantic would make an error of each unknown key, however many there are
+                self._refuse_unknown(decode_json(text, what), PayloadProblem)
             return self._arguments(_parse(self._payload, text, what))
         required = self._types[self._model][1]
         if not required and decode_json(text, what) == {}:
@@ -320,6 +238,27 @@ class Codec:
         if self._keys is not None:
             self._refuse_unknown(decode_json(text, what), PayloadProblem)
         return self._arguments({self._model: _parse(self._payload, text, what)})
+
+    def values(self, text: str) -> Mapping[str, Any]:
+        """The fields of a payload by name, validated and with their defaults. PayloadProblem lists what is wrong."""
+        args, kwargs = self.decode(text)
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        if self._model is None:
+            return bound.arguments
+        model = bound.arguments[self._model]
+        return {name: getattr(model, name, None) for name in self.field_names}
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """What a payload has at its top: the parameters, or the fields of the one model."""
+        if self._model is None:
+            return tuple(self._types)
+        cls = _class_of(self._types[self._model][0])
+        for fields in ("model_fields", "__pydantic_fields__", "__dataclass_fields__", "__attrs_attrs__"):
+            if hasattr(cls, fields):
+                return tuple(getattr(field, "name", field) for field in getattr(cls, fields))
+        return ()
 
     def _arguments(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = []
@@ -330,9 +269,12 @@ class Codec:
 
     def _refuse_unknown(self, value: Any, error: type[Exception] = InvalidArgument) -> None:
         """A dataclass or an attrs class cannot say what it does with unknown keys: at the top they are mistakes."""
-        unknown = [key for key in value if key not in self._keys] if self._keys and isinstance(value, Mapping) else []
+        known = self._types if self._model is None else self._keys
+        unknown = [key for key in value if key not in known] if known is not None and isinstance(value, Mapping) else []
         if unknown:
             listed = "; ".join(f"{key}: unknown key" for key in unknown[:20])
+            if len(unknown) > 20:
+                listed += f"; and {len(unknown) - 20} more"
             raise error(f"invalid payload of {self.name}: {listed}")
 
     # -- results
@@ -343,13 +285,18 @@ class Codec:
         if self._result is None:
             return encode_json(value, what)
         try:
-            return _dumps(self._result.dump(self._result.check(value)), what)
+            if self._result_plain:
+                return self._result.encode(self._result.check(plain(value)), sure=True)
+            return self._result.encode(self._result.check(value))
         except ValidationError as error:
-            raise InvalidValue(f"{what} is not what the function's annotation promises: {problems(error)}") from error
-        except InvalidValue:
-            raise
-        except ValueError as error:
-            raise InvalidValue(f"{what} cannot be sent as JSON: {_first_line(error)}") from error
+            promise = f"{what} is not what the function's annotation promises"
+            raise InvalidValue(f"{promise}: {problems(error)}") from None
+        except Unsendable as error:
+            raise InvalidValue(error.text(what)) from None
+        except UnicodeEncodeError:
+            raise InvalidValue(f"{what} cannot be sent as JSON: it holds half of a surrogate pair") from None
+        except RecursionError:
+            raise InvalidValue(f"{what} cannot be sent as JSON: {TOO_DEEP}") from None
 
     def decode_result(self, text: str) -> Any:
         """The result as the type of the return annotation; plain JSON without one."""
@@ -363,7 +310,10 @@ class Codec:
         schema = self._payload.json_schema("validation")
         schema.setdefault("title", self.name)
         if self._model is not None:
+            if self._keys is not None:
+                schema.update({"additionalProperties": False, EXACT_NAMES: True})
             return schema
+        schema[EXACT_NAMES] = True
         for name, parameter in self.signature.parameters.items():
             if parameter.default is not inspect.Parameter.empty:
                 try:
@@ -374,7 +324,7 @@ class Codec:
 
     def result_schema(self) -> dict[str, Any]:
         """The JSON Schema of the result; {} when the function doesn't say."""
-        return {} if self._result is None else self._result.json_schema("serialization")
+        return {} if self._result is None else self._result.json_schema("validation")
 
     # -- types, resolved at the first use
 
@@ -416,13 +366,24 @@ class Codec:
     @functools.cached_property
     def _plain_names(self) -> tuple[str, ...]:
         """The parameters that could let through what JSON lacks, because their annotation says little or nothing."""
-        closed = (str, int, float, bool, NoneType)
-        return tuple(name for name, (type_, _) in self._types.items() if type_ not in closed and _is_plain(type_))
+        return tuple(name for name, (type_, _) in self._types.items() if type_ not in _CLOSED and _is_plain(type_))
+
+    @functools.cached_property
+    def _sure(self) -> bool:
+        """Whether all that the parameters' types let pass comes back as it was: of those not made plain before."""
+        rest = [
+            type_ for name, (type_, _) in self._types.items() if type_ not in _CLOSED and name not in self._plain_names
+        ]
+        return all(_adapter(type_, self.name).certain for type_ in rest)
 
     @functools.cached_property
     def _payload(self) -> Adapter:
         adapters = {n: _adapter(t, f"activity {self.name}, parameter {n!r}") for n, (t, _) in self._types.items()}
         return fields_adapter(self._types) if self._model is None else adapters[self._model]
+
+    @functools.cached_property
+    def _result_plain(self) -> bool:
+        return _is_plain(self._hints["return"]) and self._result is not None and not self._result.certain
 
     @functools.cached_property
     def _result(self) -> Adapter | None:

@@ -1,4 +1,4 @@
-"""Hooks: functions of the user's that are told of the moments in a job's life."""
+"""Hooks: functions of the user's that are called when something has happened to a job."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import attrs
 
-from turnout.core.moments import Moment
+from turnout.core.changes import Change
 from turnout.errors import DefinitionError
 
 Hook = Callable[[Any], object]
-"""Takes the job's `turnout.JobInfo`, as it was at that moment. May be async; what it returns is not looked at."""
+"""Takes the job's `turnout.JobInfo`, as it was then. May be async; what it returns is not looked at."""
 
 
 def _callable(_instance: Any, attribute: Any, value: Any) -> None:
@@ -40,10 +40,19 @@ class Hooks:
     on_fault: Hook | None = attrs.field(default=None, validator=_callable, eq=False, repr=False)
     on_lost: Hook | None = attrs.field(default=None, validator=_callable, eq=False, repr=False)
 
-    def of(self, moment: Moment) -> Hook | None:
-        """The hook of a moment."""
-        found: Hook | None = getattr(self, moment.value)
-        return found
+    def of(self, change: Change) -> Hook | None:
+        """The hook that is called when this has happened, or None."""
+        name = _HOOK_OF.get(change)
+        hook: Hook | None = getattr(self, name) if name is not None else None
+        return hook
 
 
-HOOK_NAMES = frozenset(moment.value for moment in Moment)
+_HOOK_OF = {
+    Change.lost: "on_lost",
+    Change.started: "on_start",
+    Change.failed: "on_failure",
+    Change.completed: "on_success",
+    Change.faulted: "on_fault",
+}
+
+HOOK_NAMES = frozenset(_HOOK_OF.values())

@@ -7,28 +7,36 @@ cannot be used is an InvalidValue; both name the option.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 import attrs
 
+from turnout.core.record import DEFAULT_POLICY, Policy
 from turnout.core.retry import RetryPolicy, seconds
-from turnout.core.values import BARE_ID, DEFAULT_RULES, Rules, SubmitOptions, valid_name
+from turnout.core.routing import checked_requires
+from turnout.core.spec import BARE_ID, SubmitOptions, check_submission, checked_labels, checked_priority, valid_name
 from turnout.definition.hooks import HOOK_NAMES, Hook, Hooks
+from turnout.definition.limits import Limit, limits_of
+from turnout.definition.retention import Retention
 from turnout.errors import DefinitionError, InvalidValue
 
 LEASE_S = (1.0, 1800.0)
 """Shortest and longest lease. The server redelivers a silent node's job after it, so hours would hide a dead node."""
 
-MAX_LABELS = 32
-MAX_LABEL_KEY = 64
-MAX_LABEL_VALUE = 256
 MAX_COUNT = 1_000_000
 """Largest concurrency or number of forgiven losses; beyond it a number is a mistake."""
 
+LATEST_YEAR = 2200
+"""The first year that nothing may be delayed to: readers and the server's timers have their own ends of time."""
+
+MAX_KEY = 256
+"""How long a debounce_key may be."""
+
 RunIn = Literal["thread", "process"]
-IfExists = Literal["raise", "join"]
+IfExists = Literal["raise", "join", "replace"]
+Cancellation = Literal["try", "wait", "abandon"]
 
 
 class InvalidOption(DefinitionError, InvalidValue):
@@ -46,7 +54,11 @@ class ActivityKeywords(TypedDict, total=False):
     heartbeat_timeout: float | timedelta | None
     concurrency: int | None
     global_concurrency: int | None
+    limits: Sequence[Limit] | None
+    requires: Mapping[str, str] | None
+    priority: int | None
     run_in: RunIn | None
+    retention: Retention | None
     on_start: Hook | None
     on_success: Hook | None
     on_failure: Hook | None
@@ -65,6 +77,13 @@ class SubmissionKeywords(TypedDict, total=False):
     retry: RetryPolicy | None
     labels: Mapping[str, str]
     expires_in: float | timedelta | None
+    start_within: float | timedelta | None
+    requires: Mapping[str, str] | None
+    priority: int | None
+    cancellation: Cancellation | None
+    local: bool
+    debounce: float | timedelta | None
+    debounce_key: str | None
 
 
 def duration(value: float | timedelta, name: str) -> float:
@@ -75,7 +94,7 @@ def duration(value: float | timedelta, name: str) -> float:
     return result
 
 
-def _timeout(value: float | timedelta | None) -> float | None:
+def timeout_s(value: float | timedelta | None) -> float | None:
     return None if value is None else duration(value, "timeout")
 
 
@@ -85,6 +104,34 @@ def _heartbeat_timeout(value: float | timedelta | None) -> float | None:
 
 def _expires_in(value: float | timedelta | None) -> float | None:
     return None if value is None else duration(value, "expires_in")
+
+
+def _start_within(value: float | timedelta | None) -> float | None:
+    return None if value is None else duration(value, "start_within")
+
+
+def _requires(value: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if value is None else checked_requires(value)
+
+
+def _priority(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidOption(f"priority must be an integer from 1 (first) to 5 (last), not {value!r}")
+    return checked_priority(value)
+
+
+def _debounce(value: float | timedelta | None) -> float | None:
+    return None if value is None else duration(value, "debounce")
+
+
+def _debounce_key(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_KEY:
+        raise InvalidValue(f"debounce_key must be text of 1 to {MAX_KEY} characters, not {value!r}")
+    return value
 
 
 def _lease(value: float | timedelta) -> float:
@@ -106,7 +153,7 @@ def _count(name: str, least: int) -> Callable[[Any, Any, Any], None]:
     return check
 
 
-def _policy(_instance: Any, _attribute: Any, value: Any) -> None:
+def check_policy(_instance: Any, _attribute: Any, value: Any) -> None:
     if value is not None and not isinstance(value, RetryPolicy):
         raise InvalidOption(f"retry must be a RetryPolicy, not {value!r}")
 
@@ -114,6 +161,11 @@ def _policy(_instance: Any, _attribute: Any, value: Any) -> None:
 def _run_in(_instance: Any, _attribute: Any, value: Any) -> None:
     if value not in (None, "thread", "process"):
         raise InvalidValue(f'run_in must be "thread" or "process", not {value!r}')
+
+
+def _retention(_instance: Any, _attribute: Any, value: Any) -> None:
+    if value is not None and not isinstance(value, Retention):
+        raise InvalidOption(f"retention must be a turnout.Retention, not {value!r}")
 
 
 def _name(_instance: Any, _attribute: Any, value: Any) -> None:
@@ -127,37 +179,55 @@ class ActivityOptions(Hooks):
     `timeout`: one attempt, at most. `heartbeat_timeout`: the code itself must report at least this often.
     `lease`: how long the server waits for a silent node. `max_lost`: how many vanished nodes are forgiven.
     `concurrency`: attempts at once per node, `global_concurrency`: over all nodes; None is no limit of its own.
-    `run_in`: where a sync function runs; None for an async one. `on_start` and so on: see `Hooks`.
+    `limits`: those that are counted over all nodes and activities, see `Limit`. `requires`: the properties that a node
+    must have to run its jobs, beside those that a submission names. `priority`: that of its jobs, unless a submission
+    says otherwise: 1 goes first, 5 last, None is 3. `run_in`: where a sync function runs; None for an async one.
+    `retention`: how long the records of its ended jobs are kept, whoever ends them, instead of as long as the namespace
+    says; the newest declaration counts. `on_start` and so on: see `Hooks`.
 
     >>> ActivityOptions(name="convert", timeout=timedelta(minutes=15)).timeout
     900.0
     """
 
     name: str = attrs.field(validator=_name)
-    timeout: float | None = attrs.field(default=None, converter=_timeout)
-    retry: RetryPolicy = attrs.field(factory=RetryPolicy, validator=_policy)
+    timeout: float | None = attrs.field(default=None, converter=timeout_s)
+    retry: RetryPolicy = attrs.field(factory=RetryPolicy, validator=check_policy)
     max_lost: int = attrs.field(default=3, validator=_count("max_lost", 0))
     lease: float = attrs.field(default=30.0, converter=_lease)
     heartbeat_timeout: float | None = attrs.field(default=None, converter=_heartbeat_timeout)
     concurrency: int | None = attrs.field(default=None, validator=_count("concurrency", 1))
     global_concurrency: int | None = attrs.field(default=None, validator=_count("global_concurrency", 1))
+    limits: tuple[Limit, ...] = attrs.field(default=(), converter=limits_of)
+    requires: dict[str, str] | None = attrs.field(default=None, converter=_requires)
+    priority: int | None = attrs.field(default=None, converter=_priority)
     run_in: RunIn | None = attrs.field(default=None, validator=_run_in)
+    retention: Retention | None = attrs.field(default=None, validator=_retention)
+
+    @property
+    def all_limits(self) -> tuple[Limit, ...]:
+        """Its limits over all nodes: `global_concurrency` is one that no other activity shares."""
+        if self.global_concurrency is None:
+            return self.limits
+        return (*self.limits, Limit(f"activity:{self.name}", concurrency=self.global_concurrency))
 
     @property
     def declared(self) -> dict[str, Any]:
         """What others may know of them: all that is set, but for the name, the policy and the hooks."""
-        hidden = HOOK_NAMES | {"name", "retry"}
+        hidden = HOOK_NAMES | {"name", "retry", "limits", "retention"}
         values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
-        return {name: value for name, value in values.items() if name not in hidden and value is not None}
+        shown = {name: value for name, value in values.items() if name not in hidden and value is not None}
+        if self.retention is not None:
+            shown["retention"] = attrs.asdict(self.retention)
+        return {**shown, "limits": [attrs.asdict(limit) for limit in self.limits]} if self.limits else shown
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> Policy:
         """The part that decides a job's life, as a record keeps it; the default ones are one and the same object."""
-        rules = Rules(retry=self.retry, max_lost=self.max_lost, lease=self.lease)
-        return DEFAULT_RULES if rules == DEFAULT_RULES else rules
+        rules = Policy(retry=self.retry, max_lost=self.max_lost, lease=self.lease)
+        return DEFAULT_POLICY if rules == DEFAULT_POLICY else rules
 
 
-def _id(value: object) -> str | None:
+def chosen_id(value: object) -> str | None:
     if value is None:
         return None
     name = valid_name(value, "id")
@@ -166,63 +236,114 @@ def _id(value: object) -> str | None:
     return name
 
 
-def _aware(_instance: Any, _attribute: Any, value: object) -> None:
+def check_aware(_instance: Any, _attribute: Any, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, datetime):
         raise InvalidValue(f"at must be a datetime with a time zone, not {value!r}")
     if value.utcoffset() is None:
         raise InvalidValue(f"at must have a time zone (datetime.now(timezone.utc), ...): {value!r} is naive")
+    if value.year >= LATEST_YEAR:
+        raise InvalidValue(f"at must be before the year {LATEST_YEAR}, not {value!r}: what never runs is not submitted")
 
 
-def _delay(value: float | timedelta | None) -> float | None:
+def delay_s(value: float | timedelta | None) -> float | None:
     return None if value is None else seconds(value, "delay")
 
 
-def _labels(value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise InvalidValue(f"labels must be a dict of strings, not {value!r}")
-    if len(value) > MAX_LABELS:
-        raise InvalidValue(f"labels: at most {MAX_LABELS} of them, not {len(value)}")
-    return {_label(k, "a key", MAX_LABEL_KEY, least=1): _label(v, f"{k!r}", MAX_LABEL_VALUE) for k, v in value.items()}
-
-
-def _label(value: object, what: str, most: int, *, least: int = 0) -> str:
-    """Labels travel in a header, so one line of printable text each."""
-    if not isinstance(value, str) or not least <= len(value) <= most or not value.isprintable():
-        raise InvalidValue(f"labels: {what} must be {least} to {most} printable characters, not {value!r}")
-    return value
-
-
 def _if_exists(value: IfExists) -> IfExists:
-    if value not in ("raise", "join"):
-        raise InvalidValue(f'if_exists must be "raise" or "join", not {value!r}')
+    if value not in ("raise", "join", "replace"):
+        raise InvalidValue(f'if_exists must be "raise", "join" or "replace", not {value!r}')
     return value
+
+
+def _cancellation(value: Cancellation | None) -> Cancellation | None:
+    if value not in (None, "try", "wait", "abandon"):
+        raise InvalidValue(f'cancellation must be "try", "wait" or "abandon", not {value!r}')
+    return value
+
+
+def _local(value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidValue(f"local must be True or False, not {value!r}")
+    return value
+
+
+_ONLY_JOBS = ("id", "delay", "at", "labels", "expires_in", "start_within", "requires", "priority", "debounce")
+"""The options that a local activity can't have."""
 
 
 @attrs.frozen(kw_only=True)
 class Submission:
     """What one submission asks for; None means the activity's own, or nothing.
 
-    `id`: the job's id, else one is made up. `if_exists`: what to do when the id is taken. `delay` (seconds) or `at`
-    (an aware datetime): not before. `expires_in`: seconds from the submission to the end of the last attempt.
+    `id`: the job's id, else one is made up. `if_exists`, when the id is taken: "raise" (the default), "join": take the
+    job that has it, or "replace": end that job, and run this one under the id. `delay` (seconds) or `at` (an aware
+    datetime): not before. `expires_in`: seconds from the submission to the end of the last attempt.
+    `start_within`: seconds from the submission to the begin of the first attempt; after them the job is faulted.
+    `requires`: properties that a node must have to run it, over those that its activity requires.
+    `priority`: whether it starts before others that wait, 1 first, 5 last.
+    `cancellation`, within a workflow: what becomes of the job when nobody waits for it any more. "try" (the default):
+    it is asked to cancel, "wait": its real outcome is waited for, "abandon": it goes on. `local`, within a workflow: it
+    runs on the workflow's worker without a job of its own.
+    `debounce`: not before so many seconds have passed without another submission of the activity with this
+    `debounce_key` (by default: of the activity without a key); all of them are one job, with the payload and the
+    options of the last one.
 
     >>> Submission(id="a", delay=timedelta(minutes=1)).delay
     60.0
     """
 
-    id: str | None = attrs.field(default=None, converter=_id)
+    id: str | None = attrs.field(default=None, converter=chosen_id)
     if_exists: IfExists = attrs.field(default="raise", converter=_if_exists)
-    delay: float | None = attrs.field(default=None, converter=_delay)
-    at: datetime | None = attrs.field(default=None, validator=_aware)
-    timeout: float | None = attrs.field(default=None, converter=_timeout)
-    retry: RetryPolicy | None = attrs.field(default=None, validator=_policy)
-    labels: dict[str, str] = attrs.field(factory=dict, converter=_labels)
+    delay: float | None = attrs.field(default=None, converter=delay_s)
+    at: datetime | None = attrs.field(default=None, validator=check_aware)
+    timeout: float | None = attrs.field(default=None, converter=timeout_s)
+    retry: RetryPolicy | None = attrs.field(default=None, validator=check_policy)
+    labels: dict[str, str] = attrs.field(factory=dict, converter=checked_labels)
     expires_in: float | None = attrs.field(default=None, converter=_expires_in)
+    start_within: float | None = attrs.field(default=None, converter=_start_within, repr=False)
+    requires: dict[str, str] | None = attrs.field(default=None, converter=_requires, repr=False)
+    priority: int | None = attrs.field(default=None, converter=_priority, repr=False)
+    cancellation: Cancellation | None = attrs.field(default=None, converter=_cancellation, repr=False)
+    local: bool = attrs.field(default=False, converter=_local, repr=False)
+    debounce: float | None = attrs.field(default=None, converter=_debounce, repr=False)
+    debounce_key: str | None = attrs.field(default=None, converter=_debounce_key, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
             raise InvalidValue("delay and at exclude each other: give one of them")
+        if self.start_within is not None and self.delay is not None and self.start_within <= self.delay:
+            raise InvalidValue(
+                f"start_within must be longer than delay ({self.delay:g} s): both begin at the submission"
+            )
+        self._check_debounce()
+        check_submission(self.timeout, self.retry)
+        if self.local:
+            self._check_local()
+
+    def _check_local(self) -> None:
+        for name in _ONLY_JOBS:
+            if getattr(self, name):
+                raise InvalidValue(
+                    f"local=True and {name} exclude each other: a local activity is no job that could have one; "
+                    f"leave one of them out"
+                )
+
+    def _check_debounce(self) -> None:
+        if self.debounce is None:
+            if self.debounce_key is not None:
+                raise InvalidValue("debounce_key goes with debounce: say for how many seconds to wait")
+            return
+        named = ("delay", "at", "id", "expires_in", "start_within")
+        excluded = [name for name in named if getattr(self, name) is not None]
+        if self.if_exists != "raise":
+            excluded.append("if_exists")
+        if excluded:
+            raise InvalidValue(
+                f"debounce and {excluded[0]} exclude each other: several submissions are one job, whose id is made up "
+                "and whose time is that of the last one"
+            )
 
     def merged(self, given: Mapping[str, Any]) -> Submission:
         """This one with the keywords of another `.options(...)` over it; an unknown keyword is a TypeError.
@@ -233,17 +354,26 @@ class Submission:
         for name in given:
             if name not in _SUBMISSION:
                 raise DefinitionError(f"options() has no option {name!r}; it has {', '.join(_SUBMISSION)}")
+        if self.requires is not None and "requires" in given:
+            given = {**given, "requires": {**self.requires, **(_requires(given["requires"]) or {})}}
         return attrs.evolve(self, **given)
 
     @property
     def at_s(self) -> float | None:
-        """`at` as unix seconds."""
-        return None if self.at is None else self.at.timestamp()
+        """`at` as unix seconds; what lies before 1970 is as past as that."""
+        return None if self.at is None else max(self.at.timestamp(), 0.0)
 
     @property
     def recorded(self) -> SubmitOptions:
         """The part that travels with the job and is kept in its record."""
-        return SubmitOptions(timeout=self.timeout, retry=self.retry, expires_in=self.expires_in, labels=self.labels)
+        return SubmitOptions(
+            timeout=self.timeout,
+            retry=self.retry,
+            expires_in=self.expires_in,
+            labels=self.labels,
+            start_within=self.start_within,
+            requires=self.requires or {},
+        )
 
 
 _SUBMISSION = tuple(field.name for field in attrs.fields(Submission))

@@ -11,27 +11,50 @@ import threading
 import typing
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal
 
 import attrs
 import pydantic
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass, rebuild_dataclass
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import (
+    CoreSchema,
+    PydanticCustomError,
+    SchemaError,
+    SchemaValidator,
+    core_schema,
+)
+
+from turnout.definition.plain_json import TOO_DEEP, Unsendable, dumps
+from turnout.definition.roundtrip import certain, compare
 
 HOOK = "__get_pydantic_core_schema__"
 MAX_PROBLEMS = 20
 
-CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+CONFIG = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
 """Bytes are base64 in JSON; those inside a pydantic model, at any depth, follow that model's own config."""
+
+LARGE_CHARS = 64 * 1024
+"""From this size on a text is parsed by a validator that stops at the first item of a list that does not fit."""
 
 _lock = threading.RLock()
 _building: ContextVar[frozenset[str]] = ContextVar("_building", default=frozenset())
 
 
+class _JsonSchema(GenerateJsonSchema):
+    """A type that JSON Schema has no words for may be anything: the contract says less, and the activity works."""
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Says nothing: what the contract leaves out is no trouble."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
+        return {}
+
+
 class Adapter:
-    """One type, or an object of named fields, built once: check Python values, parse JSON text, dump to JSON values.
+    """One type, or an object of named fields, built once: check Python values, make JSON of them, parse JSON text.
 
     `check` and `parse` raise pydantic's ValidationError. Building raises pydantic's errors for a type it cannot carry.
     """
@@ -47,12 +70,99 @@ class Adapter:
                 adopt(type_)
             self._adapter: TypeAdapter[Any] = TypeAdapter(Root, config=CONFIG)
         self.check: Callable[[Any], Any] = self._adapter.validator.validate_python
-        self.parse: Callable[[str], Any] = self._adapter.validator.validate_json
-        self.dump: Callable[[Any], Any] = functools.partial(self._adapter.serializer.to_python, mode="json")
+        self._parse: Callable[[str], Any] = self._adapter.validator.validate_json
+        dump = self._adapter.serializer.to_python
+        self._dump_simply: Callable[[Any], Any] = functools.partial(dump, mode="json")
+        # By alias, and without computed fields: so that what is dumped may be parsed again. Whether it was what the
+        # type says is seen then, better than by pydantic's warnings.
+        options: Any = {"mode": "json", "by_alias": True, "round_trip": True, "warnings": False}
+        self._dump: Callable[[Any], Any] = functools.partial(dump, **options)
+
+    def parse(self, text: str) -> Any:
+        """The value of JSON text. Of a large text only the first item that does not fit is told."""
+        return self._parse(text) if len(text) < LARGE_CHARS else self._fast_parse(text)
+
+    def encode(self, value: Any, *, sure: bool = False) -> str:
+        """JSON text of a checked value, which `parse` makes the same value of again; else Unsendable says why not.
+
+        `sure`: the caller knows that it does.
+        """
+        if sure or self.certain:
+            try:
+                return dumps(self._dump_simply(value))
+            except (ValueError, RecursionError):
+                pass  # what follows takes longer, and tells what is wrong
+        return self._verified(value)[1]
+
+    def values(self, value: Any) -> Any:
+        """What `encode` spells, as JSON values."""
+        return self._verified(value)[0]
+
+    def _verified(self, value: Any) -> tuple[Any, str]:
+        try:
+            raw = self._dump(value)
+        except ValueError as error:  # PydanticSerializationError is one
+            raise Unsendable(_first_line(error)) from None
+        except RecursionError:
+            raise Unsendable(TOO_DEEP) from None
+        text = dumps(raw)
+        try:
+            compare(value, self.parse(text))
+        except ValidationError as error:
+            raise Unsendable(f"it could not be read back: {problems(error)}") from None
+        except RecursionError:
+            raise Unsendable(TOO_DEEP) from None
+        return raw, text
+
+    @functools.cached_property
+    def certain(self) -> bool:
+        """Whether everything that `check` lets pass comes back as it was."""
+        return certain(self._adapter.core_schema)
+
+    @functools.cached_property
+    def _fast_parse(self) -> Callable[[str], Any]:
+        """A validator that gives up at the first bad item of a list: to collect 300,000 errors takes seconds."""
+        schema: Any = _failing_fast(self._adapter.core_schema)
+        config = core_schema.CoreConfig(val_json_bytes="base64", hide_input_in_errors=True)
+        # Without the switch pydantic would take the validators of models as it has built them, for their lists too.
+        for switch in ({"_use_prebuilt": False}, {}):
+            try:
+                return SchemaValidator(schema, config, **switch).validate_json
+            except (SchemaError, TypeError):  # a pydantic that does not know it, or not everywhere
+                continue
+        return self._parse
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
-        """The JSON Schema of what `parse` takes or `dump` gives."""
-        return self._adapter.json_schema(mode=mode)
+        """The JSON Schema of what `parse` takes or `values` gives; {} where there are no words for a type."""
+        return self._adapter.json_schema(mode=mode, schema_generator=_JsonSchema)
+
+
+_NO_SCHEMAS = frozenset({"default", "expected", "members", "metadata", "config"})
+
+
+def _failing_fast(schema: Any) -> Any:
+    """The core schema with collections that stop at their first bad item."""
+    if isinstance(schema, list):
+        return [_failing_fast(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    copied = {key: value if key in _NO_SCHEMAS else _failing_fast(value) for key, value in schema.items()}
+    if isinstance(copied.get("type"), str) and copied["type"] in _COLLECTIONS:
+        copied["fail_fast"] = True
+    return copied
+
+
+_COLLECTIONS = frozenset(
+    kind
+    for kind, schema in {
+        "list": core_schema.ListSchema,
+        "set": core_schema.SetSchema,
+        "frozenset": core_schema.FrozenSetSchema,
+        "tuple": core_schema.TupleSchema,
+        "dict": core_schema.DictSchema,
+    }.items()
+    if "fail_fast" in schema.__annotations__
+)
 
 
 def type_adapter(type_: Any) -> Adapter:
@@ -98,7 +208,7 @@ def own_keys(type_: Any) -> frozenset[str] | None:
     if issubclass(type_, BaseModel) or is_pydantic_dataclass(type_):
         return None
     if attrs.has(type_):
-        return frozenset(_key(field) for field in attrs.fields(type_) if field.init)
+        return frozenset(field.key for field in _init_fields(type_))
     return frozenset(name for name, field in type_.__dataclass_fields__.items() if field.init)
 
 
@@ -113,6 +223,10 @@ def problems(error: pydantic.ValidationError) -> str:
     if len(listed) > MAX_PROBLEMS:
         texts.append(f"and {len(listed) - MAX_PROBLEMS} more")
     return "; ".join(texts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 # -- attrs classes --------------------------------------------------------------------------------------------------
@@ -136,15 +250,28 @@ def adopt(type_: Any, seen: set[Any] | None = None) -> bool:
     seen.add(origin)
     for part in _parts(origin):
         found |= adopt(part, seen)
-    if attrs.has(origin) and not is_dataclass(origin):
+    if _needs_hook(origin):
         if not hasattr(origin, HOOK):
-            setattr(origin, HOOK, classmethod(_attrs_schema))
+            setattr(origin, HOOK, classmethod(_object_schema))
         return True
     if found and issubclass(origin, BaseModel):
         origin.model_rebuild(force=True)
     elif found and is_pydantic_dataclass(origin):
         rebuild_dataclass(origin, force=True)
     return found
+
+
+def _needs_hook(cls: type) -> bool:
+    """Whether pydantic does not carry this class as it should: an attrs class, or a dataclass that makes up fields.
+
+    It would dump those with `init=False`, and refuse them when they come back.
+    """
+    if attrs.has(cls) and not is_dataclass(cls):
+        return True
+    if not is_dataclass(cls) or is_pydantic_dataclass(cls):
+        return False
+    declared = cls.__dataclass_fields__.values()
+    return not all(field.init for field in fields(cls)) and len(fields(cls)) == len(list(declared))
 
 
 def _parts(cls: type) -> list[Any]:
@@ -173,13 +300,33 @@ def _hints(cls: Any, source: Any) -> dict[str, Any]:
     return {name: replaced(hint) for name, hint in hints.items()}
 
 
-def _attrs_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+@attrs.frozen
+class _Field:
+    """A field that is an argument of its class: the attribute, its key in JSON, whether it may be left out."""
+
+    name: str
+    key: str
+    optional: bool
+
+
+def _init_fields(cls: Any) -> list[_Field]:
+    if attrs.has(cls):
+        own = [field for field in attrs.fields(cls) if field.init]
+        return [_Field(f.name, f.alias or f.name, f.default is not attrs.NOTHING) for f in own]
+    return [
+        _Field(f.name, f.name, f.default is not MISSING or f.default_factory is not MISSING)
+        for f in fields(cls)
+        if f.init
+    ]
+
+
+def _object_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
     """The hook: an object of the class's init arguments; it is built by calling the class, converters and all."""
     ref = f"{cls.__module__}.{cls.__qualname__}:{id(cls)}{list(typing.get_args(source)) or ''}"
     if ref in _building.get():
         return core_schema.definition_reference_schema(ref)
     hints = _hints(cls, source)
-    own = [field for field in attrs.fields(cls) if field.init]
+    own = _init_fields(cls)
     token = _building.set(_building.get() | {ref})
     try:
         types = {field: handler.generate_schema(hints.get(field.name, Any)) for field in own}
@@ -194,35 +341,29 @@ def _attrs_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> CoreS
             return cls(**{name: values[name] for name in given})
         except TypeError as error:  # What attrs.validators.instance_of raises: a bad value, not a bug of ours.
             text = str(error.args[0] if error.args else error)
-            raise PydanticCustomError("attrs", "{message}", {"message": text}) from error
+            raise PydanticCustomError("attrs", "{message}", {"message": text}) from None
 
     def unbuild(value: Any) -> dict[str, Any]:
-        return {_key(field): getattr(value, field.name) for field in own}
+        return {field.key: getattr(value, field.name) for field in own}
 
     return core_schema.no_info_wrap_validator_function(
         build,
         # Not a typed dict: that would not take its config (bytes as base64) from whatever contains the object.
         core_schema.model_fields_schema(
-            {_key(field): core_schema.model_field(_optional(type_, field)) for field, type_ in types.items()},
+            {field.key: core_schema.model_field(_optional(type_, field)) for field, type_ in types.items()},
             model_name=cls.__name__,
         ),
         ref=ref,
         serialization=core_schema.plain_serializer_function_ser_schema(
             unbuild,
             return_schema=core_schema.typed_dict_schema(
-                {_key(field): core_schema.typed_dict_field(type_) for field, type_ in types.items()},
+                {field.key: core_schema.typed_dict_field(type_) for field, type_ in types.items()},
                 cls_name=cls.__name__,
             ),
         ),
     )
 
 
-def _key(field: attrs.Attribute[Any]) -> str:
-    return field.alias or field.name
-
-
-def _optional(type_: CoreSchema, field: attrs.Attribute[Any]) -> CoreSchema:
+def _optional(type_: CoreSchema, field: _Field) -> CoreSchema:
     """A field with a default may be left out; the class then makes its own default, so the one here is never used."""
-    if field.default is attrs.NOTHING:
-        return type_
-    return core_schema.with_default_schema(type_, default_factory=lambda: None)
+    return core_schema.with_default_schema(type_, default_factory=lambda: None) if field.optional else type_

@@ -1,8 +1,8 @@
-"""The walk of the registry: deadlines of jobs that no worker takes (P12), and records whose message is gone.
+"""The walk of the registry: deadlines of jobs that no worker takes (P12), and records that no message carries any more.
 
 A record that changes moves to the end of its stream, so what has been read once does not change in its place: each look
-reads what was written since the last one, and remembers of it only what is not done with. A registry may hold very many
-ended jobs; they are read and forgotten.
+reads what was written since the last one, and remembers of what is not done with no more than its place, and when to
+look at it again. A registry may hold very many ended jobs; they are read and forgotten.
 
 A server that crashed may have lost its last writes and put others in their places. So all is read again when the
 connection was lost in between, when the stream is another one, and every hour. What was known before counts meanwhile:
@@ -13,186 +13,257 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import attrs
 
 from turnout import wire
-from turnout.core.events import Event, Expired, Leftover, Stuck
-from turnout.core.values import FINAL, NAME, JobRecord, JobState
+from turnout.bounded import each
+from turnout.core.events import Expired, Leftover, Stuck
+from turnout.core.record import FINAL, JobState
+from turnout.core.spec import NAME
 from turnout.crashpoints import reach
-from turnout.errors import TurnoutError, UnreadableRecord
-from turnout.jetstream.direct import Raw
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Store
-from turnout.jetstream.suspension import suspended_too
-from turnout.jetstream.walk import newest_of, unhurried
-from turnout.supervisor import sweep
+from turnout.errors import UnreadableRecord
+from turnout.nats.boottime import boottime
+from turnout.nats.direct import Raw
+from turnout.nats.pages import SMALL_PAGE, at_sequences, newest_of, some, unhurried
+from turnout.nats.stream import Stream, expires, kv_stream
+from turnout.store.perform import Store
+from turnout.supervisor.agenda import Agenda
+from turnout.supervisor.apply import AT_ONCE, Applier
+from turnout.supervisor.owners import Owned, Owners
 
 logger = logging.getLogger("turnout.supervisor")
 
 ALL_AGAIN_S = 3600.0
-_FAR_S = 2 * ALL_AGAIN_S
-"""What is due later than that is not remembered: it is met again before."""
-_JUDGE_EVERY_S = 30.0
-_EXPIRING = b"\r\nNats-TTL: "
-_TOGETHER = 256
-"""Of how many jobs at once it is asked whether their messages are there."""
+QUICK_PAGES = 4
+"""What was written since the last look is read at once, if it is no more than this; more waits for the next walk."""
 
-Apply = Callable[[str, str, Event], Awaitable[None]]
-"""Applies an event to the job of an activity; whatever goes wrong is told to the log."""
+_TOGETHER = 512
+"""How many records are looked at again in one turn."""
+
+_GRAIN_S = 0.5
+_CHECK_EVERY_S = (30.0, 300.0)
+"""How often it is asked whether a job has its message still: rarely of those that have waited for long."""
 
 
-@attrs.define
-class Waiting:
-    """A record that somebody has to act on some day. `since`: when that was first overdue, by `suspended_too()`;
-    `met`: the number of the reading that has met it last."""
+@attrs.frozen
+class _Due:
+    """A record that something may have to be done about, and where it lies."""
 
     seq: int
-    due_at: float
-    expires_at: float
-    patience_s: float
-    final: bool
-    met: int
-    since: float | None = None
+    brief: wire.Brief
+    expires: bool
+
+
+class _Plan:
+    """When to look at which record: for its deadline, and for whether it is carried by a message still. The first must
+    not be late for the many of the second."""
+
+    def __init__(self) -> None:
+        self.deadlines, self.checks = Agenda(_GRAIN_S), Agenda(_GRAIN_S)
+
+    def __len__(self) -> int:
+        return len(self.deadlines) + len(self.checks)
 
 
 class Records:
-    """What the registry holds that is not done with, as the acting supervisor knows it."""
+    """What the registry holds that is not done with. `read` finds what is new, `look` deals with what is due."""
 
-    def __init__(self, store: Store, apply: Apply) -> None:
+    def __init__(self, store: Store, apply: Applier, owners: Owners, *, settling_s: float, every_s: float) -> None:
         self._store = store
         self._apply = apply
+        self._owners = owners
+        self._settling_s = settling_s
+        self._every_s = every_s
         self._stream = kv_stream(store.names.jobs_bucket)
-        self._reading = 0
-        self.forget()
+        self.begin()
 
-    def forget(self) -> None:
-        """Somebody else looks after them from now on."""
-        self._waiting: dict[bytes, Waiting] = {}
+    def begin(self) -> None:
+        """Know nothing."""
+        self._plan, self._earlier = _Plan(), _Plan()
         self._read_up_to = 0
         self._begun: tuple[str, int] | None = None
         self._whole_at: float | None = None
+        self._walked_at = -self._every_s
 
     @property
     def waiting(self) -> int:
-        """How many records are remembered."""
-        return len(self._waiting)
-
-    async def look(self) -> None:
-        """Read what is new, and act on what is overdue, also while much is read. Errors are those of the connection."""
-        judged_at = suspended_too()
-        try:
-            async with aclosing(self._read()) as pages:
-                async for _ in pages:
-                    if suspended_too() - judged_at > _JUDGE_EVERY_S:
-                        await self._judge()
-                        judged_at = suspended_too()
-        except TurnoutError:
-            await self._judge()  # what is known can be acted on
-            raise
-        await self._judge()
-        reach("supervisor.registry")
+        """How many looks at records are planned."""
+        return len(self._plan) + len(self._earlier)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> AsyncGenerator[None]:
-        """Read up to what is the end now; gives way after each page."""
-        connection, names = self._store.connection, self._store.names
-        info = await connection.api(f"STREAM.INFO.{self._stream}")
+    async def read(self) -> None:
+        """Read up to what is the end now. When that is much it is done now and then, and without haste: a namespace
+        may write records as fast as they can be read. Errors are those of the connection."""
+        connection = self._store.connection
+        info = await Stream(connection, self._stream).info()
         begun, top = (str(info["created"]), connection.epoch), int(info["state"]["last_seq"])
-        old = self._whole_at is not None and suspended_too() - self._whole_at > ALL_AGAIN_S
+        old = self._whole_at is not None and boottime() - self._whole_at > ALL_AGAIN_S
         if begun != self._begun or top < self._read_up_to or old:
-            self._reading += 1
             self._begun, self._read_up_to, self._whole_at = begun, 0, None
-        pages = unhurried(connection, self._stream, names.record("*", "*"), self._read_up_to + 1)
-        async with aclosing(pages):
+            self._earlier, self._plan = self._plan, _Plan()
+            self._walked_at = -self._every_s
+        if top <= self._read_up_to:
+            pass
+        elif top - self._read_up_to <= QUICK_PAGES * SMALL_PAGE:
+            await self._read_quickly(top)
+        elif boottime() - self._walked_at >= self._every_s:
+            await self._walk(top)
+            self._walked_at = boottime()
+        else:
+            return
+        if self._whole_at is None:
+            self._whole_at, self._earlier = boottime(), _Plan()
+        reach("supervisor.registry")
+
+    async def _read_quickly(self, top: int) -> None:
+        subject = self._store.names.record("*", "*")
+        while self._read_up_to < top:
+            begin = self._read_up_to + 1
+            page = await some(self._store.connection, self._stream, subject, begin, SMALL_PAGE)
+            self._note_all(page.messages)
+            if not page.more or not page.messages:
+                self._read_up_to = max(top, self._read_up_to)
+
+    async def _walk(self, top: int) -> None:
+        subject, begin = self._store.names.record("*", "*"), self._read_up_to + 1
+        async with aclosing(unhurried(self._store.connection, self._stream, subject, begin)) as pages:
             async for page in pages:
-                for raw in page:
-                    self._note(raw)
-                self._read_up_to = page[-1].seq
+                self._note_all(page)
                 if self._read_up_to >= top:
                     break  # what is written meanwhile is for the next look: it may come as fast as it is read
-                yield
-        if self._whole_at is None:
-            self._whole_at = suspended_too()
-            self._waiting = {subject: each for subject, each in self._waiting.items() if each.met == self._reading}
+        self._read_up_to = max(top, self._read_up_to)
 
-    def _note(self, raw: Raw) -> None:
-        before = self._waiting.pop(raw.subject, None)
+    def _note_all(self, page: Sequence[Raw]) -> None:
+        for raw in page:
+            due = self._parsed(raw)
+            if due is not None:
+                self._note(due)
+            self._read_up_to = raw.seq
+
+    def _parsed(self, raw: Raw) -> _Due | None:
+        """The record, unless nothing will ever have to be done about it."""
+        named = _job_of(raw.subject)
         # Most are done with, and have begun to expire: told from the bytes, for there may be very many.
-        if not raw.data or (wire.state_of(raw.data) in FINAL and _EXPIRING in raw.block):
-            return
+        is_expiring = expires(raw.block)
+        if not raw.data or (is_expiring and wire.state_of(raw.data) in FINAL):
+            self._owners.drop(*named)
+            return None
         try:
-            record = wire.load_record(raw.data)
+            brief = wire.load_brief(raw.data)
         except UnreadableRecord as error:
             logger.warning("a record that can't be read stays as it is: %s", error)
-            return
-        named = _job_of(raw.subject)
-        if (record.activity, record.id) != named or not all(map(NAME.fullmatch, named)):
-            logger.warning("the record %r is left alone: it is of job %r, somebody has put it there", named, record.id)
-            return
-        waiting = _waiting(record, raw.seq, self._reading)
-        if before is not None and before.seq == raw.seq:
-            waiting.since = before.since
-        far = self._store.connection.now() + _FAR_S
-        # A running one is its owner's, or the other walk's.
-        if record.state is not JobState.running and min(waiting.due_at, waiting.expires_at) < far:
-            self._waiting[raw.subject] = waiting
+            return None
+        if (brief.activity, brief.id) != named or not all(map(NAME.fullmatch, named)):
+            logger.warning("the record %r is left alone: it is of job %r, somebody has put it there", named, brief.id)
+            return None
+        return _Due(raw.seq, brief, is_expiring)
 
-    # --- judging ------------------------------------------------------------------------------------------------------
+    def _note(self, due: _Due) -> None:
+        """Remember when to look at it again."""
+        brief, now = due.brief, self._store.connection.now()
+        if brief.state is JobState.running and brief.token is not None and not brief.outside:
+            self._owners.note(brief.activity, brief.id, Owned(brief.token, brief.message))
+        else:
+            self._owners.drop(brief.activity, brief.id)
+        ends_late = brief.outside or not (brief.state.final or brief.state is JobState.running)
+        if ends_late and brief.expires_at < math.inf:
+            self._plan.deadlines.add(brief.expires_at, due.seq, now=now)
+        self._plan.checks.add(_moved_at(brief) + self._settling_s, due.seq, now=now)
 
-    async def _judge(self) -> None:
+    # --- dealing with what is due -------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Deal with what is due. Errors are those of the connection."""
+        for plan in (self._plan, self._earlier):
+            await self._deal(plan.deadlines, self._end)
+            await self._deal(plan.checks, self._check)
+        reach("supervisor.records")
+
+    async def _deal(self, agenda: Agenda, act: Callable[[Sequence[_Due], float], Awaitable[None]]) -> None:
         now = self._store.connection.now()
-        for subject in [subject for subject, each in self._waiting.items() if now >= each.expires_at]:
-            # Its message is found when it is applied.
-            await self._apply(*_job_of(subject), Expired(now=now, found=None))
-        silent = [subject for subject, each in self._waiting.items() if _silent(each, now)]
-        for begin in range(0, len(silent), _TOGETHER):
-            await self._look_for_messages(silent[begin : begin + _TOGETHER], now)
+        seqs = set(agenda.due(now, _TOGETHER))
+        try:
+            raws = await at_sequences(self._store.connection, self._stream, seqs) if seqs else []
+            await act([due for raw in raws if (due := self._parsed(raw)) is not None], now)
+        except BaseException:
+            for seq in seqs:
+                agenda.add(0.0, seq, now=now)
+            raise
 
-    async def _look_for_messages(self, silent: Sequence[bytes], now: float) -> None:
-        """Jobs may wait in a long queue: most have their message, which one read tells of many."""
-        names, jobs = self._store.names, {subject: _job_of(subject) for subject in silent}
-        there = await newest_of(self._store.connection, names.work, [names.jobs(*job) for job in jobs.values()])
-        for subject, (activity, job_id) in jobs.items():
-            waiting = self._waiting.get(subject)
-            if waiting is None:
-                continue
-            if waiting.final or names.jobs(activity, job_id).encode() not in there:
-                found = await self._store.queue.find(activity, job_id)
-                if found is None:
-                    await self._apply(activity, job_id, Stuck(now=now, found=None))
-                elif waiting.final:
-                    # Whoever ended it before any worker took it died on the way: the other walk sees what was
-                    # delivered only.
-                    await self._apply(activity, job_id, Leftover(found=found, now=now))
-            waiting.since = None  # it is looked for again after the same time
+    async def _end(self, records: Sequence[_Due], now: float) -> None:
+        """Their deadline has passed."""
+
+        async def one(due: _Due) -> None:
+            if not await self._apply(due.brief.activity, due.brief.id, Expired(now=now, delivery=None)):
+                self._plan.deadlines.add(now + self._settling_s, due.seq, now=now)
+
+        await each(one, records, AT_ONCE)
+
+    async def _check(self, records: Sequence[_Due], now: float) -> None:
+        """Somebody should be at work on them: is the message there that brings that about?"""
+        names = self._store.names
+        subjects = [names.jobs(due.brief.activity, due.brief.id, due.brief.priority) for due in records]
+        newest = await newest_of(self._store.connection, names.work, subjects) if subjects else {}
+
+        async def one(due: _Due, subject: str) -> bool:
+            return await self._carried(due.brief, subject.encode() in newest, now)
+
+        carried = await each(lambda found: one(*found), list(zip(records, subjects, strict=True)), AT_ONCE)
+        for due, is_carried in zip(records, carried, strict=True):
+            pause_s = _pause(due.brief, now) if is_carried else _CHECK_EVERY_S[0]
+            self._plan.checks.add(now + pause_s, due.seq, now=now)
+
+    async def _carried(self, brief: wire.Brief, there: bool, now: float) -> bool:
+        """Whether a message carries the job, or its place in a line: most wait in a long queue. If none does, something
+        is done about it."""
+        activity, job_id, queue = brief.activity, brief.id, self._store.queue
+        if there and not brief.state.final:
+            return True
+        try:
+            found = None
+            if not brief.state.final:
+                if brief.waits_for and await self._store.places.in_line(activity, job_id, brief.waits_for):
+                    return True
+                if brief.message is not None and await queue.exists(brief.message):
+                    return True
+                found = await queue.find_routed(activity, job_id)
+            found = found or await queue.find(activity, job_id, brief.priority)
+            if found is not None and found.message.bare and found.spec.options.requires:
+                await self._store.routes.keep(activity, job_id, found.spec.options.requires)
+        except Exception as error:  # whatever this one job does to its reader, there are others
+            logger.warning("job %s can't be looked at: %s", job_id, error)
+            return True
+        if found is not None and brief.state.final:
+            # Whoever ended it before any worker took it died on the way: the sweep sees what was delivered only.
+            await self._apply(activity, job_id, Leftover(delivery=found, now=now))
+        elif found is None and brief.state is JobState.running and brief.token is not None and not brief.outside:
+            await self._owners.check(activity, job_id, Owned(brief.token, brief.message))
+        elif found is None and not (
+            brief.waits_for and await self._store.places.knows(activity, job_id, brief.waits_for)
+        ):
+            await self._apply(activity, job_id, Stuck(now=now, delivery=None, unparked=True))
+        return found is not None and not brief.state.final
 
 
-def _silent(each: Waiting, now: float) -> bool:
-    """Whether nothing has become of the record for so long that its message may be gone."""
-    if now < each.due_at or now >= each.expires_at:
-        return False
-    if each.since is None:
-        each.since = suspended_too()
-    return suspended_too() - each.since >= each.patience_s
+def _moved_at(brief: wire.Brief) -> float:
+    """Since when somebody should be at work on it, or done with it."""
+    if brief.state.final:
+        return brief.finished_at
+    return max(brief.submitted_at, brief.due_at, brief.waiting_since)
+
+
+def _pause(brief: wire.Brief, now: float) -> float:
+    """How long until the next check: what has waited for long may wait in a long queue."""
+    if brief.state is JobState.running:
+        return _CHECK_EVERY_S[0]
+    return min(max((now - _moved_at(brief)) / 2, _CHECK_EVERY_S[0]), _CHECK_EVERY_S[1])
 
 
 def _job_of(subject: bytes) -> tuple[str, str]:
     """The activity and the id that a record's subject names, be it of any bytes."""
     _, _, activity, job_id = subject.decode("utf-8", "replace").split(".")
     return activity, job_id
-
-
-def _waiting(record: JobRecord, seq: int, met: int) -> Waiting:
-    final = record.state.final
-    return Waiting(
-        seq=seq,
-        due_at=0.0 if final else record.due_at or 0.0,
-        expires_at=math.inf if final or record.expires_at is None else record.expires_at,
-        patience_s=max(sweep.LEASES_UNTIL_STUCK * record.rules.lease, sweep.SETTLING_S),
-        final=final,
-        met=met,
-    )

@@ -10,33 +10,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
-from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
-from turnout.jetstream.confidence import Confidence
-from turnout.jetstream.connection import Connection, ConnectOptions, Received
-from turnout.jetstream.names import Names
-from turnout.jetstream.perform import Performer, Saved, Store
-from turnout.jetstream.registry import Retention, scan
-from turnout.jetstream.suspension import suspended_too
+from turnout.nats.boottime import boottime
+from turnout.nats.connection import Connection, ConnectOptions, Message
+from turnout.nats.messages import level_of
+from turnout.nats.stream import max_deliveries_advisory
+from turnout.once import log_rarely
+from turnout.store.consumers import consumers_of
+from turnout.store.failure_detector import FailureDetector
+from turnout.store.names import Names
+from turnout.store.perform import OnSaved, Performer, Store
+from turnout.supervisor.ahead import Ahead
+from turnout.supervisor.alarms import Alarms
+from turnout.supervisor.apply import Applier
+from turnout.supervisor.completions import Completions
+from turnout.supervisor.duties import Duties, Duty
 from turnout.supervisor.election import Election
+from turnout.supervisor.groups import GroupWatch
+from turnout.supervisor.judge import Pace
 from turnout.supervisor.objects import ObjectCollector
+from turnout.supervisor.owners import Owners
+from turnout.supervisor.places import LimitUses, PlaceSweep
 from turnout.supervisor.queues import Queues
 from turnout.supervisor.records import Records
-from turnout.supervisor.sweep import Sweep, advisory
-from turnout.telemetry import metrics
+from turnout.supervisor.routes import RouteWatch
+from turnout.supervisor.schedules import Rearming, Ticks
+from turnout.supervisor.sweep import Sweep
+from turnout.supervisor.workflows import OpenWorkflows
+from turnout.telemetry import metrics, workflow_metrics
 
 logger = logging.getLogger("turnout.supervisor")
 
 
 @attrs.frozen(kw_only=True)
 class SupervisorOptions:
-    """How often it looks. `liveness_ttl`: seconds its own key lives, and how long it must be sure of itself before it
-    calls a node dead. `sweep_every`, `registry_every`, `objects_every`: seconds between walks of the stream, of
-    the records, and of all objects. `object_age`: seconds for which an object is kept even if nothing refers to it."""
+    """How often it looks, and how long it waits, in seconds.
+
+    `liveness_ttl`: how long its own key lives, how long it must be sure of itself before it calls a node dead, and how
+    long a job that was handed to somebody may wait for its attempt. `look_every`: between two looks at the nodes, the
+    messages and the records. `sweep_every`: between two looks at what alarms are kept, the queues and the clock.
+    `registry_every`: between two walks of the records, when there are very many new ones. `objects_every`: between two
+    walks of all objects; `object_age`: for so long an object is kept even if nothing refers to it. `settling`: how long
+    an ended job's message may be on its way out. `stuck_leases`: after so many leases what nobody takes is requeued.
+    """
 
     liveness_ttl: float = 10.0
     look_every: float = 0.5
@@ -44,10 +64,13 @@ class SupervisorOptions:
     registry_every: float = 30.0
     objects_every: float = 600.0
     object_age: float = 3600.0
+    settling: float = 10.0
+    stuck_leases: float = 2.0
 
 
 class Supervisor:
-    """Runs until cancelled. `name` is what its key in the registry says, `saved` is told of the records that it writes.
+    """Runs until cancelled. `name` is what its key in the registry says, `on_saved` is called after
+    each record that it writes.
 
     await Supervisor(ConnectOptions(), Names("turnout"), name="alone").run()
     """
@@ -58,157 +81,154 @@ class Supervisor:
         names: Names,
         *,
         name: str,
-        retention: Retention | None = None,
         options: SupervisorOptions | None = None,
-        saved: Saved | None = None,
+        on_saved: OnSaved | None = None,
     ) -> None:
-        self._saved = saved
+        self._on_saved = on_saved
         self._connect_options = connect_options
         self._names = names
         self._name = name
-        self._retention = retention
         self._options = options or SupervisorOptions()
-        self.confident = Confidence(self._options.liveness_ttl)
+        self.confident = FailureDetector(self._options.liveness_ttl)
         """Whether it may call others dead, by its own looks at the registry (P5)."""
         self._alarmed = asyncio.Event()
         self._queues = Queues()
+        self._workflows = OpenWorkflows()
+        self._limits = LimitUses()
         self.acting = False
 
     @property
     def looking(self) -> bool:
         """Whether it has looked lately. For any thread."""
         looked_at = self.confident.in_time_at
-        return looked_at is not None and suspended_too() - looked_at < self._options.liveness_ttl
+        return looked_at is not None and boottime() - looked_at < self._options.liveness_ttl
 
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
         connection = await Connection.open(self._connect_options, name="turnout-supervisor")
         unwatched = metrics.watch_queues(self._look_at_queues)
+        unwatched_limits = metrics.watch_limits(self._look_at_limits)
+        unwatched_workflows = workflow_metrics.watch_open(self._look_at_workflows)
         try:
             with contextlib.suppress(TurnoutError):
                 await connection.sync_clock(self._names.work)
             await self._supervise(connection)
         finally:
             unwatched()
+            unwatched_limits()
+            unwatched_workflows()
             await connection.close()
 
     async def _supervise(self, connection: Connection) -> None:
-        store = Store.over(connection, self._names, self._retention)
+        store = Store.over(connection, self._names)
         election = Election(connection, self._names, self._name, self._options.liveness_ttl)
-        sweep = Sweep(store, Performer(store, confident=self.confident, saved=self._saved), self.confident)
-        duty = _Duty(self._options)
-        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{self._names.work}.>"
-        await connection.subscribe(subject, self._hear)
+        await connection.subscribe(max_deliveries_advisory(self._names.work), self._hear)
         connection.on_down(self.confident.failed)
-        records, objects = Records(store, sweep.apply), ObjectCollector(store, self._options.object_age)
-        beside = [
-            asyncio.create_task(self._beside(self._options.registry_every, records.look)),
-            asyncio.create_task(self._beside(self._options.objects_every, objects.collect)),
-        ]
+        duties = Duties(self._duties(store))
+        # Ticks are for whoever lives: they must not wait for an election.
+        ticks = asyncio.create_task(Ticks(store, self._performer(store)).run(), name="the ticks")
         try:
             while True:
-                looked = False
-                try:
-                    self.acting = await election.stand()
-                    self.confident.succeeded()
-                    if self.acting:
-                        await self._act(store, sweep, duty)
-                    else:
-                        duty = _Duty(self._options)
-                        self._queues.forget()
-                        records.forget()
-                    looked = True
-                except TurnoutError as error:
-                    self.confident.failed()
-                    logger.info("the supervisor can't look: %s", error)
-                except Exception:  # nobody else supervises this: whatever one job does to it, it must survive
-                    self.confident.failed()
-                    logger.exception("the supervisor has stumbled, it looks again")
-                await self._pause(listening=looked and self.acting)
+                await self._stand(election, duties)
+                # Often enough in a TTL to be sure of itself: the failure detector wants to hear twice in half of one.
+                await asyncio.sleep(min(self._options.look_every, self._options.liveness_ttl / 8))
         finally:
-            for task in beside:
-                task.cancel()
+            ticks.cancel()
+            await asyncio.gather(ticks, return_exceptions=True)
+            await duties.stop()
             await election.resign()
 
-    async def _beside(self, every_s: float, look: Callable[[], Awaitable[object]]) -> None:
-        """What takes long must not make it look late: it is done beside the rest, while this one acts."""
-        while True:
-            await asyncio.sleep(every_s)
-            if not self.acting:
-                continue
-            try:
-                await look()
-            except TurnoutError as error:
-                logger.info("the supervisor can't look at everything now: %s", error)
-            except Exception:  # as above
-                logger.exception("the supervisor has stumbled, it looks again later")
+    async def _stand(self, election: Election, duties: Duties) -> None:
+        """Keep the key, or try to get it. Nothing else is done here: whatever there is to do, the key is renewed."""
+        try:
+            self.acting = await election.stand()
+            self.confident.succeeded()
+        except TurnoutError as error:
+            self.acting = election.acting
+            self.confident.failed()
+            log_rarely(logger, level_of(error, logging.WARNING), "look", "the supervisor can't look: %s", error)
+        except Exception:  # nobody else supervises this: whatever it meets, it must survive
+            self.confident.failed()
+            logger.exception("the supervisor has stumbled, it looks again")
+        if self.acting and not duties.started:
+            duties.start()
+        elif not self.acting and duties.started:
+            self._queues.forget()
+            self._workflows.forget()
+            self._limits.forget()
+            await duties.stop()
 
-    async def _act(self, store: Store, sweep: Sweep, duty: _Duty) -> None:
-        reach("supervisor.elected")
-        living = frozenset(node.id for node in await store.nodes.living())
-        reach("supervisor.looked")
-        vanished = bool(duty.nodes - living)
-        if vanished or duty.new or sweep.unresolved:
-            await sweep.owners(vanished=vanished)
-        else:
-            await sweep.nudge()
-        reach("supervisor.counted")
-        duty.nodes = living
-        if self._alarmed.is_set() or duty.new:
-            self._alarmed.clear()
-            await self._alarms(store, sweep)
-            reach("supervisor.alarms")
-        swept = duty.sweep_due()
-        if swept:
+    def _performer(self, store: Store) -> Performer:
+        return Performer(store, confident=self.confident, on_saved=self._on_saved)
+
+    def _duties(self, store: Store) -> list[Duty]:
+        options = self._options
+        performer = self._performer(store)
+        apply = Applier(performer)
+        owners = Owners(store, apply, self.confident)
+        pace = Pace(
+            patience=options.liveness_ttl,
+            settling=options.settling,
+            leases=options.stuck_leases,
+            relook=options.liveness_ttl / 2,
+        )
+        sweep = Sweep(store, apply, owners, pace)
+        owners.tell(sweep.soon)
+        records = Records(store, apply, owners, settling_s=options.settling, every_s=options.registry_every)
+        alarms = Alarms(store, apply, owners)
+        ahead = Ahead(store, apply)
+        places = PlaceSweep(store, self._limits)
+        routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
+        objects = ObjectCollector(store, options.object_age)
+        groups = GroupWatch(store, performer)
+
+        async def clock() -> None:
             await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
-            await sweep.everything()
-            reach("supervisor.swept")
-            await self._alarms(store, sweep)
-        if (swept or duty.new) and metrics.look():
-            await self._queues.measure(store, sweep.consumers)
-        duty.new = False
 
-    async def _alarms(self, store: Store, sweep: Sweep) -> None:
-        """Deal with the alarms that are kept, and drop those that were dealt with."""
-        async for stored in scan(
-            store.connection, self._names.alarms, f"$JS.EVENT.ADVISORY.CONSUMER.*.{self._names.work}.>"
-        ):
-            about = advisory(stored.data)
-            if about is None or await sweep.alarm(*about):
-                reach("supervisor.dealt")
-                body = {"seq": stored.seq, "no_erase": True}
-                with contextlib.suppress(TurnoutError):
-                    await store.connection.api(f"STREAM.MSG.DELETE.{self._names.alarms}", body)
-                reach("supervisor.dropped")
+        async def queues() -> None:
+            if metrics.look():
+                await self._queues.measure(store, await consumers_of(store.connection, self._names))
 
-    async def _pause(self, *, listening: bool) -> None:
-        """Until the next look. An alarm brings it forward for the one who can act on it; others let it ring."""
-        if not listening:
-            await asyncio.sleep(self._options.look_every)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._options.look_every):
-                await self._alarmed.wait()
+        async def read_ahead() -> None:
+            await ahead.look(list(sweep.consumers.values()))
 
-    def _hear(self, _: Received) -> None:
+        async def workflows() -> None:
+            if metrics.look():
+                await self._workflows.count(store)
+
+        often, seldom, walk = options.look_every, options.sweep_every, options.objects_every
+        return [
+            Duty(name="the nodes", every_s=often, run=owners.look, begin=owners.begin),
+            Duty(name="the late nodes", every_s=often, run=owners.ask_late),
+            Duty(name="what was handed over", every_s=often, run=sweep.read, begin=sweep.begin, hurry=owners.vanished),
+            Duty(name="the messages", every_s=often, run=sweep.look),
+            Duty(name="the priorities", every_s=often, run=read_ahead, begin=ahead.begin),
+            Duty(name="the new records", every_s=often, run=records.read, begin=records.begin),
+            Duty(name="the records", every_s=often, run=records.look),
+            Duty(name="the limits", every_s=often, run=places.look),
+            Duty(name="the routes", every_s=often, run=routes.look),
+            Duty(name="the completions", every_s=often, run=Completions(store, performer).look),
+            Duty(name="the groups", every_s=often, run=groups.look, begin=groups.begin),
+            Duty(name="the alarms", every_s=seldom, run=alarms.look, hurry=self._alarmed),
+            Duty(name="the queues", every_s=seldom, run=queues),
+            Duty(name="the workflows", every_s=seldom, run=workflows),
+            Duty(name="the pauses", every_s=seldom, run=store.pauses.set_right),
+            Duty(name="the schedules", every_s=seldom, run=Rearming(store).look),
+            Duty(name="the clock", every_s=seldom, run=clock),
+            Duty(name="the objects", every_s=walk, after_s=walk, run=objects.collect),
+        ]
+
+    def _hear(self, _: Message) -> None:
         self._alarmed.set()
 
-    def _look_at_queues(self) -> Mapping[str, metrics.Queue]:
+    def _look_at_queues(self) -> Mapping[str, metrics.QueueState]:
         """For whoever collects metrics, in any thread: one supervisor tells it, who knows that it acts still."""
         return self._queues.look() if self.acting and self.looking else {}
 
+    def _look_at_limits(self) -> Mapping[str, metrics.LimitUse]:
+        """Likewise."""
+        return self._limits.look() if self.acting and self.looking else {}
 
-class _Duty:
-    """What the acting supervisor has done when, in this term."""
-
-    def __init__(self, options: SupervisorOptions) -> None:
-        self.new = True
-        self.nodes: frozenset[str] = frozenset()
-        self._options = options
-        self._swept_at = suspended_too()
-
-    def sweep_due(self) -> bool:
-        if suspended_too() - self._swept_at < self._options.sweep_every:
-            return False
-        self._swept_at = suspended_too()
-        return True
+    def _look_at_workflows(self) -> workflow_metrics.OpenWorkflows:
+        """Likewise."""
+        return self._workflows.look() if self.acting and self.looking else {}

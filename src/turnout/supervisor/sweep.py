@@ -1,305 +1,374 @@
-"""The sweep: finds the jobs that nobody will bring back, and says of each to `decide()` what is the matter with it.
+"""The sweep: finds the messages that nobody will bring back in time, and gives them back, or says of each to `decide()`
+what is the matter with it.
 
-It walks the stream, not only the registry: a job may be stuck before its first record. Everything up to the sequence
-that a consumer has delivered is in flight, waiting for its delay, or stuck; what lies behind has not been tried yet.
+It walks the stream, not only the registry: a job may be stuck before its first record. Each message that was handed to
+somebody is read once (handed.py) and judged by its job's record (judge.py), which also tells when to look again.
 """
 
 from __future__ import annotations
 
-import asyncio
+import heapq
+import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
 import attrs
 
-from turnout import fastjson, wire
-from turnout.core.events import Event, Expired, Leftover, Lost, Stuck, Verdict
-from turnout.core.lifecycle import newer
-from turnout.core.loglines import fields, fields_of
-from turnout.core.values import Delivery, JobRecord, JobState, MessageRef, Token
+from turnout import wire
+from turnout.bounded import each
+from turnout.core.events import Event, Expired, Leftover, Stuck
+from turnout.core.record import Delivery, MessageRef
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
-from turnout.jetstream.connection import ApiError
-from turnout.jetstream.names import kv_stream
-from turnout.jetstream.perform import Performer, Store
-from turnout.jetstream.registry import last_values
-from turnout.jetstream.suspension import suspended_too
+from turnout.nats.boottime import boottime
+from turnout.nats.direct import Raw
+from turnout.nats.pages import at_sequences, newest_of
+from turnout.nats.stream import kv_stream
+from turnout.store.consumers import Consumer, consumers_of, line_of
+from turnout.store.perform import Store
+from turnout.supervisor.agenda import Agenda
+from turnout.supervisor.apply import AT_ONCE, Applier, chunks
+from turnout.supervisor.handed import Reading
+from turnout.supervisor.judge import NO_RECORD_MAX_LOST, Finding, Handed, Pace, judge
+from turnout.supervisor.owners import Owned, Owners
 
 logger = logging.getLogger("turnout.supervisor")
 
-_TOGETHER = 256
-_AT_ONCE = 32
-LEASES_UNTIL_STUCK = 2
-SETTLING_S = 10.0
-"""How long an ended job's message may still be on its way out."""
+_TOGETHER = 512
+_MOST = 1024
+"""How many messages are looked at again in one turn."""
 
+_FAR_S = 60.0
+"""Of what waits for longer no more than its place is remembered."""
 
-@attrs.frozen
-class Consumer:
-    """What the server says of an activity's consumer. `idle`: it has pulls waiting, so nothing is left to hand over.
-    `pending`: how many messages have not been handed to anybody."""
+_GRAIN_S = 1.0
+_WAITING_MOST = 8192
+"""While so many messages of an activity are late already, no others are looked at: they would wait as well."""
 
-    activity: str
-    delivered_seq: int
-    ack_wait_s: float
-    idle: bool
-    pending: int = 0
+_AGAIN_S = 1.0
+_UNREADABLE_S = 60.0
+_ALL_AGAIN_S = 3600.0
+"""A replica may have been behind when it was read, and so may have been the one who read."""
 
+ALERT_S = 35.0
+"""For so long after a node has gone everything is given back quickly: its open pulls may swallow for 30 s."""
 
-@attrs.frozen
-class Seen:
-    """A job as the sweep last saw it: it is stuck if it still looks the same a while later."""
+RESUMED_S = 15.0
+"""For so long after a pause nobody wonders that messages wait: they are handed over one after the other."""
 
-    message: MessageRef
-    revision: int
-    since: float
+_ALERT_PATIENCE_S = 1.0
+_URGENT_S = 0.3
+_URGENT_TIMES = 10
+"""So often in a row something is given back quickly: each time costs one of the deliveries that it has (P7)."""
 
-
-@attrs.frozen
-class Nudge:
-    """A message to give back until its job's next attempt begins, `left` times more."""
-
-    message: MessageRef
-    attempt: int
-    left: int = 10
+_RELOOKS_A_SECOND = 1000.0
+_OURS = b"\r\nTurnout-"
+"""In the headers of a message that says more of its job than its subject does."""
 
 
 class Sweep:
-    """Looks at everything that has been delivered. `confident` tells whether this process may call a node dead (P5)."""
+    """Looks after everything that was handed to somebody. `read` finds what is new, `look` judges what is due."""
 
-    def __init__(self, store: Store, performer: Performer, confident: Callable[[], bool]) -> None:
-        self.unresolved = False
-        """Whether there is a job whose owner seems dead, and nothing could be decided yet."""
-        self.consumers: list[Consumer] = []
-        """All there are, as they were last read."""
+    def __init__(self, store: Store, apply: Applier, owners: Owners, pace: Pace) -> None:
+        self.consumers: dict[str, Consumer] = {}
+        """All there are by name, as they were last read."""
         self._store = store
-        self._performer = performer
-        self._confident = confident
-        self._seen: dict[tuple[str, str], Seen] = {}
-        self._nudges: dict[tuple[str, str], Nudge] = {}
+        self._apply = apply
+        self._owners = owners
+        self._pace = pace
+        self._reading = Reading(store)
+        self._order = itertools.count()
+        self.begin()
 
-    async def owners(self, *, vanished: bool = False) -> None:
-        """Find running jobs whose node is dead, and count the loss.
+    def begin(self) -> None:
+        """Know nothing. Who supervised before may be dead, and what it knew is lost."""
+        self._known: dict[int, Handed] = {}
+        self._looks: list[tuple[float, int, Handed]] = []
+        self._far: dict[str, Agenda] = {}
+        self._late: dict[str, int] = {}
+        self._paused_at: dict[str, float] = {}
+        self._begun = (-1, 0.0)
+        self._departed = self._owners.departed
+        self._reading.begin()
+        self.alert()
 
-        With `vanished`, a node has just gone: jobs that were handed to it may not have been started yet, or may be
-        handed to what is left of it again. Those are given back by NAK until somebody takes them.
-        """
-        living = {node.id for node in await self._store.nodes.living()}
-        self.unresolved = False
-        orphans: list[tuple[JobRecord, Token]] = []
-        async for _, found, record in self._in_flight():
-            if record is not None and record.state is JobState.running and record.token is not None:
-                if record.token.node not in living:
-                    orphans.append((record, record.token))
-            elif vanished and (record is None or record.state is JobState.queued or _due(record, self._now())):
-                self._nudges[found.activity, found.id] = Nudge(found.message, _attempt(record))
-        await self._each(self._owner(record, token) for record, token in orphans)
+    def alert(self) -> None:
+        """A node may have gone: what it was handed goes on at once."""
+        self._alert_until = boottime() + ALERT_S
 
-    async def nudge(self) -> None:
-        """Give back again what nobody has taken since: a frozen node swallows what its open pulls are handed."""
-        for key, nudge in list(self._nudges.items()):
-            try:
-                record = (await self._store.registry.load(*key)).record
-            except UnreadableRecord:
-                del self._nudges[key]
+    def soon(self, activity: str, job_id: str, lost: Owned) -> None:
+        """An attempt was lost, and its message given back: see to it that somebody takes it."""
+        if lost.message is None:
+            return
+        handed = self._known.get(lost.message.seq)
+        if handed is None or not handed.message.same(lost.message):
+            handed = Handed(activity, job_id, lost.message, lost.token.generation, math.inf, 0.0)
+        handed.urgent = True
+        self._remember(handed, self._now() + _URGENT_S)
+
+    @property
+    def known(self) -> int:
+        """How many messages are remembered one by one."""
+        return len(self._known)
+
+    @property
+    def far(self) -> int:
+        """How many wait for their time."""
+        return sum(len(agenda) for agenda in self._far.values())
+
+    async def read(self) -> None:
+        """Read what was handed to somebody since the last time. Errors are those of the connection."""
+        if self._owners.departed != self._departed:
+            self._departed = self._owners.departed
+            self.alert()
+        found = await consumers_of(self._store.connection, self._store.names)
+        self.consumers = {consumer.name: consumer for consumer in found}
+        self._paused_at |= {consumer.name: boottime() for consumer in found if consumer.paused}
+        now, begun = self._now(), (self._store.connection.epoch, self._begun[1])
+        if begun != self._begun or boottime() - self._begun[1] > _ALL_AGAIN_S:
+            self._begun = (self._store.connection.epoch, boottime())
+            self._reading.begin()
+            self._far = {}
+        pace = self._patience()
+        least_age_s = min(self._pace.patience / 2, pace.patience)
+        async for consumer, at, page in self._reading.pages(found, now, least_age_s):
+            new = [handed for raw in page if (handed := self._handed(consumer, raw, at)) is not None]
+            await self._judge(consumer.name, new)
+        reach("supervisor.read")
+
+    async def look(self) -> None:
+        """Judge what is due. Errors are those of the connection."""
+        now = self._now()
+        due: dict[str, list[Handed]] = {}
+        for _ in range(_MOST):
+            if not self._looks or self._looks[0][0] > now:
+                break
+            at, _, handed = heapq.heappop(self._looks)
+            if handed.look_at != at or self._known.get(handed.message.seq) is not handed:
                 continue
-            waiting = record is None or record.state is JobState.queued or _due(record, self._now())
-            if nudge.left == 0 or _attempt(record) != nudge.attempt or not waiting:
-                del self._nudges[key]
-                continue
-            self._nudges[key] = attrs.evolve(nudge, left=nudge.left - 1)
-            self._store.queue.give_back(key[0], nudge.message)
+            due.setdefault(handed.line, []).append(handed)
+        for line, waiting in due.items():
+            for some in chunks(waiting, _TOGETHER):
+                await self._judge(line, some)
+        for line, agenda in list(self._far.items()):
+            if self._late.get(line, 0) < _WAITING_MOST and (seqs := agenda.due(now, _TOGETHER)):
+                await self._meet_again(line, seqs)
+        reach("supervisor.swept")
 
-    async def everything(self) -> None:
-        """Look at every delivered message: the lost, the stuck, the overdue and the left over."""
-        await self.owners()
-        seen: dict[tuple[str, str], Seen] = {}
-        events: list[tuple[Delivery, Event]] = []
-        async for consumer, found, record in self._in_flight():
-            event = self._judge(consumer, found, record, seen)
-            if event is not None:
-                events.append((found, event))
-        self._seen = seen
-        await self._each(self.apply(found.activity, found.id, event) for found, event in events)
-
-    async def alarm(self, activity: str, seq: int) -> bool:
-        """A message's deliveries ran out: put the job in anew, or tell its owner (P7). False: ask again later."""
-        stored = await self._store.connection.get_message(self._store.names.work, seq=seq)
-        if stored is None:
-            return True
-        named = self._store.names.job_of(stored.subject)
-        if named is None:
-            return True
-        message = MessageRef(stored.seq, stored.time_ns)
-        found = wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+    async def _meet_again(self, line: str, seqs: list[int]) -> None:
+        consumer = self.consumers.get(line)
+        if consumer is None:
+            return
         try:
-            record = (await self._store.registry.load(activity, found.id)).record
-        except UnreadableRecord as error:
-            logger.warning("job %s is left alone: %s", found.id, error)
-            return False
-        if record is not None and record.state is JobState.running and record.token is not None:
-            answer = await self._store.nodes.ask(record.token, exhausted=True)
-            if answer.verdict is Verdict.alive:
-                return True
-            if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
-                return False
-            await self.apply(activity, found.id, Lost(token=record.token, now=self._now()))
-        await self.apply(activity, found.id, Stuck(now=self._now(), found=found))
-        return True
+            found = await at_sequences(self._store.connection, self._store.names.work, seqs)
+        except BaseException:
+            for seq in seqs:
+                self._far[line].add(0.0, seq, now=self._now())
+            raise
+        new = [handed for raw in found if (handed := self._handed(consumer, raw, 0.0)) is not None]
+        await self._judge(line, [handed for handed in new if handed.activity == consumer.activity])
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
-    def _judge(
-        self, consumer: Consumer, found: Delivery, record: JobRecord | None, seen: dict[tuple[str, str], Seen]
-    ) -> Event | None:
-        """What is the matter with a delivered message that is not being run, if anything is."""
+    async def _judge(self, line: str, messages: Sequence[Handed]) -> None:
+        """Judge these messages of one consumer, and act."""
+        if not messages:
+            return
+        for handed in messages:
+            self._remember(handed, self._now() + _AGAIN_S)  # in case that this is cut short
+        records = await self._records(messages)
+        consumer, now, pace = self.consumers.get(line), self._now(), self._patience()
+        urgent = attrs.evolve(pace, patience=min(_URGENT_S, pace.patience))
+        late: list[Handed] = []
+        others: list[tuple[Handed, Finding, wire.Brief | None]] = []
+        for handed in messages:
+            record = records.get(handed.message.seq)
+            if isinstance(record, wire.Garbled):
+                record = None  # it goes on from its message
+            if isinstance(record, UnreadableRecord):
+                logger.warning("job %s is left alone: %s", handed.id, record)
+                self._remember(handed, now + _UNREADABLE_S)
+                continue
+            ack_wait_s = consumer.ack_wait_s if consumer is not None else math.inf
+            finding, again_at = judge(handed, record, ack_wait_s, now, urgent if handed.urgent else pace)
+            if finding is Finding.owned and record is not None and record.token is not None:
+                handed.given_back, handed.urgent = 0, False
+                self._owners.note(handed.activity, handed.id, Owned(record.token, handed.message))
+            else:
+                self._owners.drop(handed.activity, handed.id)
+            if finding in (Finding.stuck, Finding.swallowed) and self._held_up(line):
+                self._remember(handed, now + self._pace.patience)
+                continue
+            if finding is Finding.stuck and (consumer is None or not consumer.idle):
+                # Unless pulls wait at the consumer, the server may yet have it to hand over.
+                finding = Finding.swallowed
+            if finding in (Finding.nothing, Finding.owned):
+                self._remember(handed, again_at)
+            elif finding is Finding.swallowed:
+                late.append(handed)
+            else:
+                others.append((handed, finding, record))
+        if late:
+            known = self._known.values()
+            self._late[line] = sum(1 for handed in known if handed.given_back and handed.line == line)
+        else:
+            self._late[line] = 0
+        await self._give_back(consumer, late, records)
+        await each(lambda other: self._act(*other), others, AT_ONCE)
+
+    async def _give_back(
+        self, consumer: Consumer | None, late: list[Handed], records: dict[int, wire.Brief | UnreadableRecord]
+    ) -> None:
+        """NAK what is still there. What the server has not handed to anybody since it was given back waits its turn."""
         now = self._now()
-        if record is not None and not newer(found, record):
-            if record.state.final:
-                ended_s = now - (record.finished_at or 0.0)
-                return Leftover(found=found, now=now) if ended_s > SETTLING_S else None
-            if record.state is JobState.running:
-                return None
-            if record.expires_at is not None and now >= record.expires_at:
-                return Expired(now=now, found=found)
-            if record.due_at is not None and now < record.due_at:
-                return None
-        elif found.expires_at is not None and now >= found.expires_at:
-            return Expired(now=now, found=found)
-        key = (found.activity, found.id)
-        revision = record.attempt if record is not None else 0
-        before = self._seen.get(key)
-        if before is None or not found.message.same(before.message) or before.revision != revision:
-            before = Seen(found.message, revision, suspended_too())
-        seen[key] = before
-        lease_s = max(consumer.ack_wait_s, record.rules.lease if record is not None else 0.0)
-        # While pulls wait at the consumer the server has nothing to hand over: what is still here won't come by itself.
-        if consumer.idle and suspended_too() - before.since > LEASES_UNTIL_STUCK * lease_s:
-            return Stuck(now=now, found=found, max_lost=record.rules.max_lost if record is not None else 3)
-        return None
+        waits = [handed for handed in late if consumer is None or handed.deliveries == consumer.deliveries]
+        rest = [handed for handed in late if consumer is not None and handed.deliveries != consumer.deliveries]
+        for handed in waits:
+            self._remember(handed, now + self._pause(handed))
+        there = await self._store.queue.those_there(handed.message for handed in rest)
+        for handed in rest:
+            if handed.message.seq not in there:
+                record = records.get(handed.message.seq)
+                await self._gone(handed, record if isinstance(record, wire.Brief) else None)
+                continue
+            assert consumer is not None
+            line = line_of(self._store.names, there[handed.message.seq])
+            if line is not None and line != handed.line:
+                handed.line = line  # it was heard of by its record, which does not tell
+                self._remember(handed, now + _AGAIN_S)
+                continue
+            self._store.queue.give_back(consumer, handed.message)
+            self._remember(handed, now + self._pause(handed))
+            handed.given_back += 1
+            handed.deliveries = consumer.deliveries
 
-    async def _owner(self, record: JobRecord, token: Token) -> None:
-        answer = await self._store.nodes.ask(token)
-        if answer.verdict is Verdict.alive:
-            return
-        if answer.verdict is Verdict.silent or not (answer.said or self._confident()):
-            self.unresolved = True
-            return
-        logger.warning(
-            "node %s is dead: job %s attempt %d is lost",
-            *(token.node, record.id, token.attempt),
-            extra=fields_of(record),
-        )
-        reach("sweep.verdict")
-        await self.apply(record.activity, record.id, Lost(token=token, now=self._now()))
-        reach("sweep.counted")
-        if record.message is not None:
-            self._nudges[record.activity, record.id] = Nudge(record.message, record.attempt)
+    async def _gone(self, handed: Handed, record: wire.Brief | None) -> None:
+        """The message is not there any more: fine, unless the record says that it is what carries the job."""
+        self._forget(handed)
+        if record is not None and not record.state.final and handed.message.same(record.message):
+            await self._apply(handed.activity, handed.id, Stuck(now=self._now(), delivery=None))
 
-    async def apply(self, activity: str, job_id: str, event: Event) -> None:
+    async def _act(self, handed: Handed, finding: Finding, record: wire.Brief | None) -> None:
+        """Say to `decide()` what is the matter with the job, whose message is read once more, from the leader."""
         try:
-            applied = await self._performer.apply(activity, job_id, event)
-            if isinstance(event, Lost) and applied.job.record is not None and applied.job.record.owned_by(event.token):
-                self.unresolved = True  # it was written meanwhile: its owner is asked again
-        except Exception as error:  # one job that can't be dealt with must not keep us from the others
-            self.unresolved = True
-            logger.warning(
-                "job %s: %s could not be dealt with yet: %s",
-                job_id,
-                type(event).__name__,
-                error,
-                extra=fields(job_id, activity),
+            found = await self._found(handed)
+        except Exception as error:  # whatever this one message does to its reader, there are others
+            logger.warning("job %s can't be looked at: %s", handed.id, error)
+            self._remember(handed, self._now() + _UNREADABLE_S)
+            return
+        if found is None:
+            await self._gone(handed, record)
+            return
+        now = self._now()
+        event: Event
+        if finding is Finding.stuck:
+            event = Stuck(
+                now=now, delivery=found, max_lost=record.max_lost if record is not None else NO_RECORD_MAX_LOST
             )
+        elif finding is Finding.expired:
+            event = Expired(now=now, delivery=found)
+        else:
+            event = Leftover(now=now, delivery=found)
+        if await self._apply(handed.activity, handed.id, event):
+            self._forget(handed)
+        else:
+            self._remember(handed, now + self._pace.patience)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    async def _found(self, handed: Handed) -> Delivery | None:
+        stored = await self._store.connection.get_message(self._store.names.work, seq=handed.message.seq)
+        named = self._store.names.job_of(stored.subject) if stored is not None else None
+        if stored is None or named is None or stored.time_ns != handed.message.time_ns:
+            return None
+        names = self._store.names
+        routed, priority = names.is_routed(stored.subject), names.priority_of(stored.subject)
+        message = MessageRef(stored.seq, stored.time_ns, bare=routed, priority=priority)
+        return wire.parse_delivery(*named, message, stored.data, stored.headers)
 
-    async def _in_flight(self) -> AsyncIterator[tuple[Consumer, Delivery, JobRecord | None]]:
-        """Every message that was delivered and is still there, with its record."""
-        for consumer in await self._consumers():
-            page: list[Delivery] = []
-            for subject in (self._store.names.bare(consumer.activity), self._store.names.jobs(consumer.activity, "*")):
-                async for found in self._store.queue.scan_subject(subject):
-                    if found.message.seq > consumer.delivered_seq:
-                        break
-                    page.append(found)
-                    if len(page) == _TOGETHER:
-                        for pair in await self._with_records(page):
-                            yield (consumer, *pair)
-                        page = []
-            for pair in await self._with_records(page):
-                yield (consumer, *pair)
+    # --- remembering --------------------------------------------------------------------------------------------------
 
-    async def _with_records(self, page: list[Delivery]) -> list[tuple[Delivery, JobRecord | None]]:
-        if not page:
-            return []
-        subjects = {self._store.names.record(found.activity, found.id) for found in page}
-        stream = kv_stream(self._store.names.jobs_bucket)
-        values = {v.subject: v for v in await last_values(self._store.connection, stream, subjects) if v.data}
-        pairs: list[tuple[Delivery, JobRecord | None]] = []
-        for found in page:
-            stored = values.get(self._store.names.record(found.activity, found.id))
-            try:
-                pairs.append((found, wire.load_record(stored.data) if stored is not None else None))
-            except UnreadableRecord as error:
-                logger.warning("job %s is left alone: %s", found.id, error)  # and must not keep us from the others
-        return pairs
+    def _handed(self, consumer: Consumer, raw: Raw, since: float) -> Handed | None:
+        """The message as it is remembered; None for one that is known, or none of a job."""
+        known = self._known.get(raw.seq)
+        try:
+            message = MessageRef(raw.seq, raw.time_ns)
+            if known is not None and known.message.same(message):
+                return None
+            named = self._store.names.job_of(raw.subject.decode("utf-8", "replace"))
+            if named is None:
+                return None
+            activity, job_id = named
+            message = attrs.evolve(message, bare=consumer.route is not None, priority=consumer.priority)
+            if job_id is not None and _OURS not in raw.block:
+                return Handed(activity, job_id, message, 1, math.inf, since, line=consumer.name)
+            found = wire.parse_delivery(activity, job_id, message, b"", raw.parsed().headers)
+        except Exception as error:  # whatever this one message does to its reader, there are others
+            logger.warning("the message %d can't be looked at: %s", raw.seq, error)
+            return None
+        limits = (found.spec.expires_at, found.spec.starts_by)
+        expires_at = min((limit for limit in limits if limit is not None), default=math.inf)
+        return Handed(
+            activity,
+            found.id,
+            found.message,
+            found.generation,
+            expires_at,
+            since,
+            after=found.spec.after,
+            line=consumer.name,
+        )
 
-    async def _consumers(self) -> list[Consumer]:
-        found: list[Consumer] = []
-        total = 1
-        offset = 0
-        while offset < total:
-            try:
-                page = await self._store.connection.api(f"CONSUMER.LIST.{self._store.names.work}", {"offset": offset})
-            except ApiError as error:
-                if error.code == 404:
-                    self.consumers = []
-                    return []
-                raise
-            total = page["total"]
-            infos: list[dict[str, Any]] = page.get("consumers") or []
-            if not infos:
-                break
-            offset += len(infos)
-            found += [
-                Consumer(
-                    activity=info["name"],
-                    delivered_seq=info["delivered"]["stream_seq"],
-                    ack_wait_s=info["config"].get("ack_wait", 30e9) / 1e9,
-                    idle=info.get("num_waiting", 0) > 0,
-                    pending=info.get("num_pending", 0),
-                )
-                for info in infos
-            ]
-        self.consumers = found
+    async def _records(self, messages: Iterable[Handed]) -> dict[int, wire.Brief | UnreadableRecord]:
+        """The records of their jobs, by the sequences of the messages."""
+        names = self._store.names
+        subjects = {handed.message.seq: names.record(handed.activity, handed.id) for handed in messages}
+        values = await newest_of(self._store.connection, kv_stream(names.jobs_bucket), set(subjects.values()))
+        found: dict[int, wire.Brief | UnreadableRecord] = {}
+        for seq, subject in subjects.items():
+            stored = values.get(subject.encode())
+            if stored is not None and stored.data:
+                try:
+                    found[seq] = wire.load_brief(stored.data)
+                except UnreadableRecord as error:
+                    found[seq] = error
         return found
 
-    async def _each(self, tasks: Iterable[Any]) -> None:
-        gate = asyncio.Semaphore(_AT_ONCE)
+    def _remember(self, handed: Handed, look_at: float) -> None:
+        now = self._now()
+        if look_at - now > _FAR_S:
+            self._forget(handed)
+            self._far.setdefault(handed.line, Agenda(_GRAIN_S)).add(look_at, handed.message.seq, now=now)
+            return
+        handed.look_at = look_at
+        self._known[handed.message.seq] = handed
+        heapq.heappush(self._looks, (look_at, next(self._order), handed))
 
-        async def one(task: Any) -> None:
-            async with gate:
-                await task
+    def _held_up(self, line: str) -> bool:
+        """Whether what this consumer has to hand over waits for no fault of its own: for the end of a pause,
+        or because it has just ended."""
+        paused_at = self._paused_at.get(line)
+        return paused_at is not None and boottime() - paused_at < RESUMED_S
 
-        await asyncio.gather(*(one(task) for task in tasks))
+    def _forget(self, handed: Handed) -> None:
+        if self._known.get(handed.message.seq) is handed:
+            del self._known[handed.message.seq]
+
+    # --- pace ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _alerted(self) -> bool:
+        return boottime() < self._alert_until
+
+    def _pause(self, handed: Handed) -> float:
+        """How long somebody has to begin what was given back."""
+        if handed.given_back < _URGENT_TIMES and (handed.urgent or self._alerted):
+            return _URGENT_S if handed.urgent else _AGAIN_S
+        return min(_AGAIN_S * 2.0 ** min(handed.given_back, 10), self._pace.patience)
+
+    def _patience(self) -> Pace:
+        relook = max(self._pace.relook, len(self._owners) / _RELOOKS_A_SECOND)
+        patience = min(_ALERT_PATIENCE_S, self._pace.patience) if self._alerted else self._pace.patience
+        return attrs.evolve(self._pace, patience=patience, relook=relook)
 
     def _now(self) -> float:
         return self._store.connection.now()
-
-
-def _attempt(record: JobRecord | None) -> int:
-    return 0 if record is None else record.attempt
-
-
-def _due(record: JobRecord, now: float) -> bool:
-    return record.state is JobState.retrying and now >= (record.due_at or 0.0)
-
-
-def advisory(data: bytes) -> tuple[str, int] | None:
-    """The activity and the sequence that an alarm is about."""
-    try:
-        body = fastjson.loads(data)
-        return str(body["consumer"]), int(body["stream_seq"])
-    except (ValueError, KeyError, TypeError):
-        return None

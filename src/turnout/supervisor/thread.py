@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 
 from turnout.errors import TurnoutError
+from turnout.loop_thread import LoopThread
+from turnout.nats.messages import level_of
 from turnout.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger("turnout.supervisor")
@@ -21,28 +21,25 @@ class SupervisorThread:
 
     def __init__(self, make: Callable[[], Supervisor]) -> None:
         self._make = make
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
         self._supervisor: Supervisor | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="turnout-supervisor", daemon=True)
-        self._starter: asyncio.AbstractEventLoop | None = None
-        self.failed: asyncio.Future[BaseException | None] | None = None
-        """Done when the thread has ended though nobody had stopped it, with what ended it. None before the start."""
+        self._thread = LoopThread("turnout-supervisor", self._main)
 
     def start(self) -> None:
-        self._starter = asyncio.get_running_loop()
-        self.failed = self._starter.create_future()
         self._thread.start()
 
     @property
+    def failed(self) -> asyncio.Future[BaseException | None]:
+        """Done when the thread has ended, with what ended it. There is none before the start."""
+        return self._thread.ended
+
+    @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.alive
 
     @property
     def dead(self) -> bool:
         """It has ended, and nobody had stopped it."""
-        return self.failed is not None and not self.alive and not self._ended.is_set()
+        return self._thread.dead
 
     @property
     def acting(self) -> bool:
@@ -51,36 +48,14 @@ class SupervisorThread:
 
     async def stop(self) -> None:
         """Hand over to another supervisor at once."""
-        self._ended.set()
-        if self._loop is not None and self._task is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._task.cancel)
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, 5.0)
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            asyncio.run(self._main())
-        except asyncio.CancelledError:
-            pass
-        except BaseException as caught:  # whatever ends this thread is told to the worker, who stops
-            error = caught
-        if not self._ended.is_set() and self._starter is not None:
-            with contextlib.suppress(RuntimeError):
-                self._starter.call_soon_threadsafe(self._tell, error)
-
-    def _tell(self, error: BaseException | None) -> None:
-        if self.failed is not None and not self.failed.done():
-            self.failed.set_result(error)
+        await self._thread.stop(5.0)
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        while not self._ended.is_set():
+        while True:
             self._supervisor = self._make()
             try:
                 await self._supervisor.run()
             except TurnoutError as error:
-                logger.warning("the supervisor could not begin, it tries again: %s", error)
+                level = level_of(error, logging.WARNING)
+                logger.log(level, "the supervisor could not begin, it tries again: %s", error)
                 await asyncio.sleep(_AGAIN_S)

@@ -17,8 +17,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
+from turnout.core.failure import Stop, StopReason
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.values import Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
+from turnout.core.record import Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
 from turnout.telemetry import propagation, spans
 from turnout.telemetry.spans import Attributes
 
@@ -56,7 +57,7 @@ class AttemptSpan:
     def checkpoint(self, size: int) -> None:
         """A checkpoint of so many bytes is stored."""
 
-    def asked_to_stop(self, reason: str) -> None:
+    def asked_to_stop(self, reason: StopReason) -> None:
         """The code is asked to stop: `JobContext.cancel_reason` says what the reasons are."""
 
     def lease_unconfirmed(self, for_s: float) -> None:
@@ -126,10 +127,10 @@ class Recorded(AttemptSpan):
         if attempt.outcome in ERRORS:
             error = attempt.error
             if error is not None:
-                told: Attributes = {spans.EXCEPTION_TYPE: error.type, spans.EXCEPTION_MESSAGE: error.message}
+                attributes: Attributes = {spans.EXCEPTION_TYPE: error.type, spans.EXCEPTION_MESSAGE: error.message}
                 if error.traceback:
-                    told[spans.EXCEPTION_STACKTRACE] = error.traceback
-                spans.event(self.span, "exception", told)
+                    attributes[spans.EXCEPTION_STACKTRACE] = error.traceback
+                spans.event(self.span, "exception", attributes)
             spans.fail(self.span, error.type if error else attempt.outcome.value, error.message if error else "")
         if record.state is JobState.retrying:
             delay = max((record.due_at or 0.0) - (attempt.ended_at or 0.0), 0.0)
@@ -148,20 +149,18 @@ class Recorded(AttemptSpan):
             if now - self._progress_at < PROGRESS_EVERY_S:
                 return
             self._progress_at = now
-        told: Attributes = {"turnout.progress.done": progress.done}
+        attributes: Attributes = {"turnout.progress.done": progress.done}
         if progress.total is not None:
-            told["turnout.progress.total"] = progress.total
+            attributes["turnout.progress.total"] = progress.total
         if progress.message:
-            told["turnout.progress.message"] = progress.message
-        spans.event(self.span, "progress", told)
+            attributes["turnout.progress.message"] = progress.message
+        spans.event(self.span, "progress", attributes)
 
     def checkpoint(self, size: int) -> None:
         spans.event(self.span, "checkpoint", {"turnout.checkpoint.size": size})
 
-    def asked_to_stop(self, reason: str) -> None:
-        names = {"lease_lost": "lease lost", "timed_out": "timeout", "node_stopping": "abort requested"}
-        name = names.get(reason, "cancel requested")
-        spans.event(self.span, name, {"turnout.reason": reason.removeprefix("cancelled: ")})
+    def asked_to_stop(self, reason: StopReason) -> None:
+        spans.event(self.span, _STOP_EVENTS[reason.stop], {"turnout.reason": reason.detail or reason.stop.value})
 
     def lease_unconfirmed(self, for_s: float) -> None:
         spans.event(self.span, "lease unconfirmed", {"turnout.lease.unconfirmed": for_s})
@@ -180,19 +179,28 @@ class Recorded(AttemptSpan):
         spans.end(shown)
 
 
+_STOP_EVENTS = {
+    Stop.cancelled: "cancel requested",
+    Stop.node_stopping: "abort requested",
+    Stop.timed_out: "timeout",
+    Stop.lease_lost: "lease lost",
+}
+
+
 def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: Callable[[str], str]) -> AttemptSpan:
     """The span of the attempt that this delivery may lead to; `record` is the job's as it was last read.
 
     `destination` names the subject of an activity's jobs.
     """
     if not spans.listened():
-        headers = delivery.headers if record is None or newer(delivery, record) else record.headers
+        headers = delivery.spec.headers if record is None or newer(delivery, record) else record.spec.headers
         if not headers:
             return _UNTRACED
-        context = propagation.incoming(headers, (record.trace_id if record is not None else "") or delivery.trace_id)
+        trace_id = (record.spec.trace_id if record is not None else "") or delivery.spec.trace_id
+        context = propagation.incoming(headers, trace_id)
         return AttemptSpan(trace.get_current_span(context), context)
     queued = record_of(delivery, record) if record is None or newer(delivery, record) else record
-    parent = propagation.incoming(queued.headers, queued.trace_id)
+    parent = propagation.incoming(queued.spec.headers, queued.spec.trace_id)
     links = links_of(queued, len(queued.attempts))
     if delivery.scheduled and not queued.attempt:
         links += scheduled_by(queued, parent)
@@ -228,12 +236,12 @@ def links_of(record: JobRecord, index: int) -> list[Link]:
     before = record.attempts[index - 1]
     generation = record.attempts[index].generation if index < len(record.attempts) else record.generation
     kind = "previous_attempt" if before.generation == generation else "replay_of"
-    return [Link(spans.of_attempt(record.trace_id, before), {spans.LINK: kind})] if before.span_id else []
+    return [Link(spans.of_attempt(record.spec.trace_id, before), {spans.LINK: kind})] if before.span_id else []
 
 
 def scheduled_by(record: JobRecord, parent: Context) -> list[Link]:
     """The link from the first attempt of a job with a delay or an instant to whoever submitted it, if that is known."""
-    if not propagation.traced(record.headers):
+    if not propagation.traced(record.spec.headers):
         return []
     return [Link(trace.get_current_span(parent).get_span_context(), {spans.LINK: "scheduled_by"})]
 

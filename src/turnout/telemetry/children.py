@@ -27,13 +27,13 @@ def for_child() -> dict[str, Any]:
         "job": context_api.get_value(JOB, context),
         "service": setup.services[-1] if setup.services else None,
         "flush_s": FLUSH_S,
-        "told": sorted(once.told),
+        "warned": sorted(once.warned),
     }
 
 
 def in_child(given: dict[str, Any]) -> Callable[[], None]:
     """Go on in the context that `for_child()` gave. Returns what sends the child's spans, in a bounded time."""
-    once.told.update(given["told"])  # each child is a process, and would warn of what the worker has warned of
+    once.warned.update(given["warned"])  # each child is a process, and would warn of what the worker has warned of
     end = partial(setup.set_up(given["service"]), given["flush_s"]) if given["service"] else _nothing
     context = propagation.from_parent(given["carrier"])
     if given["job"]:

@@ -50,7 +50,7 @@ class Signal:
         try:
             exporter = found.load()()
             if self.name == "traces" and entry.startswith("otlp_"):
-                _quicken(exporter)
+                _patch(exporter)
             yield exporter
         except Exception as error:  # somebody else's package, configured by somebody else
             logger.warning("no %s: the exporter %s cannot be used: %s", self.name, entry, error)
@@ -69,14 +69,14 @@ METRICS = Signal("metrics", ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",))
 """Not the endpoint for all signals: who gives that one often has a collector of traces, which refuses metrics."""
 
 
-def _quicken(exporter: object) -> None:
+def _patch(exporter: object) -> None:
     with contextlib.suppress(ImportError):  # of a release whose modules are elsewhere
-        from turnout.telemetry.spelling import quicken
+        from turnout.telemetry.encoding import patch
 
-        quicken(exporter)
+        patch(exporter)
 
 
-def complainers(exporter: object) -> set[str]:
+def noisy_loggers(exporter: object) -> set[str]:
     """The loggers of an exporter: those of the modules that it is made of."""
     return {base.__module__ for base in type(exporter).__mro__} - {"builtins", "abc"}
 

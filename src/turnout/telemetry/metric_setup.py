@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from turnout.telemetry import metrics, quiet
-from turnout.telemetry.exporters import METRICS, End, complainers, ending, nothing, resource
+from turnout.telemetry import dedupe, metrics
+from turnout.telemetry.exporters import METRICS, End, ending, noisy_loggers, nothing, resource
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -48,7 +48,7 @@ def _readers(name: str) -> Iterator[MetricReader]:
 
     # stdout is for the output of the program.
     for made in [ConsoleMetricExporter(out=sys.stderr)] if name == "console" else METRICS.made(name):
-        quiet.hush({*complainers(made), "opentelemetry.sdk.metrics._internal.export"}, _words)
+        dedupe.dedupe_logs({*noisy_loggers(made), "opentelemetry.sdk.metrics._internal.export"}, _words)
         try:
             # Some are readers: those that are asked for metrics instead of sending them.
             yield made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
@@ -58,5 +58,5 @@ def _readers(name: str) -> Iterator[MetricReader]:
 
 def _words(record: logging.LogRecord) -> tuple[str, str]:
     """What we say of a complaint of those who send."""
-    told = "is there a collector that takes metrics? Jobs go on; told once, then at debug"
-    return "metrics not sent", f"metrics cannot be sent: {record.getMessage()} ({told})"
+    hint = "is there a collector that takes metrics? Jobs go on; told once, then at debug"
+    return "metrics not sent", f"metrics cannot be sent: {record.getMessage()} ({hint})"

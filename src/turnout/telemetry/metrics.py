@@ -8,115 +8,30 @@ and reasons, a node. Never a job's id.
 
 from __future__ import annotations
 
-import logging
-import threading
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal
 
 import attrs
 from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from turnout.core.tally import REASONS, Count, tally
-from turnout.core.values import JobRecord, queue_wait
-from turnout.once import warn_once
-
-logger = logging.getLogger("turnout.telemetry")
-
-ACTIVITIES_MAX = 200
-OTHER = "other"
-"""Stands for every activity that this process does not know, or that is one too many."""
-
-_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
-LONG_S = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
-    *(_MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY),
+from turnout.core.changes import Change, Changes
+from turnout.core.failure import FaultReason
+from turnout.core.record import JobRecord, queue_wait
+from turnout.telemetry import workflow_metrics
+from turnout.telemetry.counts import (
+    OTHER,
+    SHORT_S,
+    Counter,
+    Ears,
+    Known,
+    Metric,
+    Values,
+    new_counter,
+    new_histogram,
 )
-"""Buckets for what may take a millisecond or a day."""
-SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, _MINUTE)
 
 LEASE_REASONS = ("unconfirmed", "lost")
-Kind = Literal["counter", "up-down counter", "gauge", "histogram"]
-Values = tuple[str, ...]
-"""The values of a metric's labels, in its order."""
-
-
-@attrs.frozen
-class Metric:
-    """One metric: its name by OpenTelemetry's habits, its unit by UCUM's, its labels."""
-
-    name: str
-    kind: Kind
-    unit: str
-    labels: tuple[str, ...]
-    about: str
-
-
-class Counter:
-    """A count for each combination of labels; it only grows."""
-
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
-        self._counts: dict[Values, int] = {} if metric.labels else {(): 0}
-
-    def add(self, values: Values = (), number: int = 1) -> None:
-        """May be called from any thread."""
-        with _lock:
-            self._counts[values] = self._counts.get(values, 0) + number
-
-    def begin(self, values: Values) -> None:
-        """Show a zero: a rate can't be told of a series that begins with its first count."""
-        with _lock:
-            self._counts.setdefault(values, 0)
-
-    def read(self) -> dict[Values, float]:
-        with _lock:
-            return dict(self._counts)
-
-
-class Histogram:
-    """How many values fell into which bucket, for each combination of labels.
-
-    We count into buckets of our own, which the page shows: an SDK takes ten microseconds for each value, and a job has
-    two. An SDK that a program has set up is given each value as well.
-    """
-
-    def __init__(self, metric: Metric, bounds_s: tuple[float, ...]) -> None:
-        self.metric = metric
-        self.bounds_s = bounds_s
-        self._counts: dict[Values, list[int]] = {}
-        self._sums: dict[Values, float] = {}
-        self._instruments: list[api.Histogram] = []
-        self._attributes: dict[Values, dict[str, str]] = {}
-
-    def make(self, meter: api.Meter) -> None:
-        metric, bounds = self.metric, list(self.bounds_s)
-        self._instruments.append(
-            meter.create_histogram(metric.name, metric.unit, metric.about, explicit_bucket_boundaries_advisory=bounds)
-        )
-
-    def record(self, seconds: float, values: Values) -> None:
-        """May be called from any thread."""
-        bucket = bisect_left(self.bounds_s, seconds)
-        with _lock:
-            counts = self._counts.get(values)
-            if counts is None:
-                counts = self._counts[values] = [0] * (len(self.bounds_s) + 1)
-                self._attributes[values] = dict(zip(self.metric.labels, values, strict=True))
-            counts[bucket] += 1
-            self._sums[values] = self._sums.get(values, 0.0) + seconds
-        try:
-            for instrument in self._instruments:
-                instrument.record(seconds, self._attributes[values])
-        except Exception as error:  # a program's own SDK may be odd: a job must not fail for it
-            warn_once(logger, "record", "the metric %s cannot be recorded: %r", self.metric.name, error)
-
-    def read(self) -> dict[Values, tuple[list[int], float]]:
-        """The counts of the buckets, the one beyond the last bound too, and the sum of all values."""
-        with _lock:
-            return {values: (list(counts), self._sums[values]) for values, counts in self._counts.items()}
 
 
 @attrs.frozen
@@ -128,23 +43,26 @@ class NodeUse:
 
 
 @attrs.frozen
-class Queue:
+class QueueState:
     """The jobs of an activity that wait for a worker, and for how many seconds the oldest of them has."""
 
     depth: int
     oldest_age_s: float
 
 
-_lock = threading.Lock()
-_known: set[str] = set()
+@attrs.frozen
+class LimitUse:
+    """Of all keys of a limit: how many attempts hold a place, and how many jobs wait for one, or for a token."""
+
+    held: int = 0
+    waiting: int = 0
+
+
+_known = Known()
+_known_limits = Known()
 _nodes: dict[str, Callable[[], NodeUse]] = {}
-_queues: dict[object, Callable[[], Mapping[str, Queue]]] = {}
-
-
-class _Ears:
-    """Whether anybody listens."""
-
-    open = False
+_queues: dict[object, Callable[[], Mapping[str, QueueState]]] = {}
+_limits: dict[object, Callable[[], Mapping[str, LimitUse]]] = {}
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -153,11 +71,7 @@ _BY_ACTIVITY = ("activity",)
 
 
 def _counter(name: str, unit: str, about: str, labels: tuple[str, ...] = _BY_ACTIVITY) -> Counter:
-    return Counter(Metric(name, "counter", unit, labels, about))
-
-
-def _histogram(name: str, about: str, labels: tuple[str, ...], bounds_s: tuple[float, ...] = LONG_S) -> Histogram:
-    return Histogram(Metric(name, "histogram", "s", labels, about), bounds_s)
+    return new_counter(name, unit, about, labels)
 
 
 SUBMITTED = _counter("turnout.jobs.submitted", "{job}", "Jobs that this process has submitted.")
@@ -174,56 +88,75 @@ LEASE_FAILURES = _counter(
 )
 RECONNECTS = _counter("turnout.connection.reconnects", "{reconnect}", "Times that a lost connection came back.", ())
 CONFLICTS = _counter("turnout.registry.conflicts", "{conflict}", "Writes that found the record changed.", ())
-DURATION = _histogram("turnout.attempt.duration", "How long attempts took.", ("activity", "outcome"))
-QUEUE_WAIT = _histogram("turnout.queue.wait", "How long attempts were due before they began.", _BY_ACTIVITY)
-LOOP_LAG = _histogram("turnout.event_loop.lag", "How late a worker's event loop woke up.", ("node",), SHORT_S)
+DURATION = new_histogram("turnout.attempt.duration", "How long attempts took.", ("activity", "outcome"))
+QUEUE_WAIT = new_histogram("turnout.queue.wait", "How long attempts were due before they began.", _BY_ACTIVITY)
+LOOP_LAG = new_histogram("turnout.event_loop.lag", "How late a worker's event loop woke up.", ("node",), SHORT_S)
+FIRED = _counter("turnout.schedules.fired", "{run}", "Runs of schedules that this process has begun.")
+MISSED = _counter("turnout.schedules.missed", "{tick}", "Ticks of schedules that nobody could fire in time.")
+SKIPPED = _counter("turnout.schedules.skipped", "{tick}", "Ticks of schedules that other runs have kept from running.")
 _RUNNING = Metric("turnout.jobs.running", "up-down counter", "{job}", ("activity", "node"), "Jobs that run now.")
 _SLOTS = Metric("turnout.node.slots", "up-down counter", "{slot}", ("node", "state"), "Slots for jobs, used and free.")
 _DEPTH = Metric("turnout.queue.depth", "up-down counter", "{job}", _BY_ACTIVITY, "Jobs ready and handed to nobody.")
 _OLDEST = Metric("turnout.queue.oldest_age", "gauge", "s", _BY_ACTIVITY, "How long the oldest of them has been there.")
+_HELD = Metric("turnout.limit.held", "up-down counter", "{attempt}", ("limit",), "Attempts that hold a place.")
+_WAITING = Metric("turnout.limit.waiting", "up-down counter", "{job}", ("limit",), "Jobs that wait for a limit.")
 
 COUNTERS = (
     *(SUBMITTED, STARTED, COMPLETED, FAULTED, CANCELLED, RETRIED, LOST, ABORTED),
     *(EXTENSIONS, LEASE_FAILURES, RECONNECTS, CONFLICTS),
+    *workflow_metrics.COUNTERS,
+    *(FIRED, MISSED, SKIPPED),
 )
-HISTOGRAMS = (DURATION, QUEUE_WAIT, LOOP_LAG)
-GAUGES = (_RUNNING, _SLOTS, _DEPTH, _OLDEST)
+HISTOGRAMS = (DURATION, QUEUE_WAIT, LOOP_LAG, *workflow_metrics.HISTOGRAMS)
+GAUGES = (_RUNNING, _SLOTS, _DEPTH, _OLDEST, _HELD, _WAITING, workflow_metrics.OPEN)
 METRICS = (*(each.metric for each in COUNTERS), *(each.metric for each in HISTOGRAMS), *GAUGES)
 """All there are."""
 
-_BY_COUNT = {
-    Count.started: STARTED,
-    Count.completed: COMPLETED,
-    Count.cancelled: CANCELLED,
-    Count.retried: RETRIED,
-    Count.lost: LOST,
-    Count.aborted: ABORTED,
+_FAULT_REASONS = frozenset(reason.value for reason in FaultReason)
+_BY_CHANGE = {
+    Change.started: STARTED,
+    Change.completed: COMPLETED,
+    Change.cancelled: CANCELLED,
+    Change.retried: RETRIED,
+    Change.lost: LOST,
+    Change.aborted: ABORTED,
 }
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def saved(before: JobRecord | None, after: JobRecord) -> None:
+def saved(before: JobRecord | None, after: JobRecord, changes: Changes) -> None:
     """Count what a write of a record means, if anybody listens."""
-    if not _Ears.open:
+    if not Ears.open:
         return
-    found = tally(before, after)
-    activity = after.activity if after.activity in _known else OTHER
-    for count in found.counts:
-        if count is Count.faulted:
-            FAULTED.add((activity, after.reason if after.reason in REASONS else OTHER))
-        else:
-            _BY_COUNT[count].add((activity,))
-        if count is Count.started:
+    activity = _known.label(after.activity)
+    for change in changes.all:
+        if change is Change.faulted:
+            reason = after.reason
+            FAULTED.add((activity, reason if reason is not None and reason in _FAULT_REASONS else OTHER))
+        elif (counter := _BY_CHANGE.get(change)) is not None:
+            counter.add((activity,))
+        if change is Change.started:
             QUEUE_WAIT.record(queue_wait(before, after), (activity,))
-    if found.ended is not None and found.ended.ended_at is not None:
-        DURATION.record(max(found.ended.ended_at - found.ended.started_at, 0.0), (activity, found.ended.outcome.value))
+    ended = changes.ended
+    if ended is not None and ended.ended_at is not None:
+        DURATION.record(max(ended.ended_at - ended.started_at, 0.0), (activity, ended.outcome.value))
 
 
 def submitted(activity: str, number: int = 1) -> None:
     """Jobs of this activity were submitted by this process, and stored."""
-    SUBMITTED.add((activity if activity in _known else _learn(activity),), number)
+    know((activity,))
+    SUBMITTED.add((label(activity),), number)
+
+
+def advanced(activity: str, *, fired: int = 0, missed: int = 0, skipped: int = 0) -> None:
+    """What has become of ticks of a schedule of this activity or workflow."""
+    know((activity,))
+    values = (label(activity),)
+    for counter, number in ((FIRED, fired), (MISSED, missed), (SKIPPED, skipped)):
+        if number:
+            counter.add(values, number)
 
 
 def extended(*, confirmed: bool) -> None:
@@ -242,16 +175,7 @@ def woke(node: str, late_s: float) -> None:
 
 def know(activities: Iterable[str]) -> None:
     """Use these names as labels: this process has to do with them. Beyond 200 they are `other`."""
-    for name in activities:
-        if name not in _known:
-            with _lock:
-                if len(_known) < ACTIVITIES_MAX:
-                    _known.add(name)
-
-
-def _learn(activity: str) -> str:
-    know((activity,))
-    return label(activity)
+    _known.add(activities)
 
 
 def serve(activities: Iterable[str]) -> None:
@@ -259,9 +183,9 @@ def serve(activities: Iterable[str]) -> None:
     names = list(activities)
     know(names)
     for name in {label(each) for each in names}:
-        for counter in (SUBMITTED, *_BY_COUNT.values()):
+        for counter in (SUBMITTED, FIRED, MISSED, SKIPPED, *_BY_CHANGE.values()):
             counter.begin((name,))
-        for reason in REASONS:
+        for reason in FaultReason.__members__:
             FAULTED.begin((name, reason))
     for reason in LEASE_REASONS:
         LEASE_FAILURES.begin((reason,))
@@ -269,7 +193,7 @@ def serve(activities: Iterable[str]) -> None:
 
 def label(activity: str) -> str:
     """The activity as a label."""
-    return activity if activity in _known else OTHER
+    return _known.label(activity)
 
 
 def watch_node(node: str, use: Callable[[], NodeUse]) -> Callable[[], None]:
@@ -282,7 +206,7 @@ def watch_node(node: str, use: Callable[[], NodeUse]) -> Callable[[], None]:
     return forget
 
 
-def watch_queues(look_at: Callable[[], Mapping[str, Queue]]) -> Callable[[], None]:
+def watch_queues(look_at: Callable[[], Mapping[str, QueueState]]) -> Callable[[], None]:
     """Tell how long these queues are, likewise."""
     key = object()
     _queues[key] = look_at
@@ -293,14 +217,25 @@ def watch_queues(look_at: Callable[[], Mapping[str, Queue]]) -> Callable[[], Non
     return forget
 
 
+def watch_limits(look_at: Callable[[], Mapping[str, LimitUse]]) -> Callable[[], None]:
+    """Tell who uses these limits, likewise."""
+    key = object()
+    _limits[key] = look_at
+
+    def forget() -> None:
+        _limits.pop(key, None)
+
+    return forget
+
+
 # --- being listened to ------------------------------------------------------------------------------------------------
 
 
 def look() -> bool:
     """Whether anybody listens, as far as was looked: an SDK is set up, or a page is served."""
-    if not _Ears.open and provided():
+    if not Ears.open and provided():
         listen()
-    return _Ears.open
+    return Ears.open
 
 
 def provided() -> bool:
@@ -310,7 +245,7 @@ def provided() -> bool:
 
 def listen() -> None:
     """Somebody listens from now on."""
-    _Ears.open = True
+    Ears.open = True
 
 
 def make(meter: api.Meter) -> None:
@@ -319,7 +254,15 @@ def make(meter: api.Meter) -> None:
         metric = counter.metric
         callbacks = [partial(_observe, metric, counter.read)]
         meter.create_observable_counter(metric.name, callbacks, metric.unit, metric.about)
-    for metric, read in ((_RUNNING, _running), (_SLOTS, _slots), (_DEPTH, _depths)):
+    sums = (
+        (_RUNNING, _running),
+        (_SLOTS, _slots),
+        (_DEPTH, _depths),
+        (_HELD, partial(_limited, lambda use: use.held)),
+        (_WAITING, partial(_limited, lambda use: use.waiting)),
+        (workflow_metrics.OPEN, workflow_metrics.open_now),
+    )
+    for metric, read in sums:
         meter.create_observable_up_down_counter(
             metric.name, [partial(_observe, metric, read)], metric.unit, metric.about
         )
@@ -357,6 +300,17 @@ def _depths() -> dict[Values, float]:
         for activity, queue in look_at().items():
             values = (label(activity),)
             found[values] = found.get(values, 0) + queue.depth
+    return found
+
+
+def _limited(number: Callable[[LimitUse], int]) -> dict[Values, float]:
+    found: dict[Values, float] = {}
+    for look_at in _limits.copy().values():
+        uses = look_at()
+        _known_limits.add(uses)
+        for limit, use in uses.items():
+            values = (_known_limits.label(limit),)
+            found[values] = found.get(values, 0) + number(use)
     return found
 
 

@@ -21,7 +21,7 @@ from turnout.telemetry import metrics
 from turnout.version import version
 
 
-class Page:
+class MetricsPage:
     """Serves everything that the process counts; there is one for a process, however many workers it has."""
 
     CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -58,6 +58,6 @@ class _Histograms(Collector):
 
 
 @functools.cache
-def page() -> Page:
+def page() -> MetricsPage:
     """The page of this process; from the first call on everything is counted."""
-    return Page()
+    return MetricsPage()

@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from turnout import wire
-from turnout.core.values import derived_span_id
+from turnout.core.record import derived_span_id
 from turnout.once import warn_once
 
 logger = logging.getLogger("turnout.telemetry")
@@ -68,6 +68,12 @@ def incoming(headers: Mapping[str, str], trace_id: str) -> Context:
     return trace.set_span_in_context(Derived(trace_id), context)
 
 
+def below(trace_id: str, span_id: str, flags: str) -> Context:
+    """The context of what runs below this span; the ids are hex digits."""
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+    return trace.set_span_in_context(trace.NonRecordingSpan(context), _NOTHING)
+
+
 def traced(headers: Mapping[str, str]) -> bool:
     """Whether whoever submitted the job has said in which trace."""
     return any(name.lower() == "traceparent" for name in headers)
@@ -108,7 +114,7 @@ def from_parent(carrier: Mapping[str, str]) -> Context:
 
 
 def _carried(headers: Mapping[str, str], trace_id: str) -> dict[str, str]:
-    """The headers by their names in small letters, if any of them is one of the propagators'; the first of each."""
+    """The headers by their names in lower case, if any of them is one of the propagators'; the first of each."""
     fields = propagate.get_global_textmap().fields
     if not any(name.lower() in fields for name in headers):
         return {}
@@ -116,8 +122,8 @@ def _carried(headers: Mapping[str, str], trace_id: str) -> dict[str, str]:
     for name, value in headers.items():
         carrier.setdefault(name.lower(), value)
     if trace_id not in carrier.get("traceparent", trace_id):
-        told = "a job's traceparent makes no sense, its trace id derives from its identity: %.100r"
-        warn_once(logger, "traceparent", told, carrier.pop("traceparent"))
+        warning = "a job's traceparent makes no sense, its trace id derives from its identity: %.100r"
+        warn_once(logger, "traceparent", warning, carrier.pop("traceparent"))
     if _oversized(carrier.get("baggage", "")):
         _warn_of_baggage("of a job is dropped")
         del carrier["baggage"]

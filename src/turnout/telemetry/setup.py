@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turnout.telemetry import quiet
-from turnout.telemetry.exporters import TRACES, End, complainers, ending, nothing, resource
+from turnout.telemetry import dedupe
+from turnout.telemetry.exporters import TRACES, End, ending, noisy_loggers, nothing, resource
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -40,14 +40,14 @@ def set_up(service: str) -> End:
     Returns what ends it: it sends the spans that are left, within two seconds. An exporter that is missing is a
     warning, and so is a collector that is away: jobs come first.
     """
-    quiet.hush(quiet.PROPAGATORS, quiet.as_it_is)
+    dedupe.dedupe_logs(dedupe.PROPAGATORS, dedupe.as_it_is)
     names = TRACES.wanted(os.environ)
     if not names:
         return nothing
     # The SDK is imported only where somebody traces: it takes a while, and memory.
     from opentelemetry import trace
 
-    from turnout.telemetry.light import LightProvider
+    from turnout.telemetry.fast import LightProvider
     from turnout.telemetry.processor import JobSpans
 
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -75,7 +75,7 @@ def _batches(exporter: SpanExporter) -> SpanProcessor:
 
     queue = None if os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") else queue_size(_memory())
     batch = None if queue is None or os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") else BATCH_SPANS
-    quiet.hush(complainers(exporter) | _SENDERS, _words)
+    dedupe.dedupe_logs(noisy_loggers(exporter) | _SENDERS, _words)
     try:
         return BatchSpanProcessor(exporter, max_queue_size=queue, max_export_batch_size=batch)
     except ValueError as error:

@@ -17,10 +17,11 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from turnout.core.values import Attempt, JobRecord
+from turnout.core.record import AttemptRecord, JobRecord
 from turnout.once import warn_once
 from turnout.telemetry import propagation
 from turnout.version import version
+from turnout.wire import trace_id_of
 
 logger = logging.getLogger("turnout.telemetry")
 
@@ -45,8 +46,14 @@ JOB_FAILURES = "turnout.job.failures"
 JOB_LOSSES = "turnout.job.losses"
 JOB_ABORTS = "turnout.job.aborts"
 OUTCOME = "turnout.attempt.outcome"
+WORKFLOW_ID = "turnout.workflow.id"
+WORKFLOW_NAME = "turnout.workflow.name"
+WORKFLOW_RUN = "turnout.workflow.run"
+WORKFLOW_STATE = "turnout.workflow.state"
+WORKFLOW_CODE = "turnout.workflow.code"
 NODE_ID = "turnout.node.id"
 LINK = "turnout.link"
+SCHEDULE = "turnout.schedule.name"
 
 Value = str | int | float | bool
 Attributes = dict[str, Value]
@@ -121,7 +128,7 @@ def known_id(span: Span) -> str:
     return f"{context.span_id:016x}" if context.is_valid else ""
 
 
-def of_attempt(trace_id: str, attempt: Attempt) -> SpanContext:
+def of_attempt(trace_id: str, attempt: AttemptRecord) -> SpanContext:
     """The context of an attempt's span, wherever it ran."""
     return SpanContext(int(trace_id, 16), int(attempt.span_id, 16), True, TraceFlags(TraceFlags.SAMPLED))
 
@@ -148,6 +155,25 @@ def submitting(
 
 
 @contextlib.contextmanager
+def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str, str]]:
+    """The PRODUCER span of a workflow's start; gives the headers that carry its context (none when nobody traces)."""
+    if not listened():
+        yield propagation.outgoing(context_api.get_current())
+        return
+    attributes: Attributes = {
+        SYSTEM: "nats",
+        OPERATION_NAME: "start",
+        OPERATION_TYPE: "send",
+        DESTINATION: destination,
+        MESSAGE_ID: workflow_id,
+        WORKFLOW_ID: workflow_id,
+        WORKFLOW_NAME: name,
+    }
+    with _produce(f"start {name}", attributes, ()):
+        yield propagation.outgoing(context_api.get_current())
+
+
+@contextlib.contextmanager
 def replaying(record: JobRecord, destination: str) -> Iterator[None]:
     """The PRODUCER span of whoever runs an ended job again: in the caller's trace, linked to the job's."""
     if not listened():
@@ -156,11 +182,35 @@ def replaying(record: JobRecord, destination: str) -> Iterator[None]:
     attributes = _produced("retry", record.activity, record.id, destination)
     last = next((attempt for attempt in reversed(record.attempts) if attempt.span_id), None)
     if last is not None:
-        origin = of_attempt(record.trace_id, last)
+        origin = of_attempt(record.spec.trace_id, last)
     else:
-        origin = trace.get_current_span(propagation.incoming(record.headers, record.trace_id)).get_span_context()
+        parent = propagation.incoming(record.spec.headers, record.spec.trace_id)
+        origin = trace.get_current_span(parent).get_span_context()
     with _produce(f"retry {record.activity}", attributes, [Link(origin, {LINK: "replay_of"})]):
         yield
+
+
+def current_headers() -> dict[str, str]:
+    """The headers that carry the span that is current, and its baggage; none when there is none."""
+    return propagation.outgoing(context_api.get_current())
+
+
+@contextlib.contextmanager
+def firing(
+    schedule: str, activity: str, job_id: str, destination: str, added_with: Mapping[str, str]
+) -> Iterator[dict[str, str]]:
+    """The PRODUCER span of a schedule's run, linked to the span in which the schedule was added; gives its headers."""
+    if not listened():
+        yield propagation.outgoing(context_api.get_current())
+        return
+    attributes = _produced("submit", activity, job_id, destination)
+    attributes[SCHEDULE] = schedule
+    links = []
+    if added_with:
+        origin = propagation.incoming(added_with, trace_id_of(added_with, "schedule", schedule))
+        links = [Link(trace.get_current_span(origin).get_span_context(), {LINK: "schedule"})]
+    with _produce(f"fire {schedule}", attributes, links):
+        yield propagation.outgoing(context_api.get_current())
 
 
 def _produced(operation: str, activity: str, job_id: str | None, destination: str) -> Attributes:

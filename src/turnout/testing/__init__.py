@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 from turnout.testing.server import NatsServer
 
 if TYPE_CHECKING:  # The server alone needs none of what the environment needs.
+    from turnout.definition.retention import short_retention as short_retention
     from turnout.testing.environment import ActivityEnvironment as ActivityEnvironment
+    from turnout.testing.workflows.environment import NothingCanHappen as NothingCanHappen
+    from turnout.testing.workflows.environment import WorkflowEnvironment as WorkflowEnvironment
+    from turnout.testing.workflows.replaying import replay as replay
 
-__all__ = ["ActivityEnvironment", "NatsServer"]
+__all__ = ["ActivityEnvironment", "NatsServer", "NothingCanHappen", "WorkflowEnvironment", "replay", "short_retention"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +28,16 @@ def __getattr__(name: str) -> Any:
         from turnout.testing.environment import ActivityEnvironment
 
         return ActivityEnvironment
+    if name == "short_retention":
+        from turnout.definition.retention import short_retention
+
+        return short_retention
+    if name in ("NothingCanHappen", "WorkflowEnvironment"):
+        from turnout.testing.workflows import environment
+
+        return getattr(environment, name)
+    if name == "replay":
+        from turnout.testing.workflows.replaying import replay
+
+        return replay
     raise AttributeError(f"module 'turnout.testing' has no attribute {name!r}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import inspect
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
+from turnout.client.client import Client
 from turnout.client.info import LogLine, log_line
 from turnout.core.loglines import Line
-from turnout.core.values import Progress
+from turnout.core.record import Progress
 from turnout.definition.activity import Activity
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.worker.context import JobContext, JobFacts, entered
@@ -19,11 +22,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    """What a plain function returns or raises, or what a plain wrapper around async code gives in the end."""
+
+    def contained() -> tuple[Any, BaseException | None]:
+        try:
+            return call(), None
+        except BaseException as error:  # raised again below: a future refuses a StopIteration, and never ends
+            return None, error
+
+    value, error = await asyncio.to_thread(contained)
+    if error is not None:
+        raise error
+    return await value if inspect.isawaitable(value) else value
+
+
 class ActivityEnvironment:
     """Runs an activity as a worker would run one attempt, and shows what it reported.
 
-    `checkpoint` is what an earlier attempt left behind. `progress` and `checkpoints` list what the code reported, in
-    order; `heartbeats` counts the calls of `heartbeat()`; `logs` lists the lines of `job.log` that a worker would keep.
+    `checkpoint` is what an earlier attempt left behind, `client` what `current_job().client` gives. `progress` and
+    `checkpoints` list what the code reported, in order; `heartbeats` counts the calls of `heartbeat()`; `logs` lists
+    the lines of `job.log` that a worker would keep, `slowed_down` limits and seconds of `slow_down()`.
 
         env = ActivityEnvironment(attempt=2, checkpoint=3)
         assert await env.run(audit, path="history.db") == "done"
@@ -38,13 +57,16 @@ class ActivityEnvironment:
         node: str = "test-node",
         labels: dict[str, str] | None = None,
         checkpoint: Any = None,
+        client: Client | None = None,
     ) -> None:
         self.progress: list[Progress] = []
         self.heartbeats = 0
         self.logs: list[LogLine] = []
+        self.slowed_down: list[tuple[str, float]] = []
         self._checkpoints: list[str] = []
         self._id, self._attempt, self._node, self._labels = id, attempt, node, labels or {}
         self._restored = None if checkpoint is None else encode_checkpoint(checkpoint)
+        self._client = client
         self._context: JobContext | None = None
         self._code: asyncio.Future[Any] | None = None
         self._changed = asyncio.Event()
@@ -58,7 +80,7 @@ class ActivityEnvironment:
     async def run(self, activity: Activity[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def run(self, activity: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run(self, activity: Activity[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    async def run(self, activity: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run the activity to its end; raises what it raises.
 
         The arguments go through the payload's JSON and the result through the result's, as they would in a job. A sync
@@ -74,16 +96,18 @@ class ActivityEnvironment:
             restored=self._restored,
         )
         context = JobContext(facts, self, asyncio.get_running_loop())
+        context.provide(self._client)
         arguments, keywords = activity.codec.decode(activity.codec.encode_arguments(args, kwargs))
         self._context = context
         with entered(context):
             if activity.is_async:
-                self._code = asyncio.ensure_future(activity.fn(*arguments, **keywords))
+                code: asyncio.Future[Any] = asyncio.ensure_future(activity.fn(*arguments, **keywords))
             else:
                 inside = contextvars.copy_context()
-                call = asyncio.to_thread(inside.run, activity.fn, *arguments, **keywords)
-                self._code = asyncio.ensure_future(call)
-        value = await self._code
+                call = functools.partial(inside.run, activity.fn, *arguments, **keywords)
+                code = asyncio.ensure_future(_in_thread(call))
+            self._code = code
+        value = await code
         return activity.codec.decode_result(activity.codec.encode_result(value))
 
     def cancel(self, reason: str = "cancelled: by the test") -> None:
@@ -118,3 +142,6 @@ class ActivityEnvironment:
 
     async def checkpoint(self, text: str) -> None:
         self._checkpoints.append(text)
+
+    async def slow_down(self, limit: str, seconds: float) -> None:
+        self.slowed_down.append((limit, seconds))

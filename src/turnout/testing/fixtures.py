@@ -1,4 +1,4 @@
-"""What the fixtures `turnout_client` and `turnout_worker` are made of; usable without pytest, too."""
+"""What the fixtures of the plugin are made of; usable without pytest, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import nats
 from nats.js.errors import NotFoundError
 
 from turnout import Client, Worker
+from turnout.definition.retention import short_retention
 from turnout.testing.server import NatsServer
+from turnout.testing.workflows.environment import WorkflowEnvironment
 
 
 @asynccontextmanager
@@ -24,7 +26,8 @@ async def own_namespace(server: NatsServer) -> AsyncIterator[Client]:
     namespace = f"test_{uuid.uuid4().hex[:12]}"
     try:
         async with Client.connect(server.url, namespace=namespace) as client:
-            yield client
+            with short_retention():
+                yield client
     finally:
         server.resume()
         if server.running:
@@ -46,6 +49,30 @@ async def delete_namespace(url: str, namespace: str) -> None:
                     await streams.delete_stream(name)
     finally:
         await connection.close()
+
+
+class EnvironmentFactory:
+    """What the fixture `workflow_environment` gives: call it to get an environment that is left when the test ends.
+
+        env = await workflow_environment(workflows=[order], activities={charge: lambda order: "p1"})
+
+    The options are those of `WorkflowEnvironment`.
+    """
+
+    def __init__(self) -> None:
+        self._entered = contextlib.AsyncExitStack()
+
+    async def __call__(self, **options: Any) -> WorkflowEnvironment:
+        return await self._entered.enter_async_context(WorkflowEnvironment(**options))
+
+    async def __aenter__(self) -> Self:
+        await self._entered.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._entered.__aexit__(kind, error, traceback)
 
 
 class WorkerFactory:

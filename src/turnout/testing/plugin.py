@@ -1,7 +1,7 @@
 """The pytest plugin of turnout: fixtures for tests of activities against a real server.
 
 It is active wherever turnout and pytest are installed. `nats_server` needs `turnout[server]`; `turnout_client` and
-`turnout_worker` need pytest-asyncio as well, in either of its modes.
+`turnout_worker` need pytest-asyncio as well, in either of its modes. `workflow_environment` needs pytest-asyncio alone.
 
     async def test_converts(turnout_client, turnout_worker):
         async with turnout_worker(convert_video):
@@ -49,13 +49,26 @@ if importlib.util.find_spec("pytest_asyncio") is not None:
 
         async with WorkerFactory(turnout_client) as factory:
             yield factory
+
+    @pytest_asyncio.fixture
+    async def workflow_environment() -> AsyncIterator[Any]:
+        """Makes environments without a server: `env = await workflow_environment(workflows=[order])`."""
+        from turnout.testing.fixtures import EnvironmentFactory
+
+        async with EnvironmentFactory() as factory:
+            yield factory
 else:
 
-    @pytest.fixture
-    def turnout_client() -> None:
+    @pytest.fixture(name="workflow_environment")
+    def no_environment() -> None:
+        """Tells what is missing."""
+        pytest.fail("the fixture workflow_environment needs pytest-asyncio: pip install pytest-asyncio")
+
+    @pytest.fixture(name="turnout_client")
+    def no_client() -> None:
         """Tells what is missing."""
         pytest.fail("the fixtures turnout_client and turnout_worker need pytest-asyncio: pip install pytest-asyncio")
 
-    @pytest.fixture
-    def turnout_worker(turnout_client: None) -> None:
+    @pytest.fixture(name="turnout_worker")
+    def no_worker(turnout_client: None) -> None:
         """Tells what is missing, through `turnout_client`."""

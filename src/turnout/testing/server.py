@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -289,8 +290,12 @@ def _free_port() -> int:
 def _server_info(port: int) -> dict[str, Any] | None:
     """The INFO line a NATS server greets with, or None while nobody (or not NATS) answers on the port."""
     try:
-        with socket.create_connection((HOST, port), timeout=1.0) as connection:
-            line = connection.makefile("rb").readline()
+        line = _greeting(port)
+    except TimeoutError:  # it waits for TLS to begin
+        try:
+            line = _greeting(port, tls=True)
+        except OSError:
+            return None
     except OSError:
         return None
     verb, _, body = line.partition(b" ")
@@ -301,6 +306,17 @@ def _server_info(port: int) -> dict[str, Any] | None:
     except ValueError:
         return None
     return info if isinstance(info, dict) else None
+
+
+def _greeting(port: int, *, tls: bool = False) -> bytes:
+    """The first line that is said on the port. It is our own child that is asked, so no certificate is checked."""
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((HOST, port), timeout=1.0))
+        if tls:
+            unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+            connection = stack.enter_context(unchecked.wrap_socket(connection))
+        return connection.makefile("rb").readline()
 
 
 def _die_with_parent() -> Callable[[], None] | None:

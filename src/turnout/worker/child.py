@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ctypes
 import importlib
+import inspect
 import itertools
 import json
 import logging
@@ -29,15 +30,16 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # The guard would load all of pydantic for nothing.
+    from turnout.core.failure import Failure
     from turnout.core.loglines import Line
-    from turnout.core.values import Progress
+    from turnout.core.record import Progress
     from turnout.definition.activity import Activity
+
 
 HEADER = struct.Struct(">I")
 FLUSH_S = 0.1
@@ -51,7 +53,6 @@ LOG_BUFFER_MAX = 8 * 1024 * 1024
 REAP_S = 1.0
 """How long the guard waits for what it has killed to be gone."""
 
-_TEXT_MAX = 8_000
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -196,30 +197,26 @@ class _Conversation:
 
     def _answer(self) -> bytes:
         """The last frame: the result, or the error. Here the user's code is called, so everything is caught."""
-        from turnout.definition.codec import PayloadProblem
-        from turnout.errors import Fatal, InvalidArguments, InvalidValue, RetryLater
+        from turnout.core.failure import FaultReason
+        from turnout.definition.plain_json import PayloadProblem
+        from turnout.errors import InvalidArguments, InvalidValue
+        from turnout.worker.failure import InvalidResult, describe
 
-        what = "raised"
         try:
             self._restore_surroundings()
             activity = load(self._call["module"], self._call["qualname"], self._call["facts"]["activity"])
             try:
                 args, kwargs = activity.codec.decode(self._call["payload"])
-            except PayloadProblem:
-                what = "invalid_payload"
-                raise
+            except PayloadProblem as error:
+                return _error(describe(error, FaultReason.invalid_payload))
             value = self._run_code(activity, args, kwargs)
             try:
                 return pack("result", text=activity.codec.encode_result(value))
-            except (InvalidValue, InvalidArguments):
-                what = "invalid_result"
-                raise
-        except Fatal as error:
-            return _error("fatal", error)
-        except RetryLater as error:
-            return _error("retry_later", error, error.delay_s)
+            except (InvalidValue, InvalidArguments) as error:
+                problem = InvalidResult(f"the result of {activity.name} can't be stored: {error}")
+                return _error(describe(problem, FaultReason.invalid_result))
         except BaseException as error:  # the user's code; sys.exit() in it is a failure like others
-            return _error(what, error)
+            return _error(describe(error))
 
     def _run_code(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from turnout.telemetry.children import in_child
@@ -232,7 +229,9 @@ class _Conversation:
             if self._cancel is not None:
                 context.ask_to_stop(self._cancel)
         with entered(context):
-            return activity.fn(*args, **kwargs)
+            value = activity.fn(*args, **kwargs)
+            # A plain wrapper around async code gives a coroutine.
+            return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
 
     def _restore_surroundings(self) -> None:
         """What the worker has: its import path, its environment, its log level."""
@@ -269,10 +268,17 @@ class _Conversation:
 
     async def checkpoint(self, text: str) -> None:
         """Returns when the worker has stored it; on the loop of this conversation."""
+        self._flush()
+        await self._have_stored("checkpoint", text=text)
+
+    async def slow_down(self, limit: str, seconds: float) -> None:
+        """Likewise."""
+        await self._have_stored("slow_down", limit=limit, seconds=seconds)
+
+    async def _have_stored(self, kind: str, **fields: Any) -> None:
         number = next(self._numbers)
         self._stored[number] = self._loop.create_future()
-        self._flush()
-        self.send(pack("checkpoint", number=number, text=text))
+        self.send(pack(kind, number=number, **fields))
         try:
             await self._stored[number]
         finally:
@@ -402,23 +408,22 @@ def load(module: str, qualname: str, name: str) -> Activity[..., Any]:
     return found if isinstance(found, Activity) else activity(name=name)(found)
 
 
-def _error(what: str, error: BaseException, retry_after: float | None = None) -> bytes:
-    from turnout.core.retry import mro_names
-
-    # The frames of this module are nobody's business.
-    own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename == __file__:
-        own = own.tb_next
-    text = "".join(traceback.format_exception(type(error), error, own))
+def _error(failure: Failure) -> bytes:
     return pack(
         "error",
-        what=what,
-        type=type(error).__qualname__,
-        mro=mro_names(error),
-        message=str(error)[:_TEXT_MAX],
-        traceback=text[-_TEXT_MAX:],
-        retry_after=retry_after,
+        fault=failure.fault,
+        type=failure.error.type,
+        mro=failure.mro,
+        message=failure.error.message,
+        traceback=failure.error.traceback,
+        retry_after=failure.retry_after,
+        snoozed=failure.snoozed,
+        deferred=failure.deferred,
     )
+
+
+async def _awaited(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 def _worker_error(name: str, message: str) -> Exception:
@@ -426,7 +431,11 @@ def _worker_error(name: str, message: str) -> Exception:
     from turnout import errors
 
     cls = getattr(errors, name, None)
-    if isinstance(cls, type) and issubclass(cls, errors.TurnoutError) and not issubclass(cls, errors.RetryLater):
+    if (
+        isinstance(cls, type)
+        and issubclass(cls, errors.TurnoutError)
+        and not issubclass(cls, errors.RetryLater | errors.Snooze)
+    ):
         return cls(message)
     return errors.TurnoutError(f"{name}: {message}")
 

@@ -4,55 +4,104 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from concurrent.futures import ThreadPoolExecutor
+import inspect
+from collections.abc import Awaitable
 from typing import Any
 
+from turnout.core.failure import Failure, FaultReason
 from turnout.definition.activity import Activity
+from turnout.definition.plain_json import PayloadProblem
 from turnout.errors import InvalidArguments, InvalidValue
-from turnout.worker.attempt import Attempt, ChildError, InvalidResult
+from turnout.worker.context import Host, JobContext
+from turnout.worker.failure import CodeFailed, InvalidResult, Redact, describe, is_ctrl_c, redacted
 from turnout.worker.process import ChildCall, run_in_child
+from turnout.worker.threads import DaemonThreads
 
 LEFT_BEHIND = 1000
 """How many threads that did not stop when asked may stay behind before they take the place of jobs that run."""
 
+LARGE_CHARS = 256 * 1024
+"""Payloads and results from this size on are converted in a thread, so that the event loop goes on meanwhile."""
+
 
 class CodeRunner:
-    """Runs code for attempts; owns the threads that sync activities run in."""
+    """Runs code for attempts; owns the threads that sync activities run in.
 
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(max_workers=threads + LEFT_BEHIND, thread_name_prefix="turnout-job")
+    `redact` edits the message and the traceback of whatever the code raises, before anybody else sees them.
+    """
+
+    def __init__(self, threads: int, redact: Redact | None = None) -> None:
+        self._threads = DaemonThreads(threads + LEFT_BEHIND, "turnout-job")
+        self._redact = redact
 
     def close(self) -> None:
         """Threads that are still busy are left to themselves; they end with the process."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def run(self, attempt: Attempt, payload: str) -> str:
-        """The result's text. Raises what the code raises, PayloadProblem, or InvalidResult."""
-        activity = attempt.activity
-        if activity.settings.run_in == "process":
-            return await _in_child(attempt, payload)
-        args, kwargs = activity.codec.decode(payload)
-        if activity.is_async:
-            return _encoded(activity, await activity.fn(*args, **kwargs))
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-
-        def call() -> str:
-            return _encoded(activity, context.run(activity.fn, *args, **kwargs))
-
-        future = loop.run_in_executor(self._threads, call)
+    async def run(self, activity: Activity[..., Any], context: JobContext, host: Host, payload: str) -> str:
+        """The result's text. CodeFailed for whatever the code raises, and for a payload or result that doesn't fit."""
         try:
-            return await asyncio.shield(future)
+            if activity.settings.run_in == "process":
+                return await _in_child(activity, context, host, payload)
+            args, kwargs = await self._arguments(activity, payload)
+            if activity.is_async:
+                return _encoded(activity, await activity.fn(*args, **kwargs))
+            return await self._in_thread(activity, args, kwargs)
+        except asyncio.CancelledError:
+            raise
+        except CodeFailed as error:
+            failure = error.failure
+        except BaseException as error:  # user code: nothing that it raises may end the worker
+            if is_ctrl_c(error):
+                raise
+            failure = describe(error)
+        raise CodeFailed(redacted(failure, self._redact))
+
+    async def _arguments(self, activity: Activity[..., Any], payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            if len(payload) < LARGE_CHARS:
+                return activity.codec.decode(payload)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, activity.codec.decode, payload)
+        except PayloadProblem as error:
+            raise CodeFailed(describe(error, FaultReason.invalid_payload)) from None
+
+    async def _in_thread(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        context = contextvars.copy_context()
+
+        def call() -> str | Awaitable[Any] | Failure:
+            """Returns what the code raises: a future refuses a StopIteration, and would never be done."""
+            try:
+                value = context.run(activity.fn, *args, **kwargs)
+                return value if inspect.isawaitable(value) else _encoded(activity, value)
+            except CodeFailed as error:
+                return error.failure
+            except BaseException as error:  # user code: nothing that it raises may end the worker
+                return describe(error)
+
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            outcome = await asyncio.shield(future)
         except asyncio.CancelledError:
             # A thread can't be stopped: it was asked to (cancelled(), wait_cancelled()), and what it answers counts.
-            return await future
+            outcome = await future
+            if inspect.iscoroutine(outcome):
+                outcome.close()
+                raise
+        match outcome:
+            case str():
+                return outcome
+            case Failure():
+                raise CodeFailed(outcome)
+            case _:  # a plain wrapper around async code
+                return _encoded(activity, await outcome)
 
 
-async def _in_child(attempt: Attempt, payload: str) -> str:
-    call = ChildCall(activity=attempt.activity, payload=payload, facts=attempt.context.facts)
-    result = await run_in_child(call, attempt, reason=lambda: attempt.context.cancel_reason)
+async def _in_child(activity: Activity[..., Any], context: JobContext, host: Host, payload: str) -> str:
+    call = ChildCall(activity=activity, payload=payload, facts=context.facts)
+    result = await run_in_child(call, host, reason=lambda: context.cancel_reason)
     if result.failure is not None:
-        raise ChildError(result.failure)
+        raise CodeFailed(result.failure)
     return result.text or "null"
 
 
@@ -60,4 +109,5 @@ def _encoded(activity: Activity[..., Any], value: Any) -> str:
     try:
         return activity.codec.encode_result(value)
     except (InvalidValue, InvalidArguments) as error:
-        raise InvalidResult(f"the result of {activity.name} can't be stored: {error}") from error
+        problem = InvalidResult(f"the result of {activity.name} can't be stored: {error}")
+        raise CodeFailed(describe(problem, FaultReason.invalid_result)) from None

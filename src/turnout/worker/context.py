@@ -7,7 +7,6 @@ pipe to its parent, or the test environment.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import datetime as dt
 import functools
@@ -16,22 +15,32 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Protocol, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import attrs
 
 from turnout.core.frozen import frozen
-from turnout.core.loglines import Line, cut, fields
-from turnout.core.values import Progress, derived_span_id
+from turnout.core.loglines import Line, cut, fields, workflow_fields
+from turnout.core.record import Progress, derived_span_id
+from turnout.core.retry import seconds as seconds_of
+from turnout.definition.ambient import ambient, waiter
 from turnout.definition.codec import decode_as, encode_checkpoint
+from turnout.definition.limits import checked_name
+from turnout.definition.plain_json import PayloadProblem
 from turnout.errors import InvalidValue, NotInJob
 
+if TYPE_CHECKING:  # the type alone: whoever puts the node together gives the client itself
+    from turnout.client.client import Client
+
 T = TypeVar("T")
+D = TypeVar("D")
+
+_REQUIRED = object()
 
 
 class Host(Protocol):
-    """Who carries out what the code reports. All but `checkpoint` may be called from any thread and never block."""
+    """Who carries out what the code reports. What is not async may be called from any thread and never blocks."""
 
     def report(self, progress: Progress) -> None: ...
 
@@ -40,6 +49,8 @@ class Host(Protocol):
     def log(self, line: Line) -> None: ...
 
     async def checkpoint(self, text: str) -> None: ...
+
+    async def slow_down(self, limit: str, seconds: float) -> None: ...
 
 
 class _Nobody:
@@ -55,6 +66,9 @@ class _Nobody:
         pass
 
     async def checkpoint(self, text: str) -> None:
+        raise asyncio.CancelledError
+
+    async def slow_down(self, limit: str, seconds: float) -> None:
         raise asyncio.CancelledError
 
 
@@ -140,6 +154,10 @@ class JobContext:
         self._asked_to_stop: threading.Event | None = None
         self._cancel_reason: str | None = None
         self._restored = facts.restored
+        self._client: Client | None = None
+        self._on_wait: Callable[[], None] | None = None
+        self.waiting = 0
+        """For how many jobs the code waits right now."""
 
     def __repr__(self) -> str:
         return f"<JobContext {self.activity} {self.id} attempt {self.attempt}>"
@@ -180,6 +198,30 @@ class JobContext:
         return JobLog(logging.getLogger(f"turnout.job.{self.activity}"), self)
 
     @property
+    def client(self) -> Client:
+        """The worker's own client, to submit jobs and start workflows with: their traces hang on this attempt's.
+
+            handle = await current_job().client.submit(make_thumbnail, path=path)
+
+        It belongs to the worker's event loop: in a `def` use `job.run_sync(job.client.submit(...))`. NotInJob in a
+        child process and in a test environment without a client. Waiting for the job's result keeps this job's slot:
+        what waits for many jobs is better a workflow.
+        """
+        if self._client is None:
+            raise NotInJob(
+                "there is no client here: a worker has one for the jobs on its event loop and in its threads;"
+                " in a child process connect with Client.connect(), in a test give ActivityEnvironment(client=...)"
+            )
+        return self._client
+
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """For sync code: run a coroutine on the worker's event loop and block until it is done; its result.
+
+        handle = job.run_sync(job.client.submit(make_thumbnail, path=path))
+        """
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop_for_sync("run_sync", coroutine)).result()
+
+    @property
     def cancel_reason(self) -> str | None:
         """Why the code is asked to stop: None, "cancelled: ...", "node_stopping", "timed_out" or "lease_lost"."""
         return self._cancel_reason
@@ -188,7 +230,7 @@ class JobContext:
         """Say how far the work is. Never blocks; written at most once a second, the last one always. Any thread."""
         given: list[tuple[str, object]] = [("done", done), ("total", total)]
         for name, value in given:
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            if value is not None and not (isinstance(value, int | float) and _finite(value)):
                 raise InvalidValue(f"progress {name} must be a finite number, not {value!r}")
         self._host.report(Progress(done, total, str(message)))
 
@@ -205,21 +247,63 @@ class JobContext:
     def checkpoint_sync(self, value: Any) -> None:
         """`checkpoint` for sync code; blocks until it is durable. Not on the event loop's own thread."""
         text = encode_checkpoint(value)
-        if self._loop is None:
-            raise NotInJob("checkpoint_sync() needs an event loop to run on; in async code use `await checkpoint()`")
-        with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() is self._loop:
-                raise NotInJob("checkpoint_sync() would block the event loop: use `await job.checkpoint(...)` here")
-        asyncio.run_coroutine_threadsafe(self._host.checkpoint(text), self._loop).result()
+        loop = self._loop_for_sync("checkpoint_sync")
+        asyncio.run_coroutine_threadsafe(self._host.checkpoint(text), loop).result()
         self._restored = text
+
+    async def slow_down(self, limit: str, seconds: float | dt.timedelta) -> None:
+        """Let no attempt start that needs this limit, on any node, for so long; it is so when this returns.
+
+        For what answers "not so fast": those who wait for the limit are spared the call. `limit`: as it was declared,
+        or one key of it, such as "tenant:42". What runs goes on; whoever asks for longer has the last word, and
+        `turnout limit clear` ends it. In a `def` use `job.run_sync(job.slow_down(...))`. InvalidValue.
+
+            if response.status == 429:
+                await job.slow_down("api", float(response.headers["Retry-After"]))
+                raise RetryLater(1.0)
+        """
+        await self._host.slow_down(checked_name(limit), seconds_of(seconds, "seconds"))
+
+    def _loop_for_sync(
+        self, caller: str, coroutine: Coroutine[Any, Any, Any] | None = None
+    ) -> asyncio.AbstractEventLoop:
+        """The loop that a thread may wait for; a refused coroutine is closed, or it would complain of its own."""
+        try:
+            here: object = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if self._loop is not None and self._loop is not here:
+            return self._loop
+        if coroutine is not None:
+            coroutine.close()
+        if self._loop is None:
+            raise NotInJob(f"{caller}() needs an event loop to run on; in async code use `await`")
+        raise NotInJob(f"{caller}() would block the event loop: use `await` here")
 
     @overload
     def restored(self) -> Any: ...
     @overload
     def restored(self, type: type[T]) -> T | None: ...
-    def restored(self, type: type[T] | None = None) -> Any:
-        """The last checkpoint of this or any earlier attempt, as `type` if one is given; None when there is none."""
-        return None if self._restored is None else decode_as(self._restored, type, "checkpoint")
+    @overload
+    def restored(self, type: type[T], *, default: D) -> T | D: ...
+    def restored(self, type: Any = None, *, default: Any = _REQUIRED) -> Any:
+        """The last checkpoint of this or any earlier attempt, as `type` if one is given; None when there is none.
+
+        `default` is given instead when there is none, and when it does not fit `type`, as that of older code may not:
+        without a default that is a PayloadProblem, a failure of this attempt like any other.
+
+            state = job.restored(State, default=State())
+        """
+        if self._restored is None:
+            return None if default is _REQUIRED else default
+        try:
+            return decode_as(self._restored, type, "checkpoint")
+        except PayloadProblem as error:
+            if default is not _REQUIRED:
+                self.log.warning("the checkpoint is left out: %s", error)
+                return default
+            advice = "job.restored(..., default=...) goes on without it, and so does a retry without the checkpoint"
+            raise PayloadProblem(f"{error}; {advice}") from None
 
     def cancelled(self) -> bool:
         """Whether the code is asked to stop. For sync code, to look at now and then."""
@@ -247,6 +331,17 @@ class JobContext:
         self._facts = attrs.evolve(self._facts, restored=checkpoint)
         self._restored = checkpoint
 
+    def provide(self, client: Any, on_wait: Callable[[], None] | None = None) -> None:
+        """Called by the host: what `client` is, and what is called when the code begins to wait for another job."""
+        self._client = client
+        self._on_wait = on_wait
+
+    def waits(self, change: int) -> None:
+        """Called by whoever waits for a job's end within this one's code."""
+        self.waiting += change
+        if change > 0 and self._on_wait is not None:
+            self._on_wait()
+
     def keep(self, level: str, message: str) -> None:
         """Called by `log`: keep this line with the job."""
         self._host.log(Line(time.time(), level, self.attempt, self.node, cut(message)))
@@ -254,6 +349,14 @@ class JobContext:
     def end(self) -> None:
         """Called by the host when the code has ended: nobody listens any more, and nothing keeps the host in memory."""
         self._host = _NOBODY
+
+
+def _finite(number: float) -> bool:
+    """Whether a record can keep it: an integer that no double reaches can't be kept as any number."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 _asking = threading.Lock()
@@ -283,16 +386,18 @@ def entered(context: JobContext) -> _Entered:
 
 
 class _Entered:
-    __slots__ = ("_context", "_token")
+    __slots__ = ("_context", "_token", "_waiter")
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
 
     def __enter__(self) -> JobContext:
         self._token = _current.set(self._context)
+        self._waiter = waiter.set(self._context.waits)
         return self._context
 
     def __exit__(self, *_: object) -> None:
+        waiter.reset(self._waiter)
         _current.reset(self._token)
 
 
@@ -311,15 +416,17 @@ def job_fields(context: JobContext) -> dict[str, Any]:
     return fields(facts.id, facts.activity, facts.attempt, facts.node, trace_id, span_id)
 
 
-_NO_JOB = fields()
+_NOTHING = {**workflow_fields(), **fields()}
 
 
 class JobContextFilter(logging.Filter):
     """For a handler: gives every record that is logged inside a job, by whatever logger, the job as attributes.
 
     These are `turnout_job`, `turnout_activity`, `turnout_attempt`, `turnout_node`, `trace_id` and `span_id`; outside of
-    a job they are empty, so that a format may name them. `turnout worker` and `turnout dev` put one on the program's
-    handlers. A program with its own logging does so itself:
+    a job they are empty, so that a format may name them. In the code of a workflow there are `turnout_workflow`,
+    `turnout_workflow_name`, `turnout_run`, `trace_id` and `span_id`, and what is logged while that code is only led
+    again through its history is dropped. `turnout worker` and `turnout dev` put one on the program's handlers. A
+    program with its own logging does so itself:
 
     >>> import logging.config
     >>> logging.config.dictConfig({
@@ -335,9 +442,17 @@ class JobContextFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.__dict__.get("turnout_job"):
+        given = record.__dict__
+        workflow = ambient()
+        if workflow is not None and workflow.context.replaying:
+            return False
+        if not given.get("turnout_job"):
+            known = dict(_NOTHING)
             context = _current.get(None)
-            known = _NO_JOB if context is None else job_fields(context)
+            if workflow is not None:
+                known |= workflow.context.log_fields
+            elif context is not None:
+                known |= job_fields(context)
             for name, value in known.items():
-                record.__dict__[name] = record.__dict__.get(name) or value  # a program's own trace id is its own
+                given[name] = given.get(name) or value  # a program's own trace id is its own
         return True

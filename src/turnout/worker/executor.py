@@ -5,26 +5,37 @@ No branch here does I/O of its own: what has to be written, settled or asked fol
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
-from turnout.core.events import Received
+import attrs
+
+from turnout.core.events import Declined, Received
+from turnout.core.evolve import evolve
+from turnout.core.failure import NODE_STOPPING
 from turnout.core.loglines import fields
-from turnout.core.values import Delivery
+from turnout.core.record import Delivery
+from turnout.core.routing import fits
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
-from turnout.errors import UnreadableRecord
-from turnout.jetstream.perform import Performer, Saved, Store
-from turnout.jetstream.registry import Loaded
+from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.once import log_rarely
+from turnout.store.perform import Applied, Gates, OnSaved, Performer, Store, retry_while_away
+from turnout.store.records import Versioned
 from turnout.telemetry import attempts, spans
 from turnout.telemetry.attempts import AttemptSpan
+from turnout.worker.admission import Admission
 from turnout.worker.attempt import Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.context import job_fields
-from turnout.worker.lease import Lease, LeaseKeeper
+from turnout.worker.keeper import LeaseKeeper
+from turnout.worker.leases import Lease
 
 logger = logging.getLogger("turnout.worker")
 
@@ -32,29 +43,51 @@ UNREADABLE_PAUSE_S = 30.0
 """How long a job whose record this version can't read is left to others."""
 
 
+class NodeStops(TurnoutError):
+    """The node stops, and what was not begun is given back."""
+
+
+_ALL_WAIT = (
+    "all %d slots of this node are held by jobs that wait for other jobs: where those need a slot here, nothing moves."
+    " Wait in a workflow, which holds no slot, or give the worker more of them (--concurrency)"
+)
+
+
+@attrs.frozen(kw_only=True)
+class NodeParts:
+    """The parts of a node that its executor works with.
+
+    `on_saved` is called after each write of a record. `isolate` returns when the node runs nothing but the task that
+    calls it; NodeStops when that will not be. `client` is what the code of jobs may submit with, `slots` how
+    many of them run at a time, `properties` what the node has that jobs may require; None: all of it.
+    """
+
+    id: str
+    keeper: LeaseKeeper
+    code: CodeRunner
+    on_saved: OnSaved | None
+    isolate: Callable[[], Awaitable[None]]
+    client: Any = None
+    slots: int = 0
+    properties: Mapping[str, str] | None = None
+
+
 class Executor:
     """Executes deliveries for one node."""
 
-    def __init__(
-        self,
-        store: Store,
-        node: str,
-        activities: Mapping[str, Activity[..., Any]],
-        keeper: LeaseKeeper,
-        code: CodeRunner,
-        saved: Saved | None = None,
-    ) -> None:
+    def __init__(self, store: Store, activities: Mapping[str, Activity[..., Any]], parts: NodeParts) -> None:
         self.attempts: dict[str, Attempt] = {}
         self._nonce = secrets.token_hex(8)
         self._count = itertools.count()
         self._aborting = False
+        self._declining: set[asyncio.Task[Applied]] = set()
         self._store = store
-        self._node = node
+        self._node = parts.id
         self._activities = activities
         self._rules = {name: activity.settings.rules for name, activity in activities.items()}
-        self._keeper = keeper
-        self._code = code
-        self._saved = saved
+        self._keeper = parts.keeper
+        self._code = parts.code
+        self._parts = parts
 
     async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
@@ -64,12 +97,27 @@ class Executor:
         # From before the start record is written: whoever asks meanwhile is told yes (P5).
         lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
         reach("execute.registered")
+        activity = self._activities[delivery.activity]
+        if activity.requires:
+            delivery = _requiring(delivery, activity.requires)
+        admission = Admission(self._store, activity, delivery, self._node) if activity.limits else None
         performer = Performer(
-            self._store, settle=lease.settle, confident=self._keeper.confident, patient=True, saved=self._saved
+            self._store,
+            settle=partial(self._keeper.settle, lease),
+            confident=self._keeper.confident,
+            patient=True,
+            on_saved=self._parts.on_saved,
+            gates=Gates(self._parts.isolate, None if admission is None else admission.take),
         )
         try:
             job, tracing = await self._start(delivery, nonce, performer)
             record = job.record
+            if record is not None and delivery.generation > record.generation:
+                logger.warning(
+                    "a message that claims to be generation %d of job %s is dropped: it does not follow generation %d",
+                    *(delivery.generation, delivery.id, record.generation),
+                    extra=fields(delivery.id, delivery.activity, node=self._node),
+                )
             if (
                 record is not None
                 and record.token is not None
@@ -79,7 +127,13 @@ class Executor:
                 lease.started(record.token, job.revision)
                 tracing.started(record)
                 reach("execute.started")
-                await self._attempt(job, performer, lease, tracing)
+                over = await self._attempt(job, performer, lease, tracing)
+                if admission is not None and over:
+                    await admission.leave()
+            elif admission is not None and record is not None:
+                await admission.leave_over(record)
+        except NodeStops:
+            self.decline(delivery)
         except UnreadableRecord as error:
             # Newer nodes than this one are at work, and one of them will take it. Asked at once it would be here again.
             logger.warning(
@@ -89,19 +143,38 @@ class Executor:
             )
             performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
         finally:
-            lease.release()
+            self._keeper.release(lease)
+
+    def decline(self, delivery: Delivery) -> None:
+        """Give back a delivery that was not begun, for want of a slot, say. That never counts against the job."""
+        performer = Performer(self._store, patient=True)
+        if not delivery.exhausted:
+            with contextlib.suppress(TurnoutError):  # offline: its lease brings it back
+                performer.give_back(delivery.message, 0.0)
+            return
+        declined = performer.apply(delivery.activity, delivery.id, Declined(delivery=delivery))
+        self._declining.add(task := asyncio.get_running_loop().create_task(declined))
+        task.add_done_callback(self._declining.discard)
 
     def abort(self) -> None:
         """Ask everything that runs to stop, and what is just starting as soon as it runs."""
         self._aborting = True
         for attempt in list(self.attempts.values()):
-            attempt.stop("node_stopping")
+            attempt.stop(NODE_STOPPING)
 
-    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Loaded, AttemptSpan]:
+    def _waits(self) -> None:
+        """A job's code waits for another job: say so when all slots are held by such code, which may never move on."""
+        waiting = sum(attempt.context.waiting > 0 for attempt in self.attempts.values())
+        if waiting >= self._parts.slots:
+            log_rarely(logger, logging.WARNING, "waiting", _ALL_WAIT, waiting)
+
+    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Versioned, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
-        # A message that was put in anew carries on what earlier attempts began, and their record says what.
+        # A message that was requeued carries on what earlier attempts began, and their record says what.
         first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
-        job = Loaded() if first else await self._store.registry.load(delivery.activity, delivery.id)
+        activity, job_id = delivery.activity, delivery.id
+        requires = delivery.spec.options.requires
+        job = Versioned() if first else await retry_while_away(lambda: self._store.registry.load(activity, job_id))
         tracing = attempts.begin(job.record, delivery, self._node, self._store.names.bare)
         event = Received(
             delivery=delivery,
@@ -109,25 +182,35 @@ class Executor:
             nonce=nonce,
             now=self._store.connection.now(),
             rules=self._rules[delivery.activity],
+            limited=bool(self._activities[activity].limits),
+            requires=requires if requires and not self._fits(requires) else None,
             span_id=spans.span_id(tracing.span),
         )
         # What was read for the span is not decided upon: between then and now the job may have gone (P9).
-        applied = await performer.apply(delivery.activity, delivery.id, event, job if first or job.record else None)
+        applied = await performer.apply(activity, job_id, event, job if first or job.record else None)
         return applied.job, tracing
 
-    async def _attempt(self, job: Loaded, performer: Performer, lease: Lease, tracing: AttemptSpan) -> None:
+    def _fits(self, requires: Mapping[str, str]) -> bool:
+        has = self._parts.properties
+        return has is None or fits(has, requires)
+
+    async def _attempt(self, job: Versioned, performer: Performer, lease: Lease, tracing: AttemptSpan) -> bool:
+        """Run the attempt; False when it goes on outside, and keeps its places of limits (P14)."""
         assert job.record is not None
         activity = self._activities[job.record.activity]
         attempt = Attempt(activity, job, self._store, performer, lease, tracing)
-        lease.on_change, lease.on_lost, lease.on_trouble = attempt.changed, attempt.lost, tracing.lease_unconfirmed
-        if lease.missed_change:
-            attempt.changed()
+        attempt.context.provide(self._parts.client, self._waits)
+        lease.limited = bool(activity.limits)
+        lease.attach(attempt)
+        if self._keeper.trouble is not None:  # what can't be kept is not begun, and may be somebody else's by then
+            await self._keeper.wait_confirmed()
+            await attempt.reports.refresh()
         self.attempts[lease.nonce] = attempt
         if self._aborting:
-            attempt.stop("node_stopping")
+            attempt.stop(NODE_STOPPING)
         try:
             with tracing:
-                outcome = await attempt.run(self._code.run)
+                outcome = await attempt.run(partial(self._code.run, activity, attempt.context, attempt.reports))
         finally:
             del self.attempts[lease.nonce]
         if outcome is None:
@@ -136,8 +219,17 @@ class Executor:
                 *(job.record.id, job.record.attempt),
                 extra=job_fields(attempt.context),
             )
-            return  # whoever counts the loss ends its span
+            return True  # whoever counts the loss ends its span
         reach("execute.ended")
-        applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.job)
+        applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.reports.job)
         reach("execute.settled")
-        tracing.ended(None if applied.abandoned else applied.job.record)
+        record = None if applied.abandoned else applied.job.record
+        tracing.ended(record)
+        return record is None or record.outside is None
+
+
+def _requiring(delivery: Delivery, requires: Mapping[str, str]) -> Delivery:
+    """The delivery of a job that requires what its activity does, and over that what its own message says."""
+    options = delivery.spec.options
+    merged = attrs.evolve(options, requires={**requires, **options.requires})
+    return evolve(delivery, spec=evolve(delivery.spec, options=merged))

@@ -49,7 +49,8 @@ class HealthServer:
         self.host = host
         self.port = port
         self._report = report
-        self._connections = 0
+        self._open: dict[asyncio.StreamWriter, None] = {}
+        """Whom it talks with, in the order of their coming."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="turnout-health", daemon=True)
@@ -95,16 +96,20 @@ class HealthServer:
             server.close()  # not waited for: what is open ends with this loop
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        if len(self._open) >= CONNECTIONS:
+            # Who came first has had the most time: whoever holds connections open keeps nobody else from asking.
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+        self._open[writer] = None
         try:
-            if self._connections <= CONNECTIONS:
-                async with asyncio.timeout(PATIENCE_S):
-                    writer.write(self._answer(await _request(reader)))
-                    await writer.drain()
+            async with asyncio.timeout(PATIENCE_S):
+                writer.write(self._answer(await _request(reader)))
+                await writer.drain()
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # whoever asks so oddly, or goes away, gets no answer
         finally:
-            self._connections -= 1
+            self._open.pop(writer, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

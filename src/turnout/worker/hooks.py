@@ -10,11 +10,12 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from turnout.core.changes import Change, Changes
 from turnout.core.loglines import fields_of
-from turnout.core.moments import Moment, moments
-from turnout.core.values import JobRecord
+from turnout.core.record import JobRecord
 from turnout.definition.activity import Activity
 from turnout.definition.hooks import Hook, Hooks
+from turnout.worker.failure import is_ctrl_c
 
 logger = logging.getLogger("turnout.worker.hooks")
 
@@ -34,9 +35,9 @@ Describe = Callable[[JobRecord], Awaitable[object]]
 
 
 class HookCaller:
-    """Calls the hooks of `activities`, and `hooks` for all of them. The moments of one job come one after the other.
+    """Calls the hooks of `activities`, and `hooks` for all of them. The calls of one job come one after the other.
 
-    Made on the worker's loop, where async hooks run; `saved` is for any thread.
+    Made on the worker's loop, where async hooks run; `on_saved` is for any thread.
     """
 
     def __init__(
@@ -54,17 +55,17 @@ class HookCaller:
         self._threads = asyncio.Semaphore(THREADS)
         self._pending = 0
 
-    def saved(self, before: JobRecord | None, after: JobRecord) -> None:
-        """A record was written over another: call whoever wants to know. Never raises, never waits."""
+    def on_saved(self, record: JobRecord, changes: Changes) -> None:
+        """Call the hooks for what a write of `record` means. It never raises and never waits."""
         wanted = [
-            (moment, hook)
-            for moment in moments(before, after)
-            for hooks in self._of.get(after.activity, ())
-            if (hook := hooks.of(moment)) is not None
+            (change, hook)
+            for change in changes.all
+            for hooks in self._of.get(record.activity, ())
+            if (hook := hooks.of(change)) is not None
         ]
         if wanted:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._enqueue, after, wanted)
+                self._loop.call_soon_threadsafe(self._enqueue, record, wanted)
 
     async def close(self) -> None:
         """Wait a little for the calls that are under way; leave behind those that take longer."""
@@ -74,7 +75,7 @@ class HookCaller:
             for task in left:
                 task.cancel()
 
-    def _enqueue(self, record: JobRecord, wanted: list[tuple[Moment, Hook]]) -> None:
+    def _enqueue(self, record: JobRecord, wanted: list[tuple[Change, Hook]]) -> None:
         if self._pending >= PENDING:
             logger.error(
                 "job %s: %d hooks wait already, this call is dropped",
@@ -102,14 +103,14 @@ class HookCaller:
         task.add_done_callback(forget)
 
     async def _tell(
-        self, record: JobRecord, wanted: list[tuple[Moment, Hook]], before: asyncio.Task[None] | None
+        self, record: JobRecord, wanted: list[tuple[Change, Hook]], before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
         async with asyncio.timeout(self._timeout_s):
             info = await self._describe(record)
-        for moment, hook in wanted:
-            what = f"{moment.value} of job {record.id} ({getattr(hook, '__qualname__', hook)})"
+        for change, hook in wanted:
+            what = f"the hook for `{change.value}` of job {record.id} ({getattr(hook, '__qualname__', hook)})"
             call = self._loop.create_task(self._call(hook, info))
             await asyncio.wait({call}, timeout=self._timeout_s)
             if not call.done():
@@ -127,8 +128,10 @@ class HookCaller:
                 await _awaited(hook(info))
             else:
                 await _awaited(await self._in_thread(hook, info))
-        except SystemExit as error:
-            raise RuntimeError(f"the hook called sys.exit({error.code!r})") from error
+        except BaseException as error:  # user code: nothing that it raises may end the worker
+            if isinstance(error, Exception | asyncio.CancelledError) or is_ctrl_c(error):
+                raise
+            raise RuntimeError(f"the hook raised {type(error).__qualname__}") from error
 
     async def _in_thread(self, hook: Hook, info: object) -> object:
         """A daemon thread for each call: one that hangs must not keep the process from ending."""
@@ -140,7 +143,8 @@ class HookCaller:
             if done.cancelled():
                 return
             if error is not None:
-                done.set_exception(error)
+                # A future refuses a StopIteration, and the event loop would end by a KeyboardInterrupt.
+                done.set_exception(HookFailed(error))
             else:
                 done.set_result(value)
 
@@ -148,15 +152,21 @@ class HookCaller:
             value, error = None, None
             try:
                 value = hook(info)
-            except Exception as caught:  # user code: what it raises is told by the caller
+            except BaseException as caught:  # user code: what it raises is logged by the caller
                 error = caught
-            except SystemExit as caught:
-                error = RuntimeError(f"the hook called sys.exit({caught.code!r})")
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(resolve, value, error)
 
         threading.Thread(target=run, name="turnout-hook", daemon=True).start()
         return await done
+
+
+class HookFailed(Exception):
+    """A hook that ran in a thread has raised; the cause is what it raised."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the hook raised {type(error).__qualname__}")
+        self.__cause__ = error
 
 
 async def _awaited(value: object) -> None:

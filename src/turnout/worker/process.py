@@ -11,22 +11,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 import attrs
 
+from turnout.core.failure import ErrorInfo, Failure, FaultReason
 from turnout.core.loglines import Line, marker
-from turnout.core.retry import mro_names
-from turnout.core.values import ErrorInfo, Progress
+from turnout.core.record import Progress
 from turnout.definition.activity import Activity
 from turnout.errors import DefinitionError, TurnoutError
 from turnout.telemetry import children
 from turnout.worker.child import load, pack, unpack
 from turnout.worker.context import Host, JobFacts
+from turnout.worker.failure import describe
 
 logger = logging.getLogger("turnout.worker")
 
@@ -34,8 +36,6 @@ KILL_GRACE_S = 3.0
 """How long a child may clean up after it was asked to stop; less than an attempt's own patience."""
 EXIT_S = 2.0
 """How long a child that has answered may take to end (its threads, its atexit handlers)."""
-
-FailureKind = Literal["raised", "fatal", "retry_later", "invalid_payload", "invalid_result", "died"]
 
 
 class ChildDied(TurnoutError):
@@ -52,21 +52,11 @@ class ChildCall:
 
 
 @attrs.frozen(kw_only=True)
-class ChildFailure:
-    """An exception of the child: what it was there. `retry_after` (seconds) is a RetryLater's."""
-
-    kind: FailureKind
-    info: ErrorInfo
-    mro: tuple[str, ...]
-    retry_after: float | None = None
-
-
-@attrs.frozen(kw_only=True)
 class ChildResult:
     """How the call ended: the result's JSON text, or the failure."""
 
     text: str | None = None
-    failure: ChildFailure | None = None
+    failure: Failure | None = None
 
 
 def locate(activity: Activity[..., Any]) -> tuple[str, str]:
@@ -133,6 +123,23 @@ async def _uninterrupted(ending: Any) -> None:
     task.result()
 
 
+_CREDENTIALS = frozenset(
+    ["NATS_CONTEXT", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN", "NATS_CREDS", "NATS_NKEY", "NATS_CERT", "NATS_KEY"]
+)
+
+
+def _without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """The worker's environment for a child, without what lets it be the worker: its code is a job's, and maybe more's.
+
+    >>> _without_credentials({"NATS_URL": "nats://me:secret@here,nats://there:4222", "NATS_CREDS": "/me", "HOME": "/"})
+    {'NATS_URL': 'nats://here,nats://there:4222', 'HOME': '/'}
+    """
+    kept = {name: value for name, value in environment.items() if name not in _CREDENTIALS}
+    if "NATS_URL" in kept:
+        kept["NATS_URL"] = re.sub(r"(?<![^/,])[^/@,]*@", "", kept["NATS_URL"])
+    return kept
+
+
 class _Spawned(Protocol):
     """The part of asyncio's Process that is used here."""
 
@@ -163,7 +170,7 @@ class _Child:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "turnout.worker.child", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**_without_credentials(os.environ), "PYTHONPATH": os.pathsep.join(map(os.fspath, sys.path))},
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # A Ctrl-C in the worker's terminal is the worker's to pass on.
             )
@@ -182,7 +189,7 @@ class _Child:
                 payload=call.payload,
                 facts=attrs.asdict(call.facts),
                 tracing=children.for_child(),
-                path=sys.path,
+                path=[os.fspath(entry) for entry in sys.path],
                 pythonpath=os.environ.get("PYTHONPATH"),
                 log_level=logging.getLogger().getEffectiveLevel(),
             )
@@ -202,7 +209,9 @@ class _Child:
                     case "beat":
                         host.beat()
                     case "checkpoint":
-                        self._store(host, frame["number"], frame["text"])
+                        self._store(host.checkpoint(frame["text"]), frame["number"])
+                    case "slow_down":
+                        self._store(host.slow_down(frame["limit"], frame["seconds"]), frame["number"])
                     case "log":
                         _log(frame)
                     case "lines":
@@ -226,18 +235,18 @@ class _Child:
         for line in lines:
             host.log(line)
 
-    def _store(self, host: Host, number: int, text: str) -> None:
+    def _store(self, storing: Coroutine[Any, Any, None], number: int) -> None:
         """In a task of its own, so that heartbeats are heard meanwhile."""
-        task = asyncio.create_task(self._checkpoint(host, number, text))
+        task = asyncio.create_task(self._stored(storing, number))
         self._storing.add(task)
         task.add_done_callback(self._storing.discard)
 
-    async def _checkpoint(self, host: Host, number: int, text: str) -> None:
+    async def _stored(self, storing: Coroutine[Any, Any, None], number: int) -> None:
         error: tuple[str, str] | None = None
         try:
-            await host.checkpoint(text)
+            await storing
         except asyncio.CancelledError:
-            error = ("TurnoutError", "the checkpoint was not stored: the attempt is being stopped")
+            error = ("TurnoutError", "nothing was stored: the attempt is being stopped")
         except Exception as problem:  # whatever storing raised is for the code that asked for it
             error = (type(problem).__name__, str(problem))
         self.send(pack("stored", number=number, error=error))
@@ -258,19 +267,21 @@ class _Child:
             await self._writer.wait_closed()
 
 
-def _failure(frame: dict[str, Any]) -> ChildFailure:
-    info = ErrorInfo(frame["type"], frame["message"], frame["traceback"])
-    return ChildFailure(kind=frame["what"], info=info, mro=tuple(frame["mro"]), retry_after=frame["retry_after"])
+def _failure(frame: dict[str, Any]) -> Failure:
+    error = ErrorInfo(frame["type"], frame["message"], frame["traceback"])
+    fault = FaultReason(frame["fault"]) if frame["fault"] is not None else None
+    marks = {name: bool(frame[name]) for name in ("snoozed", "deferred")}
+    return Failure(error, tuple(frame["mro"]), fault, frame["retry_after"], **marks)
 
 
-def _died(status: int) -> ChildFailure:
+def _died(status: int) -> Failure:
     """What the exit status of a child says that gave no answer."""
     if status < 0:
         how = f"was killed by {_signal_name(-status)}"
     else:
         how = f"exited with code {status} before the activity returned"
     error = ChildDied(f"the child process {how}")
-    return ChildFailure(kind="died", info=ErrorInfo("ChildDied", str(error)), mro=mro_names(error))
+    return describe(error)
 
 
 def _signal_name(number: int) -> str:

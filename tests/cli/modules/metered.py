@@ -1,9 +1,9 @@
-"""Activities that end in every way a job can end."""
+"""Activities that end in every way a job can end, and workflows: one waits for a word, one has a bug."""
 
 import asyncio
 import time
 
-from turnout import RetryPolicy, activity, current_job
+from turnout import Limit, RetryPolicy, activity, current_job, current_workflow, workflow
 
 
 @activity(lease=2)
@@ -18,7 +18,7 @@ async def fail() -> None:
     raise ValueError("as ever")
 
 
-@activity(lease=2)
+@activity(lease=2, limits=[Limit("stays", concurrency=5)])
 async def stay() -> None:
     """Stay until it is cancelled, or its node dies; the next attempt completes."""
     if current_job().attempt == 1:
@@ -29,3 +29,16 @@ async def stay() -> None:
 async def block(seconds: float) -> None:
     """Block the event loop."""
     time.sleep(seconds)
+
+
+@workflow
+async def listening() -> str:
+    """Wait for a word, and give it back."""
+    word: str = await current_workflow().receive("word", str)
+    return word
+
+
+@workflow
+async def broken() -> None:
+    """Raise what no workflow ends by."""
+    raise RuntimeError("a bug")

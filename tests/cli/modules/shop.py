@@ -5,7 +5,7 @@ import ctypes
 import threading
 import time
 
-from turnout import Fatal, RetryPolicy, activity, current_job
+from turnout import CompleteLater, Fatal, RetryPolicy, activity, current_job
 
 
 @activity
@@ -38,10 +38,24 @@ async def broken(what: str = "codec") -> None:
     raise Fatal(f"no such {what}")
 
 
+@activity(retry=RetryPolicy.none())
+async def sign(document: str) -> dict[str, str]:
+    """Leaves it to somebody else to sign."""
+    raise CompleteLater
+
+
 @activity(retry=RetryPolicy(max_attempts=2, delay=3600, max_delay=3600, jitter=0))
 async def later() -> None:
     """Fails, and is tried again in an hour."""
     raise ValueError("not yet")
+
+
+@activity(retry=RetryPolicy.none())
+async def moody() -> int:
+    """Works from the second attempt on."""
+    if current_job().attempt == 1:
+        raise ValueError("not now")
+    return current_job().attempt
 
 
 @activity(lease=2)

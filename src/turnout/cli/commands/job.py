@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
-from turnout.cli.options import Duration, Instant, Label, Since, Verbs, WebAddress
+from turnout.cli.options import Duration, Instant, Label, Properties, Since, Verbs, WebAddress
 
 _STATES = ["scheduled", "queued", "running", "retrying", "completed", "faulted", "cancelled"]
 
@@ -28,10 +29,15 @@ def job() -> None:
 @click.argument("activity")
 @click.argument("payload", required=False)
 @click.option("--id", "id_", metavar="ID", help="The job's id; by default one is made up.")
-@click.option("--if-exists", type=click.Choice(["raise", "join"]), help="What to do when the id is taken.")
+@click.option("--if-exists", type=click.Choice(["raise", "join", "replace"]), help="What to do when the id is taken.")
 @click.option("--delay", type=Duration(), help="Not before so long: 90, 2m, 1h30m.")
 @click.option("--at", type=Instant(), metavar="INSTANT", help="Not before this instant: 2026-01-31T12:00:00Z.")
+@click.option("--debounce", type=Duration(), help="Not before so long without another one; they are one job.")
+@click.option("--debounce-key", metavar="KEY", help="Another one is one with this key; by default, with none.")
 @click.option("--expires-in", type=Duration(), help="It must have ended by then, from the submission on.")
+@click.option("--start-within", type=Duration(), help="Its first attempt must have begun by then.")
+@click.option("--require", cls=Properties, multiple=True, metavar="NAME=VALUE", help="What its node must have.")
+@click.option("--priority", type=click.IntRange(1, 5), help="Whether it starts before others: 1 first, 3 as usual.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
 @click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
 @click.option("--follow", is_flag=True, help="Show the progress until the end, and print the result.")
@@ -43,7 +49,12 @@ def submit(
     if_exists: str | None,
     delay: float | None,
     at: dt.datetime | None,
+    debounce: float | None,
+    debounce_key: str | None,
     expires_in: float | None,
+    start_within: float | None,
+    require: dict[str, str] | None,
+    priority: int | None,
     labels: tuple[tuple[str, str], ...],
     wait: bool,
     follow: bool,
@@ -63,33 +74,75 @@ def submit(
         "if_exists": if_exists,
         "delay": delay,
         "at": at,
+        "debounce": debounce,
+        "debounce_key": debounce_key,
         "expires_in": expires_in,
+        "start_within": start_within,
+        "requires": require,
+        "priority": priority,
         "labels": dict(labels),
     }
     given = {name: value for name, value in options.items() if value is not None}
     return submitting.submit(activity, payload, given, submitting.Patience(wait, follow, timeout))
 
 
+_FILTERS = (
+    click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="In this state; repeatable."),
+    click.option("--activity", metavar="NAME", help="Of this activity."),
+    click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
+    click.option("--since", type=Since(), metavar="WHEN", help="Submitted since: 2h, 7d, or an instant."),
+    click.option("--workflow", metavar="ID", help="Activities of this workflow."),
+    click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
+    click.option("--group", metavar="ID", help="Members of this group."),
+    click.option("--error", metavar="NAME", help="Whose last error is of this class, such as ValueError."),
+)
+_NODE = click.option("--node", metavar="NODE", help="Running on this node (its id or its name).")
+_YES = click.option("--yes", is_flag=True, help="Don't ask whether so many jobs are meant.")
+
+
+def _filtered(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a verb the filters of jobs, as one dictionary."""
+
+    @functools.wraps(command)
+    def filtered(*, states: tuple[str, ...], **given: Any) -> Any:
+        names = ("activity", "label", "since", "workflow", "schedule", "group", "error")
+        filters = {name: given.pop(name) for name in names}
+        return command(filters={"state": states or None, **filters}, **given)
+
+    for option in reversed(_FILTERS):
+        filtered = option(filtered)
+    return filtered
+
+
+def _either(ids: tuple[str, ...], filters: Mapping[str, Any]) -> bool:
+    """Whether ids are given; beside them only the activity may be. A usage error for neither."""
+    given = [name for name, value in filters.items() if value is not None]
+    if ids and set(given) - {"activity"}:
+        raise click.UsageError("either ids or filters: not both")
+    if not ids and not given:
+        raise click.UsageError("which jobs? Name ids, or filters: --state, --activity, --label, --since, ...")
+    return bool(ids)
+
+
 @job.command("ls")
-@click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="In this state; may be repeated.")
-@click.option("--activity", metavar="NAME", help="Of this activity.")
-@click.option("--node", metavar="NODE", help="Running on this node (its id or its name).")
-@click.option("--label", metavar="KEY[=VALUE]", help="With this label.")
-@click.option("--since", type=Since(), metavar="WHEN", help="Submitted since: 2h, 7d, or an instant.")
+@_filtered
+@_NODE
 @click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="How many at most; 0: all.")
-def ls(
-    states: tuple[str, ...],
-    activity: str | None,
-    node: str | None,
-    label: str | None,
-    since: dt.datetime | float | None,
-    limit: int,
-) -> int:
+def ls(filters: dict[str, Any], node: str | None, limit: int) -> int:
     """List jobs, newest first."""
     from turnout.cli import jobs, session
 
-    filters = {"activity": activity, "node": node, "label": label, "since": since}
-    return session.run_listing(lambda s: jobs.ls(s, states, filters, limit))
+    return session.run_listing(lambda s: jobs.ls(s, {**filters, "node": node}, limit))
+
+
+@job.command()
+@_filtered
+@_NODE
+def count(filters: dict[str, Any], node: str | None) -> int:
+    """Count jobs by their state."""
+    from turnout.cli import bulk, session
+
+    return session.run(lambda s: bulk.count(s, {**filters, "node": node}))
 
 
 @job.command()
@@ -148,11 +201,11 @@ def logs(id_: str, limit: int | None, attempt: int | None, follow: bool, activit
 
     These are the last lines that its code has given to job.log, of all attempts, on whatever node they ran.
     """
-    from turnout.cli import joblogs, session
+    from turnout.cli import job_logs, session
 
     if follow:
-        return session.run(lambda s: joblogs.follow(s, id_, activity, limit, attempt))
-    return session.run(lambda s: joblogs.logs(s, id_, activity, limit, attempt))
+        return session.run(lambda s: job_logs.follow(s, id_, activity, limit, attempt))
+    return session.run(lambda s: job_logs.logs(s, id_, activity, limit, attempt))
 
 
 @job.command()
@@ -167,37 +220,78 @@ def result(id_: str, timeout: float | None, activity: str | None) -> int:
 
 
 @job.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--reason", default="", help="Why: kept with the job.")
-@_of_activity
-def cancel(ids: tuple[str, ...], reason: str, activity: str | None) -> int:
-    """Cancel jobs.
+@_filtered
+@_YES
+def cancel(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool) -> int:
+    """Cancel jobs, by their ids or all that match.
 
     One that has not started never will; one that runs is asked to stop.
-    """
-    from turnout.cli import jobs, session
 
-    return session.run(lambda s: jobs.cancel(s, ids, activity, reason))
+    \b
+      turnout job cancel --activity convert_video --label customer=42 --reason 'wrong files'
+    """
+    from turnout.cli import bulk, jobs, session
+
+    if _either(ids, filters):
+        return session.run(lambda s: jobs.cancel(s, ids, filters["activity"], reason))
+    return bulk.act("cancel", filters, yes=yes, more={"reason": reason})
 
 
 @job.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@_of_activity
-def retry(ids: tuple[str, ...], activity: str | None) -> int:
-    """Run faulted or cancelled jobs again.
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--no-checkpoint", is_flag=True, help="Begin without the checkpoint that is kept.")
+@_filtered
+@_YES
+def retry(ids: tuple[str, ...], no_checkpoint: bool, filters: dict[str, Any], yes: bool) -> int:
+    """Run faulted or cancelled jobs again, by their ids or all that match.
 
     The id stays, the budgets are fresh, and the last checkpoint is kept.
-    """
-    from turnout.cli import jobs, session
 
-    return session.run(lambda s: jobs.retry(s, ids, activity))
+    \b
+      turnout job retry --state faulted --error ConnectionError --since 2h
+    """
+    from turnout.cli import bulk, jobs, session
+
+    if _either(ids, filters):
+        return session.run(lambda s: jobs.retry(s, ids, filters["activity"], checkpoint=not no_checkpoint))
+    return bulk.act("retry", filters, yes=yes, more={"checkpoint": not no_checkpoint})
 
 
 @job.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@_of_activity
-def delete(ids: tuple[str, ...], activity: str | None) -> int:
-    """Forget jobs that have ended."""
-    from turnout.cli import jobs, session
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_filtered
+@_YES
+def delete(ids: tuple[str, ...], filters: dict[str, Any], yes: bool) -> int:
+    """Forget jobs that have ended, by their ids or all that match."""
+    from turnout.cli import bulk, jobs, session
 
-    return session.run(lambda s: jobs.delete(s, ids, activity))
+    if _either(ids, filters):
+        return session.run(lambda s: jobs.delete(s, ids, filters["activity"]))
+    return bulk.act("delete", filters, yes=yes)
+
+
+@job.command()
+@click.argument("job_id", metavar="ID")
+@click.argument("value", required=False)
+@click.option("--attempt", type=int, metavar="N", help="Only if it is in this attempt.")
+@_of_activity
+def complete(job_id: str, value: str | None, attempt: int | None, activity: str | None) -> int:
+    """Complete a job whose code has left that to others. VALUE is its result: JSON, `-` for stdin, or @FILE."""
+    from turnout.cli import outside, session
+
+    return session.run(lambda s: outside.complete(s, s.client.job(job_id, activity), value, attempt))
+
+
+@job.command()
+@click.argument("job_id", metavar="ID")
+@click.argument("message", required=False, default="it failed")
+@click.option("--fatal", is_flag=True, help="Never retry it.")
+@click.option("--attempt", type=int, metavar="N", help="Only if it is in this attempt.")
+@_of_activity
+def fail(job_id: str, message: str, fatal: bool, attempt: int | None, activity: str | None) -> int:
+    """Let a job fail whose code has left that to others. MESSAGE says why."""
+    from turnout.cli import outside, session
+
+    return session.run(lambda s: outside.fail(s, s.client.job(job_id, activity), message, fatal, attempt))

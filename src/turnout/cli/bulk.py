@@ -1,0 +1,93 @@
+"""`turnout job count`, and acting on all jobs or workflows that match: counted and asked about first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+import click
+
+from turnout.cli import exits, output, session
+from turnout.cli.exits import BadInput
+from turnout.cli.session import Session
+from turnout.client.bulk import CANCELLABLE, DELETABLE, RETRYABLE
+from turnout.client.client import Client
+from turnout.client.workflows.methods import OPEN
+
+_DONE = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "terminate": "terminated"}
+
+Method = Callable[..., Awaitable[int]]
+
+
+@attrs.frozen
+class Kind:
+    """What is acted on: how it is called, in which states by which verb, and the client's methods for it."""
+
+    name: str
+    states: Mapping[str, frozenset[str]]
+    count: Callable[[Client], Callable[..., Awaitable[Mapping[Any, int]]]]
+    methods: Callable[[Client], Mapping[str, Method]]
+
+    def several(self, number: int) -> str:
+        """A number of them, in words."""
+        return f"{number} {self.name}" if number == 1 else f"{number} {self.name}s"
+
+
+JOBS = Kind(
+    "job",
+    {"cancel": CANCELLABLE, "retry": RETRYABLE, "delete": DELETABLE},
+    lambda client: client.count,
+    lambda client: {"cancel": client.cancel_jobs, "retry": client.retry_jobs, "delete": client.delete_jobs},
+)
+WORKFLOWS = Kind(
+    "workflow",
+    {"cancel": OPEN, "terminate": OPEN},
+    lambda client: client.count_workflows,
+    lambda client: {"cancel": client.cancel_workflows, "terminate": client.terminate_workflows},
+)
+
+
+async def count(s: Session, filters: Mapping[str, Any]) -> int:
+    """How many jobs are in each state."""
+    counts = await s.client.count(**filters)
+    rows = [(state.value, str(number)) for state, number in counts.items() if number]
+    total = sum(counts.values())
+    s.show(counts, lambda: output.table(["state", "jobs"], [*rows, ("all", str(total))]))
+    return 0
+
+
+def act(
+    verb: str, filters: Mapping[str, Any], *, yes: bool, more: Mapping[str, Any] | None = None, kind: Kind = JOBS
+) -> int:
+    """Cancel, retry, delete or terminate what matches; `more` are the verb's own options.
+
+    On a terminal the number is told and asked about first; elsewhere nothing is done without `yes`.
+    """
+    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"nobody is there to ask how many are meant: add --yes to {verb} all that match")
+    wanted = _states(kind, verb, filters.get("state"))
+
+    async def work(s: Session) -> int:
+        if not yes:
+            number = sum((await kind.count(s.client)(**{**filters, "state": wanted})).values())
+            if number == 0:
+                output.note(f"no {kind.name} matches")
+            elif not click.confirm(f"{verb} {kind.several(number)}?", err=True):
+                output.note("nothing was done")
+                return exits.FAILED
+        done = await kind.methods(s.client)[verb](**{**filters, "state": wanted}, **(more or {}))
+        s.show({_DONE[verb]: done}, lambda: [f"{kind.several(done)} {_DONE[verb]}"])
+        return 0
+
+    return session.run(work)
+
+
+def _states(kind: Kind, verb: str, asked: tuple[str, ...] | None) -> list[str]:
+    """The states of those that are acted on. BadInput where those that are asked for can't be."""
+    possible = kind.states[verb]
+    wanted = possible if asked is None else possible & set(asked)
+    if not wanted:
+        raise BadInput(f"--state: {verb} takes {kind.name}s that are {', '.join(sorted(possible))}")
+    return sorted(wanted)

@@ -1,0 +1,23 @@
+"""What `turnout job complete` and `turnout job fail` do."""
+
+from __future__ import annotations
+
+from turnout.cli.session import Session
+from turnout.cli.submitting import read_payload
+from turnout.client.handle import AnyHandle
+
+
+async def complete(s: Session, handle: AnyHandle, value: str | None, attempt: int | None) -> int:
+    await handle.complete(None if value is None else read_payload(value), attempt)
+    return await _show(s, handle, "completed")
+
+
+async def fail(s: Session, handle: AnyHandle, message: str, fatal: bool, attempt: int | None) -> int:
+    await handle.fail(message, fatal, attempt)
+    return await _show(s, handle, "failed")
+
+
+async def _show(s: Session, handle: AnyHandle, what: str) -> int:
+    info = await handle.info()
+    s.show(info, lambda: [f"{handle.id}  {what}; the job is {info.state}"])
+    return 0

@@ -1,0 +1,83 @@
+"""Acting on all jobs that match: what a night has left behind is many jobs, and nobody types their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Unpack
+
+import attrs
+
+from turnout import bounded
+from turnout.client.filters import JobFilters, asked
+from turnout.client.handle import AnyHandle, JobHandle
+from turnout.client.reader import Reader
+from turnout.core.record import FINAL, JobState
+from turnout.errors import InvalidState, InvalidValue, JobNotFound
+from turnout.store.perform import Performer, Store
+
+AT_ONCE = 32
+_PART = 2048
+CANCELLABLE = frozenset(JobState) - FINAL
+RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
+DELETABLE = FINAL
+
+
+class BulkMethods:
+    """What a `Client` can do with many jobs at once. A job that has gone on meanwhile is left alone.
+
+    The filters are those of `jobs`; without any of them InvalidValue (a ValueError): nobody acts on all by mistake.
+    """
+
+    store: Store
+    _reader: Reader
+    _performer: Performer
+
+    async def cancel_jobs(self, *, reason: str = "", **filters: Unpack[JobFilters]) -> int:
+        """Cancel every job that has not ended and matches; how many that were. Those that run are asked to stop.
+
+        count = await client.cancel_jobs(activity="convert_video", label="customer=42", reason="wrong files")
+        """
+        if not isinstance(reason, str):
+            raise InvalidValue(f"reason must be text, not {reason!r}")
+        return await self._each(filters, CANCELLABLE, lambda handle: handle.cancel(reason))
+
+    async def retry_jobs(self, *, checkpoint: bool = True, **filters: Unpack[JobFilters]) -> int:
+        """Run every faulted or cancelled job that matches again; how many that were. `checkpoint`: as of a job's retry.
+
+        count = await client.retry_jobs(state="faulted", error=ConnectionError, since=timedelta(hours=2))
+        """
+        return await self._each(filters, RETRYABLE, lambda handle: handle.retry(checkpoint=checkpoint))
+
+    async def delete_jobs(self, **filters: Unpack[JobFilters]) -> int:
+        """Forget every job that has ended and matches; how many that were.
+
+        count = await client.delete_jobs(state="completed", label="batch=7")
+        """
+        return await self._each(filters, DELETABLE, lambda handle: handle.delete())
+
+    async def _each(
+        self, given: JobFilters, states: frozenset[JobState], act: Callable[[AnyHandle], Awaitable[None]]
+    ) -> int:
+        """Act on the jobs in these states that match: their ids first, so that what is done moves nothing under it."""
+        wanted = asked(given, self.store.connection.now())
+        if all(value is None for value in given.values()):
+            raise InvalidValue(f"which jobs? Give at least one of {', '.join(JobFilters.__annotations__)}")
+        narrowed = states if wanted.states is None else wanted.states & states
+        if not narrowed:
+            names = ", ".join(sorted(states))
+            raise InvalidValue(f"state must be one of {names} here, not {', '.join(sorted(wanted.states or ()))}")
+        keys = await self._reader.keys(attrs.evolve(wanted, states=narrowed))
+
+        async def one(key: tuple[str, str]) -> int:
+            activity, job_id = key
+            handle: JobHandle[Any] = JobHandle(job_id, activity, self._reader, self._performer, self.store)
+            try:
+                await act(handle)
+            except (InvalidState, JobNotFound):  # it has gone on meanwhile, or has gone
+                return 0
+            return 1
+
+        done = 0
+        for first in range(0, len(keys), _PART):
+            done += sum(await bounded.each(one, keys[first : first + _PART], AT_ONCE))
+        return done

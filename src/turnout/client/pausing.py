@@ -1,0 +1,69 @@
+"""The part of a client that pauses activities and resumes them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from turnout.core.failure import one_line
+from turnout.core.retry import seconds
+from turnout.core.spec import valid_name
+from turnout.definition.activity import ActivityRef
+from turnout.errors import ActivityNotFound, InvalidValue
+from turnout.store.pauses import Pause
+from turnout.store.perform import Store
+
+_LONGEST_S = 100 * 365 * 86_400.0
+
+
+class PauseMethods:
+    """What a `Client` can do with an activity as a whole."""
+
+    store: Store
+
+    async def pause(
+        self, activity: str | ActivityRef, note: str = "", duration: float | timedelta | None = None
+    ) -> None:
+        """Begin no attempt of this activity any more, on any node, until it is resumed, or for `duration` seconds.
+
+        Jobs are submitted and wait meanwhile, also those that wait for a retry; attempts that run go on. It holds over
+        restarts of everything. `note` (its first 1,000 characters) is shown to whoever asks why. Pausing again replaces
+        note and duration. ActivityNotFound when no worker has ever declared the activity.
+
+            await client.pause(convert_video, "the disk is full", duration=timedelta(hours=1))
+        """
+        if not isinstance(note, str):
+            raise InvalidValue(f"note must be text, not {note!r}")
+        length_s = None if duration is None else seconds(duration, "duration")
+        if length_s is not None and not 0 < length_s < _LONGEST_S:
+            raise InvalidValue(
+                f"duration must be more than 0 seconds and less than 100 years, not {duration!r}; "
+                "None pauses until somebody resumes"
+            )
+        name = await self._declared(activity)
+        now = self.store.connection.now()
+        until = None if length_s is None else now + length_s
+        await self.store.pauses.put(name, Pause(now, until, one_line(note)))
+        await self._announce(name)
+
+    async def resume(self, activity: str | ActivityRef) -> None:
+        """Begin attempts of this activity again; nothing happens if it is not paused. ActivityNotFound as of `pause`.
+
+        await client.resume("convert_video")
+        """
+        name = await self._declared(activity)
+        await self.store.pauses.end(name)
+        await self._announce(name)
+
+    async def _declared(self, activity: str | ActivityRef) -> str:
+        """The activity's name, if a worker has declared it."""
+        name = activity.name if isinstance(activity, ActivityRef) else valid_name(activity, "activity")
+        if await self.store.nodes.contract(name) is None:
+            known = ", ".join(each.name for each in await self.store.nodes.activities()) or "none"
+            raise ActivityNotFound(f"no worker has declared an activity {name}; those known are: {known}")
+        return name
+
+    async def _announce(self, activity: str) -> None:
+        """Have the nodes look at once; those that don't hear of it notice within some seconds."""
+        for node in await self.store.nodes.living():
+            if activity in node.activities:
+                self.store.nodes.look(node.id, activity)

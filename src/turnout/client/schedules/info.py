@@ -1,0 +1,73 @@
+"""What users see of a schedule, made from its record."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import attrs
+
+from turnout.client.parsed import parsed_payload
+from turnout.core.plain import Plain, utc
+from turnout.core.schedule import Schedule, ScheduleRecord
+
+NEXT = 5
+SKIPPED = "skipped"
+GONE = "gone"
+
+
+@attrs.frozen(kw_only=True)
+class ScheduleRun(Plain):
+    """What became of one tick. `state`: that of its job or workflow, "skipped" with the reason when there is none, or
+    "gone" when the run's record is not kept any more."""
+
+    due_at: dt.datetime
+    id: str
+    state: str
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ScheduleInfo(Plain):
+    """A schedule at one moment. `activity`: the name of what it runs; `kind` says whether that is an "activity" or a
+    "workflow". `next`: its next five ticks, fewer near its end. `recent`: its last ten runs, the newest last.
+    """
+
+    name: str
+    schedule: Schedule
+    activity: str
+    payload: Any
+    paused: bool
+    note: str
+    next: list[dt.datetime]
+    recent: list[ScheduleRun]
+    kind: str = "activity"
+
+
+def schedule_info(record: ScheduleRecord, now: float, states: Mapping[str, str | None]) -> ScheduleInfo:
+    """The record as users see it, with the states of its runs by their ids."""
+    return ScheduleInfo(
+        name=record.name,
+        schedule=record.schedule,
+        activity=record.job.name,
+        payload=parsed_payload(record.job.payload),
+        paused=record.paused,
+        note=record.note,
+        next=[utc(tick) for tick in islice(_coming(record, now), NEXT)],
+        recent=[
+            ScheduleRun(
+                due_at=utc(run.due_at),
+                id=run.id,
+                state=SKIPPED if run.skipped else states.get(run.id) or GONE,
+                reason=run.skipped or None,
+            )
+            for run in record.recent
+        ],
+        kind=record.job.kind,
+    )
+
+
+def _coming(record: ScheduleRecord, now: float) -> Iterator[float]:
+    return record.schedule.ticks(record.created_at, max(now, record.cursor), float("inf"))

@@ -1,0 +1,116 @@
+"""What users see of a workflow: plain frozen values with aware datetimes and parsed JSON, made from records."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import attrs
+
+from turnout.client.info import Waiting, instant
+from turnout.client.parsed import parsed, parsed_payload
+from turnout.core.failure import ErrorInfo
+from turnout.core.plain import Plain
+from turnout.core.workflows.values import Ending, EndKind, Record, RecordKind, Wait, WorkflowState
+
+
+@attrs.frozen(kw_only=True)
+class WorkflowInfo(Plain):
+    """All that is known of a workflow at one moment.
+
+    `run` counts from 1: continue-as-new and a retry begin another. `payload` and `result` are parsed JSON. `error` of a
+    stuck one says why it can't go on. `waiting` lists at most 20 of the things that it waits for, `waiting_count` says
+    how many there are. `pinned`: the run stays with workers of `build`; where none of them lives, `reason` says so.
+    `schedule`: the name of the one whose run it is.
+    """
+
+    id: str
+    name: str
+    run: int
+    state: WorkflowState
+    started_at: dt.datetime
+    finished_at: dt.datetime | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+    details: str = ""
+    payload: Any = None
+    result: Any = None
+    error: ErrorInfo | None = None
+    reason: str | None = None
+    parent: str | None = None
+    due_at: dt.datetime | None = None
+    cancel_requested: str | None = None
+    history_length: int = 0
+    build: str | None = None
+    pinned: bool = False
+    node: str | None = None
+    trace_id: str = ""
+    waiting: list[Waiting] = attrs.field(factory=list)
+    waiting_count: int = 0
+    schedule: str | None = None
+
+
+@attrs.frozen
+class Texts:
+    """The texts of a workflow's payload and result, fetched from wherever they are."""
+
+    payload: str | None = None
+    result: str | None = None
+
+
+def workflow_info(record: Record, texts: Texts, waits_for: str = "") -> WorkflowInfo:
+    """The newest record as users see it. `waits_for`: the build that it is pinned to and that no worker has."""
+    summary = record.summary
+    waits = f"waits for a worker of build {waits_for}" if waits_for else None
+    return WorkflowInfo(
+        id=record.id,
+        name=record.name,
+        run=record.run,
+        state=record.state,
+        started_at=dt.datetime.fromtimestamp(summary.started_at, dt.UTC),
+        finished_at=instant(summary.finished_at),
+        labels=dict(summary.labels),
+        details=summary.details,
+        payload=parsed_payload(texts.payload),
+        result=parsed(texts.result),
+        error=record.failure.error if record.failure is not None else None,
+        reason="; ".join(each for each in (record.reason, waits) if each) or None,
+        parent=summary.parent or None,
+        due_at=instant(summary.due_at),
+        cancel_requested=summary.cancel_request,
+        history_length=summary.events,
+        build=summary.pin or record.build or None,
+        pinned=bool(summary.pin),
+        node=record.node or None,
+        trace_id=summary.trace_id,
+        waiting=[_waiting(wait) for wait in summary.waits] if record.kind is not RecordKind.stuck else [],
+        waiting_count=summary.waiting,
+        schedule=summary.schedule or None,
+    )
+
+
+_STATES = {
+    EndKind.completed: WorkflowState.completed,
+    EndKind.cancelled: WorkflowState.cancelled,
+    EndKind.terminated: WorkflowState.terminated,
+}
+
+
+def child_info(workflow_id: str, name: str, ending: Ending) -> WorkflowInfo:
+    """A workflow that has ended, as far as its end tells."""
+    state = _STATES.get(ending.kind, WorkflowState.faulted)
+    began = dt.datetime.fromtimestamp(0, dt.UTC)
+    return WorkflowInfo(
+        id=workflow_id, name=name, run=1, state=state, started_at=began, error=ending.error, reason=ending.reason
+    )
+
+
+def _waiting(wait: Wait) -> Waiting:
+    return Waiting(
+        kind=str(wait.kind),
+        name=wait.name,
+        id=wait.id or None,
+        since=instant(wait.since),
+        due_at=instant(wait.due_at),
+        attempt=wait.attempt,
+        code=wait.code or None,
+    )

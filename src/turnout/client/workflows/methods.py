@@ -1,0 +1,239 @@
+"""The part of a client that starts workflows and asks about them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
+
+import attrs
+
+from turnout import bounded
+from turnout.client.workflows.asker import Asker
+from turnout.client.workflows.forker import Forker
+from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
+from turnout.client.workflows.info import WorkflowInfo
+from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.sender import Sender
+from turnout.client.workflows.starter import Starter
+from turnout.client.workflows.updates import Updater
+from turnout.core.spec import valid_name
+from turnout.core.workflows.values import FINAL_STATES, WorkflowState
+from turnout.definition.ambient import ambient
+from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, untyped_payload, workflow_ref
+from turnout.errors import InvalidValue, NotDurable, UnreadableRecord, WorkflowEnded, WorkflowNotFound
+from turnout.store.histories import left_out
+from turnout.store.payloads import ObjectGone
+from turnout.store.perform import Store
+from turnout.wire.histories import Entry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+States = WorkflowState | str | Iterable[WorkflowState | str] | None
+
+OPEN = frozenset(WorkflowState) - FINAL_STATES
+AT_ONCE = 32
+"""How many workflows are acted on at once."""
+
+
+class WorkflowFilters(TypedDict, total=False):
+    """Which workflows: those that match all that is given; None is as if it were not given. See `workflows`."""
+
+    state: States
+    name: str | WorkflowRef | None
+    label: str | tuple[str, str] | None
+    parent: str | None
+    since: dt.datetime | dt.timedelta | float | None
+
+
+@attrs.frozen
+class _Filters:
+    states: frozenset[WorkflowState] | None
+    name: str | None
+    label: tuple[str, str | None] | None
+    parent: str | None
+    since: float | None
+
+    def matches(self, entry: Entry) -> bool:
+        summary = entry.summary
+        return (
+            (self.states is None or entry.state in self.states)
+            and (self.name is None or entry.name == self.name)
+            and (self.parent is None or summary.parent == self.parent)
+            and (self.since is None or summary.started_at >= self.since)
+            and (self.label is None or _has_label(summary.labels, *self.label))
+        )
+
+
+class WorkflowMethods:
+    """What a `Client` can do with workflows."""
+
+    store: Store
+
+    def _open_workflows(self, since: Callable[[Any], float | None]) -> None:
+        self._workflow_reader = self.make_workflow_reader()
+        sender = Sender(self.store, self._workflow_reader)
+        updater = Updater(self.store, self._workflow_reader, sender)
+        asker = Asker(self.store, self._workflow_reader, sender)
+        forker = Forker(self.store, self._workflow_reader)
+        self._starter = Starter(self.store, Reach(self._workflow_reader, sender, updater, asker, forker))
+        self._workflows_since = since
+
+    def make_workflow_reader(self) -> WorkflowReader:
+        """What reads workflows for this client; a test environment's lets the time go on meanwhile."""
+        return WorkflowReader(self.store)
+
+    @overload
+    async def start(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(self, workflow: str | NamedWorkflow, /, *args: Any, **kwargs: Any) -> AnyWorkflowHandle: ...
+    async def start(self, workflow: str | WorkflowRef, /, *args: Any, **kwargs: Any) -> AnyWorkflowHandle:
+        """Start a workflow; returns when JetStream has stored it.
+
+        Takes the workflow's own arguments, or for a workflow by name its payload. Errors before anything is stored:
+        InvalidArguments, InvalidValue. WorkflowExists when the id is taken.
+        """
+        if ambient() is not None:
+            raise NotDurable("a client can't be used within a workflow: call the workflow itself, it becomes a child")
+        ref = workflow_ref(workflow) if isinstance(workflow, str) else workflow
+        if not isinstance(ref, WorkflowRef):
+            raise InvalidValue(f"{workflow!r} is no workflow: of a class, start its run (Cart.run)")
+        text = ref.bind(*args, **kwargs) if isinstance(ref, Workflow) else untyped_payload(ref.name, args, kwargs)
+        return await self._starter.start(ref, text)
+
+    @overload
+    def workflow(self, workflow_id: str, workflow: Workflow[P, R]) -> WorkflowHandle[R]: ...
+    @overload
+    def workflow(self, workflow_id: str, workflow: str | NamedWorkflow | None = None) -> AnyWorkflowHandle: ...
+    def workflow(self, workflow_id: str, workflow: str | WorkflowRef | None = None) -> AnyWorkflowHandle:
+        """A handle on the workflow of this id; nothing is asked of the server yet. With its definition it is typed."""
+        valid_name(workflow_id, "id")
+        return self._starter.workflow(workflow_id, workflow if isinstance(workflow, WorkflowRef) else None)
+
+    async def workflows(
+        self,
+        *,
+        state: States = None,
+        name: str | WorkflowRef | None = None,
+        label: str | tuple[str, str] | None = None,
+        parent: str | None = None,
+        since: dt.datetime | dt.timedelta | float | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[WorkflowInfo]:
+        """The workflows that match all that is given, the newest start first.
+
+        `state`: one, or several. `label`: `"key"`, `"key=value"` or a pair. `since`: started at or after this instant,
+        or within this many seconds.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+        filters = self._workflow_filters(state, name, label, parent, since)
+        entries = self._workflow_reader.all()
+        found = [(each.summary.started_at, key) async for key, each in entries if filters.matches(each)]
+        living = self._workflow_reader.living()
+        for _, workflow_id in sorted(found, reverse=True)[:limit]:
+            try:
+                newest = await self._workflow_reader.newest(workflow_id)
+                info = await self._workflow_reader.info(newest, living)
+            except WorkflowNotFound:
+                continue  # it has gone meanwhile
+            except (UnreadableRecord, ObjectGone) as error:
+                left_out(workflow_id, error)
+                continue
+            yield info
+
+    async def count_workflows(
+        self,
+        *,
+        state: States = None,
+        name: str | WorkflowRef | None = None,
+        label: str | tuple[str, str] | None = None,
+        parent: str | None = None,
+        since: dt.datetime | dt.timedelta | float | None = None,
+    ) -> dict[WorkflowState, int]:
+        """How many workflows are in each state; filters as for `workflows`."""
+        filters = self._workflow_filters(state, name, label, parent, since)
+        counted = Counter([each.state async for _, each in self._workflow_reader.all() if filters.matches(each)])
+        return {each: counted[each] for each in WorkflowState}
+
+    async def cancel_workflows(self, *, reason: str = "", **filters: Unpack[WorkflowFilters]) -> int:
+        """Ask every workflow that has not ended and matches to end; how many that were.
+
+        The filters are those of `workflows`; without any of them InvalidValue (a ValueError): nobody acts on all by
+        mistake. One that has ended meanwhile is left alone.
+
+        count = await client.cancel_workflows(name=order, label="region=eu", reason="wrong prices")
+        """
+        return await self._each_workflow(filters, lambda handle: handle.cancel(reason), reason)
+
+    async def terminate_workflows(self, *, reason: str = "", **filters: Unpack[WorkflowFilters]) -> int:
+        """End every workflow that has not ended and matches, at once; how many that were. As `cancel_workflows`.
+
+        count = await client.terminate_workflows(state="stuck", since=timedelta(hours=2))
+        """
+        return await self._each_workflow(filters, lambda handle: handle.terminate(reason), reason)
+
+    async def _each_workflow(
+        self, given: WorkflowFilters, act: Callable[[AnyWorkflowHandle], Awaitable[None]], reason: object
+    ) -> int:
+        """Act on the open ones that match: their ids and lives first, so that what is done moves nothing under it."""
+        if not isinstance(reason, str):
+            raise InvalidValue(f"reason must be text, not {reason!r}")
+        if all(value is None for value in given.values()):
+            raise InvalidValue(f"which workflows? Give at least one of {', '.join(WorkflowFilters.__annotations__)}")
+        wanted = self._workflow_filters(
+            given.get("state"), given.get("name"), given.get("label"), given.get("parent"), given.get("since")
+        )
+        states = OPEN if wanted.states is None else wanted.states & OPEN
+        if not states:
+            raise InvalidValue(f"state must be one of {', '.join(sorted(OPEN))} here: the others have ended")
+        wanted = attrs.evolve(wanted, states=states)
+        found = [(key, each.life) async for key, each in self._workflow_reader.all() if wanted.matches(each)]
+
+        async def one(key: tuple[str, str]) -> int:
+            try:
+                await act(self._starter.workflow(key[0], None, key[1]))
+            except (WorkflowEnded, WorkflowNotFound):  # it has ended meanwhile, or has gone
+                return 0
+            return 1
+
+        return sum(await bounded.each(one, found, AT_ONCE))
+
+    def _workflow_filters(
+        self,
+        state: States,
+        name: str | WorkflowRef | None,
+        label: str | tuple[str, str] | None,
+        parent: str | None,
+        since: dt.datetime | dt.timedelta | float | None,
+    ) -> _Filters:
+        return _Filters(
+            states=_states(state),
+            name=name.name if isinstance(name, WorkflowRef) else name,
+            label=_label(label),
+            parent=parent,
+            since=self._workflows_since(since),
+        )
+
+
+def _states(state: States) -> frozenset[WorkflowState] | None:
+    if state is None:
+        return None
+    states = [state] if isinstance(state, str) else list(state)
+    for each in states:
+        if each not in set(WorkflowState):
+            raise InvalidValue(f"state must be one of {', '.join(WorkflowState)}, not {each!r}")
+    return frozenset(WorkflowState(each) for each in states)
+
+
+def _label(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
+    if label is None or isinstance(label, tuple):
+        return label
+    key, equals, value = label.partition("=")
+    return key, value if equals else None
+
+
+def _has_label(labels: dict[str, str], key: str, value: str | None) -> bool:
+    return key in labels if value is None else labels.get(key) == value

@@ -1,0 +1,153 @@
+"""Reading workflows: one, its history, its end as soon as there is one, all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from turnout.client.notices import Notices
+from turnout.client.workflows.history import History
+from turnout.client.workflows.info import Texts, WorkflowInfo, workflow_info
+from turnout.client.workflows.whole import whole
+from turnout.core.catalog import NodeInfo
+from turnout.core.spec import Body
+from turnout.core.workflows.standing import BrokenHistory
+from turnout.errors import UnreadableRecord, WorkflowNotFound
+from turnout.nats.messages import Message, NoResponders
+from turnout.store.histories import Stored, is_deleted
+from turnout.store.payloads import ObjectGone
+from turnout.store.perform import Store
+from turnout.wire import histories as wire
+
+T = TypeVar("T")
+
+_POLL_S = (0.5, 5.0)
+
+
+class Living:
+    """The living workers, as they were when somebody first asked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._nodes: list[NodeInfo] | None = None
+
+    async def builds(self, name: str) -> set[str]:
+        """The builds of the living workers of this workflow."""
+        if self._nodes is None:
+            self._nodes = await self._store.nodes.living()
+        return {node.build for node in self._nodes if name in node.workflows}
+
+
+class WorkflowReader:
+    """Reads workflows for clients."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def newest(self, workflow_id: str) -> Stored:
+        """The newest record by the word of the leader. WorkflowNotFound."""
+        newest = await self._store.histories.newest(workflow_id)
+        if newest is None or is_deleted(newest):
+            raise WorkflowNotFound(
+                f"no workflow {workflow_id} in namespace {self._store.names.ns}: is the id right, or has it expired?"
+            )
+        return newest
+
+    async def info(self, newest: Stored, living: Living | None = None) -> WorkflowInfo:
+        """The workflow as users see it. A listing asks but once which workers are `living`."""
+        record = newest.record
+        pin = "" if record.state.final else record.summary.pin
+        waits_for = pin if pin and pin not in await (living or self.living()).builds(record.name) else ""
+        payload = record.start.payload if record.start is not None else await self._payload(newest)
+        return workflow_info(record, Texts(await self.shown(payload), await self.shown(record.result)), waits_for)
+
+    async def builds(self, name: str) -> set[str]:
+        """The builds of the living workers of a workflow."""
+        return await Living(self._store).builds(name)
+
+    def living(self) -> Living:
+        """The living workers, asked for once, and only where somebody needs to know."""
+        return Living(self._store)
+
+    async def _payload(self, newest: Stored) -> Body | None:
+        with contextlib.suppress(BrokenHistory, UnreadableRecord):
+            first = await self._store.histories.first_of_run(newest)
+            return first.start.payload if first is not None and first.start is not None else None
+        return None
+
+    async def shown(self, body: Body | None) -> str | None:
+        """The text of a body, None if it is gone."""
+        if body is None:
+            return None
+        try:
+            return await self._store.payloads.get(body)
+        except ObjectGone:
+            return None
+
+    async def history(self, workflow_id: str) -> History:
+        """The events of the newest run."""
+        newest = await self.newest(workflow_id)
+        records = await self._store.histories.read(workflow_id, newest)
+        return History([await whole(stored.record, self.shown) for stored in records])
+
+    async def awaited(self, workflow_id: str, outcome: Coroutine[Any, Any, T]) -> T:
+        """What is waited for until the workflow has gone on; a test environment lets the time go on meanwhile."""
+        return await outcome
+
+    async def end(self, workflow_id: str, life: str | None) -> Stored:
+        """The final record, as soon as there is one. WorkflowNotFound when it is gone, or another life has begun."""
+        return await self.awaited(workflow_id, self._end(workflow_id, life))
+
+    async def _end(self, workflow_id: str, life: str | None) -> Stored:
+        async with contextlib.aclosing(self.changes(workflow_id, ends_only=True)) as changes:
+            async for stored in changes:
+                if life is not None and stored.record.life != life:
+                    raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+                if stored.record.state.final:
+                    return stored
+        raise WorkflowNotFound(f"no workflow {workflow_id}")
+
+    poll_s = _POLL_S
+    """How soon it is looked again where no notice has come, and how late that gets."""
+
+    async def changes(self, workflow_id: str, *, ends_only: bool = False) -> AsyncGenerator[Stored]:
+        """The newest record now, and again whenever there may be a newer one; ends never."""
+        notices = Notices(self._store.connection, _tells_end if ends_only else None, kept_of=_entry_of)
+        await notices.begin(self._store.names.recorded(workflow_id))
+        try:
+            pause = self.poll_s[0]
+            while True:
+                notices.take()
+                stored = await self._unless_away(workflow_id)
+                if stored is not None:
+                    yield stored
+                pause = self.poll_s[0] if await notices.within(pause) else min(pause * 1.5, self.poll_s[1])
+        finally:
+            await notices.end()
+
+    async def _unless_away(self, workflow_id: str) -> Stored | None:
+        try:
+            return await self.newest(workflow_id)
+        except (ConnectionError, TimeoutError, NoResponders):
+            if self._store.connection.closed:
+                raise
+            return None
+
+    async def all(self) -> AsyncIterator[tuple[str, wire.Entry]]:
+        """The entries of all workflows, unsorted; those that were deleted are left out."""
+        async for workflow_id, entry in self._store.histories.entries():
+            if entry.kind != "deleted":
+                yield workflow_id, entry
+
+
+def _entry_of(message: Message) -> bytes:
+    return message.headers.get(wire.ENTRY, "").encode()
+
+
+def _tells_end(entry: bytes) -> bool:
+    """Whether this may be the entry of a workflow that has ended; whoever reads its record will know."""
+    try:
+        return wire.state_of(entry).final
+    except UnreadableRecord:
+        return True

@@ -1,0 +1,121 @@
+"""What a client sends to a workflow that is there: signals, cancels, its end by force, its deletion."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import attrs
+
+from turnout.client.workflows.reader import WorkflowReader
+from turnout.core.workflows.caution import RESUME
+from turnout.core.workflows.values import InputKind, WorkflowState
+from turnout.errors import InvalidState, WorkflowEnded, WorkflowNotFound
+from turnout.store.commit import Committer
+from turnout.store.ends import Ends
+from turnout.store.histories import Stored
+from turnout.store.others import is_late
+from turnout.store.payloads import life_owner
+from turnout.store.perform import Store
+from turnout.wire import histories as wire
+
+SENT_KNOWN = 10_000
+"""Of how many workflows it is remembered what was sent to them last."""
+
+
+@attrs.frozen
+class Given:
+    """An input as a client sends it: `what` names the signal or update, `id` is what it is counted by, if chosen."""
+
+    kind: InputKind
+    text: str
+    what: str = ""
+    id: str | None = None
+
+
+@attrs.frozen
+class Sent:
+    """An input that is stored: where it lies, and the workflow's newest record before and after that."""
+
+    seq: int
+    before: Stored
+    after: Stored
+
+
+class Sender:
+    """Sends inputs to workflows, and ends them. Errors are those of the connection, and what the methods name."""
+
+    def __init__(self, store: Store, reader: WorkflowReader) -> None:
+        self._store = store
+        self._reader = reader
+        self._ends = Ends(store, Committer(store).commit)
+        self._sent: OrderedDict[str, tuple[str, int]] = OrderedDict()
+
+    def sent(self, workflow_id: str, life: str) -> int:
+        """Where the last input lies that went from here to this life, 0 if none did: a query must know of it (W12)."""
+        known, seq = self._sent.get(workflow_id, ("", 0))
+        return seq if known == life else 0
+
+    def note(self, workflow_id: str, life: str, seq: int) -> None:
+        """An input of ours lies there."""
+        self._sent[workflow_id] = (life, max(seq, self.sent(workflow_id, life)))
+        self._sent.move_to_end(workflow_id)
+        if len(self._sent) > SENT_KNOWN:
+            self._sent.popitem(last=False)
+
+    def new_id(self) -> str:
+        """What a signal or an update is counted by that has no id of its own."""
+        return self._store.chance.nonce(12)
+
+    async def send(self, workflow_id: str, life: str | None, given: Given) -> Sent:
+        """Append an input; WorkflowEnded when the end lies in front of it."""
+        before = await self._open(workflow_id, life)
+        record = before.record
+        body = await self._store.payloads.put(given.text, "input", life_owner(workflow_id, record.life))
+        input_id = given.id or self.new_id()
+        headers = {
+            **wire.input_headers(life=record.life, input_id=input_id),
+            **wire.body_headers(body),
+        }
+        data = b"" if body.ref is not None else given.text.encode()
+        seq = await self._store.inbox.append(
+            record.name, workflow_id, given.kind, data, what=given.what, headers=headers
+        )
+        self.note(workflow_id, record.life, seq)
+        after = await self._store.histories.newest(workflow_id)
+        if after is None or await is_late(self._store.histories, after, record.life, seq, input_id):
+            raise WorkflowEnded(f"workflow {workflow_id} has ended before the {given.kind} reached it")
+        return Sent(seq, before, after)
+
+    async def _open(self, workflow_id: str, life: str | None) -> Stored:
+        newest = await self._reader.newest(workflow_id)
+        if life is not None and newest.record.life != life:
+            raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+        if newest.record.state.final:
+            raise WorkflowEnded(f"workflow {workflow_id} has ended: it is {newest.record.state}")
+        return newest
+
+    async def resume(self, workflow_id: str, life: str | None) -> None:
+        """Have a stuck workflow tried again now: by any build, where its own has no worker or got stuck with it."""
+        newest = await self._open(workflow_id, life)
+        record = newest.record
+        if record.summary.pin:
+            builds = await self._reader.builds(record.name)
+            others = builds - {record.summary.pin}
+            if record.summary.pin not in builds or (record.state is WorkflowState.stuck and others):
+                await self._ends.unpin(newest)
+        headers = wire.input_headers(life=record.life)
+        await self._store.inbox.append(record.name, workflow_id, InputKind.start, what=RESUME, headers=headers)
+
+    async def terminate(self, workflow_id: str, life: str | None, reason: str) -> None:
+        """End it by force. WorkflowEnded when it has ended by itself."""
+        await self._ends.terminate(await self._open(workflow_id, life), reason)
+
+    async def delete(self, workflow_id: str) -> None:
+        """Forget an ended one. InvalidState for one that goes on."""
+        newest = await self._reader.newest(workflow_id)
+        if not newest.record.state.final:
+            state = newest.record.state
+            raise InvalidState(
+                f"workflow {workflow_id} is {state}; only an ended one can be deleted: terminate it first"
+            )
+        await self._ends.delete(newest)

@@ -1,0 +1,268 @@
+"""Limits over all nodes: who holds a place, who may have one, and when a place is free again.
+
+Pure. Instants are unix seconds by the server's clock. A place belongs to one attempt of one job, which is named before
+it begins: `generation` and `number` are those of the attempt that will start. So the job's record alone tells whether a
+place is held by right: what a record says of an attempt that is over, it says for ever.
+
+A rate is kept as GCRA keeps it: a number and its instant tell how many of the `burst` tokens are spent, and they come
+back at the pace of the rate.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections.abc import Iterable
+
+from turnout.core.evolve import evolve
+from turnout.core.frozen import frozen
+from turnout.core.record import JobState
+
+_GRANTED_S = 15.0
+"""For so long a place that was handed on is kept for a job that no worker has received."""
+
+_ABSENT_S = 2.0
+"""For so long it is kept for a node that has gone before the attempt began."""
+
+_BEGINNING_S = 60.0
+"""For so long a living node may take between its place and the start of the attempt: it is a matter of one write."""
+
+
+@frozen
+class Rule:
+    """What a limit allows: so many attempts at once, and so many starts in `per` seconds, of which `burst` may come at
+    one time. 0 is none at all, None no limit."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+    per: float = 1.0
+    burst: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many may start at once, at most."""
+        if self.rate == 0:
+            return 0
+        return self.burst if self.burst is not None else max(1, int(self.rate or 0))
+
+    @property
+    def pace(self) -> float:
+        """How many tokens come back in a second."""
+        return (self.rate or 0.0) / self.per
+
+    @property
+    def counts(self) -> bool:
+        """Whether it must be known who runs: a rate alone need not know once an attempt has its token."""
+        return self.concurrency is not None or self.rate is None
+
+
+class Entry(enum.Enum):
+    """What a limit answers an attempt: there is no room; it has a place until it leaves; it has had its token."""
+
+    refused = enum.auto()
+    held = enum.auto()
+    passed = enum.auto()
+
+
+@frozen
+class Effective:
+    """The rule that counts; `given`: somebody has set it, until that instant (None: until it is cleared)."""
+
+    rule: Rule | None
+    given: bool = False
+    until: float | None = None
+
+
+@frozen(slots=False)
+class LimitRecord:
+    """A limit as it is kept. `declared` is what an activity's code said last, `given` what somebody has set over it,
+    until that instant (None: until it is cleared). Until `held_up` a job's code has asked for nothing to start."""
+
+    name: str
+    declared: Rule | None = None
+    given: Rule | None = None
+    until: float | None = None
+    held_up: float = 0.0
+
+    def given_at(self, now: float) -> Rule | None:
+        """What is set over the declaration now, if anything."""
+        return self.given if self.until is None or now < self.until else None
+
+
+@frozen
+class LimitKey:
+    """A limit as it applies to one job: `name` as it was declared, `key` with the job's own values in its braces.
+
+    `declared` is what the code says, for when the server knows of no such limit.
+    """
+
+    key: str
+    name: str
+    declared: Rule | None = None
+
+    @property
+    def hash(self) -> str:
+        return hashed(self.key)
+
+
+@frozen(slots=False)
+class Holder:
+    """The attempt that a place belongs to. `node` will start it, or does; "" while nobody has received the job."""
+
+    activity: str
+    id: str
+    generation: int
+    turn: int
+    at: float
+    node: str = ""
+
+    def same_job(self, other: Holder) -> bool:
+        return (self.activity, self.id) == (other.activity, other.id)
+
+    def same(self, other: Holder) -> bool:
+        """Whether both are the same attempt."""
+        return self.same_job(other) and self.order == other.order
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.generation, self.turn
+
+
+@frozen(slots=False)
+class Places:
+    """Who holds the places of one key, and how many tokens of its rate were spent at an instant.
+
+    A holder that nobody has received yet has the promise of a token: it spends it as it is received, so that what waits
+    for a busy worker does not start in one heap with what comes after. `waker` is who wakes the line when the next
+    token is there; "" while nobody waits for one.
+    """
+
+    key: str
+    name: str
+    holders: tuple[Holder, ...] = ()
+    used: float = 0.0
+    used_at: float = 0.0
+    waker: str = ""
+
+    def vacant(self, rule: Rule) -> bool:
+        """Whether there is a place, whatever the rate says."""
+        return rule.concurrency is None or len(self.holders) < rule.concurrency
+
+    def room(self, rule: Rule, now: float) -> bool:
+        """Whether another attempt may have a place now, with a token if the limit has a rate."""
+        return self.vacant(rule) and self.due(rule) <= now
+
+    def due(self, rule: Rule) -> float:
+        """From when on there is a token that is promised to nobody: 0.0 if there is one by all means; inf if it takes
+        more than time."""
+        if rule.rate is None:
+            return 0.0
+        free = rule.tokens - 1 - sum(not each.node for each in self.holders)
+        if free < 0:
+            return math.inf
+        used = self._spent(rule)
+        return 0.0 if used <= free else self.used_at + (used - free) / rule.pace
+
+    def refilled(self, rule: Rule) -> float:
+        """When nothing is spent any more."""
+        return self.used_at + self.used / rule.pace if rule.rate else 0.0
+
+    def taken_by(self, holder: Holder, rule: Rule, now: float) -> Places | None:
+        """With a place for this attempt; None if there is none.
+
+        A job has one place at most: the one of its earlier attempt, which is over, becomes that of the later one. Each
+        attempt needs a token of its own.
+        """
+        held = next((each for each in self.holders if each.same_job(holder)), None)
+        if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
+            return self  # the record will say to a late one that it is late
+        others = evolve(self, holders=tuple(each for each in self.holders if each is not held))
+        if others.due(rule) > now or (held is None and not self.vacant(rule)):
+            return None
+        if rule.counts or not holder.node:
+            others = evolve(others, holders=(*others.holders, holder))
+        return others.spent(rule, now) if holder.node else others
+
+    def spent(self, rule: Rule, now: float) -> Places:
+        """With one more token spent."""
+        if rule.rate is None:
+            return self
+        now = max(now, self.used_at)
+        return evolve(self, used=max(0.0, self._spent(rule) - (now - self.used_at) * rule.pace) + 1, used_at=now)
+
+    def without(self, holder: Holder) -> Places:
+        """With the place of this attempt free; nothing changes if it has none."""
+        left = tuple(each for each in self.holders if not each.same(holder))
+        return self if len(left) == len(self.holders) else evolve(self, holders=left)
+
+    def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:
+        """With the place of this attempt free, and the token that it took for nothing, as far as it has not come back
+        by itself."""
+        left = self.without(holder)
+        if rule.rate is None or (rule.counts and left is self):
+            return left
+        lost = max(0.0, 1.0 - max(0.0, now - holder.at) * rule.pace)
+        return evolve(left, used=max(0.0, self._spent(rule) - lost))
+
+    def _spent(self, rule: Rule) -> float:
+        """What was spent by an earlier rule counts as far as this one knows of tokens."""
+        return min(self.used, rule.tokens)
+
+
+def hashed(name: str) -> str:
+    """The token of a subject that stands for a limit's name or key, which may have any characters."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def effective(
+    of_limit: LimitRecord | None, of_key: LimitRecord | None, said: Rule | None, now: float
+) -> Effective | None:
+    """What counts for a key; None when nobody has said anything.
+
+    What was set for this very key counts most, then what was set for the limit, then its newest declaration, then what
+    the code of whoever asks says. Concurrency and rate are looked for each by itself: who sets the one leaves the other
+    as it is. Nothing starts while a job's code has asked for that.
+    """
+    records = [record for record in (of_key, of_limit) if record is not None]
+    held_up = max((record.held_up for record in records), default=0.0)
+    given = [(rule, record.until) for record in records if (rule := record.given_at(now)) is not None]
+    declared = of_limit.declared if of_limit is not None and of_limit.declared is not None else said
+    if held_up > now:
+        rule = _merged([Rule(0), *(rule for rule, _ in given), declared or Rule()])
+        return Effective(rule, given=True, until=held_up)
+    if not given:
+        return None if declared is None else Effective(declared)
+    rule = _merged([*(rule for rule, _ in given), declared or Rule()])
+    return Effective(rule, given=True, until=min((until for _, until in given if until is not None), default=None))
+
+
+def _merged(rules: Iterable[Rule]) -> Rule:
+    """The first concurrency that any of these says, and the first rate."""
+    merged = Rule()
+    for rule in rules:
+        if merged.concurrency is None:
+            merged = Rule(rule.concurrency, merged.rate, merged.per, merged.burst)
+        if merged.rate is None:
+            merged = Rule(merged.concurrency, rule.rate, rule.per, rule.burst)
+    return merged
+
+
+def is_over(holder: Holder, state: JobState, generation: int, begun: int) -> bool:
+    """Whether the job's record says that this attempt has ended or will never begin. What is so once stays so.
+
+    `begun`: how many attempts of this generation have begun by the record, with those that do not count.
+    """
+    if generation != holder.generation:
+        return generation > holder.generation
+    if begun != holder.turn:
+        return begun > holder.turn or state.final
+    return state is not JobState.running
+
+
+def is_abandoned(holder: Holder, now: float, *, lives: bool) -> bool:
+    """Whether an attempt that has not begun need not be waited for; `lives`: its node does."""
+    age = now - holder.at
+    if not holder.node:
+        return age > _GRANTED_S
+    return age > (_BEGINNING_S if lives else _ABSENT_S)

@@ -1,0 +1,54 @@
+"""Jobs that wait, and whose message has to be another one: of the same job, in the same lane or in another."""
+
+from __future__ import annotations
+
+from turnout.core.effects import Effect, Remove, Replace, Save, Schedule, Unschedule
+from turnout.core.events import PriorityRequested
+from turnout.core.evolve import evolve
+from turnout.core.record import JobRecord, JobState, MessageRef
+
+Effects = tuple[Effect, ...]
+
+
+def requeue(record: JobRecord, message: MessageRef | None, replaced: int = 0) -> Effects:
+    """Put the job's message in once more, in place of the one that is there.
+
+    What waits for its time and has no message may have its timer still: it goes first, for the end of a job that has
+    begun leaves timers alone, and it would bring the job back when its record is gone (P11).
+    """
+    if message is None:
+        timer = (Unschedule(record.spec),) if record.state is JobState.scheduled else ()
+        return (*timer, Replace(record.spec, 0, replaced))
+    if message.bare or message.priority != record.spec.priority:
+        # Never replace on the subject that all bare jobs share: it would wipe them (P8). Each lane has its own subject.
+        return (Replace(record.spec, 0, replaced), Remove(message))
+    return (Replace(record.spec, message.seq, replaced),)
+
+
+def prioritized(record: JobRecord | None, current: JobRecord, event: PriorityRequested) -> Effects:
+    """Another priority for a job that waits: `current` is how it stands, `record` what is recorded of it.
+
+    The record comes first, if need be a new one: where the message is to be found goes by what that says, and a message
+    that was moved does not tell when the job was submitted. Should the message stay where it was, or be in both lanes,
+    one of them starts the job, and the other is dropped. A message that can't be run stays as it is: the one that took
+    its place would say nothing of that, and its turn faults it.
+    """
+    delivery = event.delivery
+    if delivery is not None and delivery.problem is not None:
+        return ()
+    early = event.at_once and current.due_at is not None and current.due_at > event.now
+    spec = evolve(current.spec, options=current.spec.options.prioritized(event.priority))
+    changed = evolve(current, spec=spec, due_at=event.now if early else current.due_at)
+    stays = delivery is None or (delivery.message.priority == event.priority and not early)
+    if changed == current and stays:
+        return ()
+    save = (Save(changed),) if changed != record else ()
+    if delivery is not None:
+        # Of a scheduled job only what a timer or the sweep has put there is taken for its message (P11).
+        replaced = max(delivery.replaced, 1) if current.state is JobState.scheduled else delivery.replaced
+        return save if stays else (*save, *requeue(changed, delivery.message, replaced))
+    if current.state is not JobState.scheduled or current.due_at is None or not save:
+        return save  # it is parked, and goes on from what the record says
+    if early:
+        return (*save, *requeue(changed, None, 1))
+    return (*save, Unschedule(spec), Schedule(spec, current.due_at, event.nonce))

@@ -1,0 +1,81 @@
+"""Whether the code that runs right now is a workflow's, and what it can ask for then.
+
+Definitions are called everywhere: `charge(order)` runs the function in a test, and becomes a durable activity within a
+workflow. Whoever runs a workflow's code enters its `Ambient` around each turn of its loop, on the thread that runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any, Protocol
+
+from turnout.errors import NotInWorkflow
+
+
+class Ambient(Protocol):
+    """What a workflow's code can ask for by calling a definition."""
+
+    def call_activity(self, ref: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+        """Run an activity as a job, or as a local one."""
+        ...
+
+    def call_workflow(self, ref: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+        """Run a workflow as a child."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """What `current_workflow()` returns."""
+        ...
+
+
+class _Entered(threading.local):
+    ambient: Ambient | None = None
+
+
+_entered = _Entered()
+
+
+def ambient() -> Ambient | None:
+    """The workflow whose code this thread runs right now, None when it runs none."""
+    return _entered.ambient
+
+
+def needed(what: str) -> Ambient:
+    """The workflow whose code runs; NotInWorkflow that names `what` when none does."""
+    found = _entered.ambient
+    if found is None:
+        raise NotInWorkflow(f"{what} was called outside of a workflow")
+    return found
+
+
+@contextlib.contextmanager
+def entered(workflow: Ambient | None) -> Iterator[None]:
+    """Within this block the code that runs on this thread is the workflow's."""
+    before, _entered.ambient = _entered.ambient, workflow
+    try:
+        yield
+    finally:
+        _entered.ambient = before
+
+
+waiter: contextvars.ContextVar[Callable[[int], None]] = contextvars.ContextVar("turnout_waiter")
+"""Within a job's code: is called with 1 when it begins to wait for another job's end, and with -1 when that is over."""
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Within this block the code waits for the end of a job. Its own job keeps its slot meanwhile."""
+    notify = waiter.get(_nobody)
+    notify(1)
+    try:
+        yield
+    finally:
+        notify(-1)
+
+
+def _nobody(_: int) -> None:
+    pass

@@ -1,0 +1,230 @@
+"""What JetStream is asked to do with streams and consumers, and the words that it understands in headers and acks."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import attrs
+
+from turnout.nats.connection import Connection
+from turnout.nats.messages import ApiError, StoredMessage, stored_by_direct_get, unix_ns
+
+NOT_FOUND = 404
+"""The code of an `ApiError` for a stream, a consumer or a message that does not exist."""
+
+TTL = "Nats-TTL"
+"""How long a message is kept, as `for_seconds` spells it."""
+
+MSG_ID = "Nats-Msg-Id"
+"""A message whose id the stream has seen in its duplicate window is not stored again."""
+
+ROLLUP = "Nats-Rollup"
+ON_SUBJECT = "sub"
+"""With this rollup the message takes the place of all that are on its subject."""
+
+_SCHEDULE = "Nats-Schedule"
+_TARGET = "Nats-Schedule-Target"
+_EXPIRES = b"\r\nNats-TTL: "
+
+ACK = b"+ACK"
+"""The message is done with. In a work queue it is gone then."""
+
+IN_PROGRESS = b"+WPI"
+"""The message is being worked on: its ack wait begins anew."""
+
+
+def nak(delay_s: float = 0.0) -> bytes:
+    """The message is given back, to be handed to anybody after so many seconds.
+
+    >>> nak(), nak(1.5)
+    (b'-NAK', b'-NAK {"delay": 1500000000}')
+    """
+    return b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * 1e9)
+
+
+def for_seconds(seconds: float) -> str:
+    """A lifetime as the header spells it: whole seconds, one at least.
+
+    >>> for_seconds(0.2), for_seconds(90)
+    ('1s', '90s')
+    """
+    return f"{max(1, round(seconds))}s"
+
+
+def seconds_of(lifetime: str) -> float:
+    """The seconds of a lifetime that is spelt like this, 0 of another one.
+
+    >>> seconds_of("90s"), seconds_of("never")
+    (90.0, 0.0)
+    """
+    number = lifetime.removesuffix("s")
+    return float(number) if number.isdecimal() else 0.0
+
+
+def rfc3339(instant: float) -> str:
+    """Unix seconds as the server reads a schedule's time; rounded up, so that nothing fires early."""
+    milliseconds = math.ceil(instant * 1000)
+    moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
+
+
+def scheduled(at: float, subject: str) -> dict[str, str]:
+    """The headers that have the server publish the message on `subject` at an instant (unix seconds)."""
+    return {_SCHEDULE: f"@at {rfc3339(at)}", _TARGET: subject}
+
+
+def expires(block: bytes) -> bool:
+    """Whether a message with this block of headers has a lifetime of its own."""
+    return _EXPIRES in block
+
+
+def kv_stream(bucket: str) -> str:
+    """The stream of a key-value bucket."""
+    return f"KV_{bucket}"
+
+
+def kv_subject(bucket: str, *tokens: str) -> str:
+    """The subject of a key, whose tokens may be wildcards.
+
+    >>> kv_subject("ages", "ann", "*")
+    '$KV.ages.ann.*'
+    """
+    return ".".join(("$KV", bucket, *tokens))
+
+
+def max_deliveries_advisory(stream: str, kind: str = "MAX_DELIVERIES") -> str:
+    """Where the server says of the messages of a stream that their deliveries have run out; another `kind` is what else
+    it says of them."""
+    return f"$JS.EVENT.ADVISORY.CONSUMER.{kind}.{stream}.>"
+
+
+def ack_subject(stream: str, consumer: str, message: tuple[int, int], consumer_seq: int) -> str:
+    """Where a delivery of a message, its sequence and its time in ns, is settled by whoever knows where it lies."""
+    seq, time_ns = message
+    return f"$JS.ACK.{stream}.{consumer}.1.{seq}.{consumer_seq}.{time_ns}.0"
+
+
+@attrs.frozen
+class Stream:
+    """A stream of this name. Errors are those of the connection; `ApiError` with `NOT_FOUND` where it doesn't exist."""
+
+    connection: Connection
+    name: str
+
+    async def info(self, **asked: Any) -> dict[str, Any]:
+        """Its configuration and its state."""
+        return await self.connection.api(f"STREAM.INFO.{self.name}", asked or None)
+
+    async def config(self) -> dict[str, Any] | None:
+        """Its configuration; None where it doesn't exist."""
+        try:
+            return dict((await self.info())["config"])
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise
+
+    async def last_seq(self) -> int:
+        """The sequence of its newest message, whether or not that is still there."""
+        return int((await self.info())["state"]["last_seq"])
+
+    async def end(self) -> tuple[int, int]:
+        """The sequence and the time, in unix nanoseconds, of its newest message, whether or not that is still there."""
+        state = (await self.info())["state"]
+        return int(state["last_seq"]), unix_ns(state["last_ts"])
+
+    async def write(self, config: Mapping[str, Any], *, create: bool) -> None:
+        """Create the stream, or change it."""
+        await self.connection.api(f"STREAM.{'CREATE' if create else 'UPDATE'}.{self.name}", config)
+
+    async def remove(self) -> None:
+        """Delete the stream with all that is in it."""
+        await self.connection.api(f"STREAM.DELETE.{self.name}")
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def subjects(self, pattern: str) -> AsyncIterator[tuple[str, int]]:
+        """The subjects that match, and how many messages each has."""
+        offset = 0
+        while True:
+            info = await self.info(subjects_filter=pattern, offset=offset)
+            page: dict[str, int] = info["state"].get("subjects") or {}
+            for each in page.items():
+                yield each
+            offset += len(page)
+            if not page or offset >= info.get("total", 0):
+                return
+
+    async def peek(self, subject: str) -> StoredMessage | None:
+        """A subject's newest message as some replica has it: quicker than the leader's word, maybe a moment old."""
+        answer = await self.connection.request(f"$JS.API.DIRECT.GET.{self.name}.{subject}")
+        return None if answer.status is not None else stored_by_direct_get(answer)
+
+    async def delete(self, seq: int) -> None:
+        """Delete one message."""
+        await self.connection.api(f"STREAM.MSG.DELETE.{self.name}", {"seq": seq, "no_erase": True})
+
+    async def purge(self, subject: str, *, below: int | None = None) -> None:
+        """Delete the messages of a subject, or pattern; with `below` only those before this sequence."""
+        body = {"filter": subject} if below is None else {"filter": subject, "seq": below}
+        await self.connection.api(f"STREAM.PURGE.{self.name}", body)
+
+    # --- consumers ----------------------------------------------------------------------------------------------------
+
+    async def consumers(self) -> list[dict[str, Any]]:
+        """What the server says of each of its consumers; none where there is no such stream."""
+        infos: list[dict[str, Any]] = []
+        total = 1
+        while len(infos) < total:
+            try:
+                page = await self.connection.api(f"CONSUMER.LIST.{self.name}", {"offset": len(infos)})
+            except ApiError as error:
+                if error.code == NOT_FOUND:
+                    return []
+                raise
+            total = page["total"]
+            listed = page.get("consumers") or []
+            if not listed:
+                break
+            infos += listed
+        return infos
+
+    async def consumer(self, name: str) -> dict[str, Any] | None:
+        """What the server says of one of them; None where there is none."""
+        try:
+            return await self.connection.api(f"CONSUMER.INFO.{self.name}.{name}")
+        except ApiError as error:
+            if error.code == NOT_FOUND:
+                return None
+            raise
+
+    async def make_consumer(self, config: Mapping[str, Any], action: str = "") -> dict[str, Any]:
+        """What the server says of the consumer that it has now.
+
+        `action`: "create" fails if there is one of this name that differs, "" makes it so.
+        """
+        body = {"stream_name": self.name, "config": config, **({"action": action} if action is not None else {})}
+        name = f".{config['name']}" if "name" in config else ""
+        return await self.connection.api(f"CONSUMER.CREATE.{self.name}{name}", body)
+
+    async def remove_consumer(self, name: str) -> None:
+        """Remove one of them; nothing happens when it is not there."""
+        try:
+            await self.connection.api(f"CONSUMER.DELETE.{self.name}.{name}")
+        except ApiError as error:
+            if error.code != NOT_FOUND:
+                raise
+
+    async def pause(self, consumer: str, until: float | None) -> bool:
+        """Have a consumer hand out nothing until an instant (unix seconds; None: resume). False where there is none."""
+        instant = "0001-01-01T00:00:00Z" if until is None else rfc3339(until)
+        try:
+            await self.connection.api(f"CONSUMER.PAUSE.{self.name}.{consumer}", {"pause_until": instant})
+        except ApiError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return False
+        return True

@@ -1,0 +1,138 @@
+"""The places of limits that nobody else frees or hands on: their holder's node died, or who handed them on did (P13).
+
+Every look reads who holds places, and the records of their jobs: what is over by its record's word is free. Then it
+sees to the lines: whoever died between any two steps has left a job in one, or a place that nobody has given to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from turnout import wire
+from turnout.bounded import each
+from turnout.core.limits import Holder, LimitKey, Places, is_abandoned, is_over
+from turnout.core.record import JobState
+from turnout.crashpoints import reach
+from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.nats.boottime import boottime
+from turnout.nats.pages import newest_of
+from turnout.nats.stream import kv_stream
+from turnout.store.perform import Store
+from turnout.supervisor.apply import AT_ONCE
+from turnout.telemetry import metrics
+
+logger = logging.getLogger("turnout.supervisor")
+
+_GRANTED_S = 2.0
+"""After so long a job that was given a place should have its message back."""
+
+_SHARE = 20.0
+"""A look that took long is followed by a pause of so many times its length."""
+
+
+class LimitUses:
+    """Who used the limits when they were last looked after, for any thread to look at: what the metrics tell."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, metrics.LimitUse] = {}
+
+    def count(self, held: Iterable[Places], lines: Mapping[LimitKey, int]) -> None:
+        """These hold places, and so many wait."""
+        holding, waiting = Counter[str](), Counter[str]()
+        for places in held:
+            holding[places.name] += len(places.holders)
+        for key, number in lines.items():
+            waiting[key.name] += number
+        names = self._uses.keys() | holding.keys() | waiting.keys()
+        self._uses = {name: metrics.LimitUse(holding[name], waiting[name]) for name in names}
+
+    def look(self) -> Mapping[str, metrics.LimitUse]:
+        return self._uses
+
+    def forget(self) -> None:
+        """Somebody else tells it from now on."""
+        self._uses = {}
+
+
+class PlaceSweep:
+    """Looks after the places of all limits."""
+
+    def __init__(self, store: Store, uses: LimitUses) -> None:
+        self._store = store
+        self._uses = uses
+        self._not_before = 0.0
+
+    async def look(self) -> None:
+        """Free what is over, hand on what is free. Errors are those of the connection."""
+        if boottime() < self._not_before:
+            return
+        begun = boottime()
+        if not await self._store.places.ever_used():
+            return
+        held = await self._store.places.all()
+        await self._free(held)
+        known = [LimitKey(places.key, places.name) for places in held]
+        lines = await self._store.places.lines(known)
+        self._uses.count(held, lines)
+        await each(self._hand_on, lines, AT_ONCE)
+        self._not_before = boottime() + _SHARE * (boottime() - begun)
+        reach("supervisor.places")
+
+    async def _free(self, held: list[Places]) -> None:
+        """Free the places of attempts that are over, or that nobody will begin."""
+        store = self._store
+        holders = [(places, holder) for places in held for holder in places.holders]
+        if not holders:
+            return
+        names = {store.names.record(holder.activity, holder.id) for _, holder in holders}
+        records, nodes = await asyncio.gather(
+            newest_of(store.connection, kv_stream(store.names.jobs_bucket), names), store.nodes.living()
+        )
+        living, now = {node.id for node in nodes}, store.connection.now()
+
+        async def one(item: tuple[Places, Holder]) -> None:
+            places, holder = item
+            raw = records.get(store.names.record(holder.activity, holder.id).encode())
+            try:
+                brief = wire.load_brief(raw.data) if raw is not None and raw.data else None
+                if _is_free(holder, brief, now, lives=holder.node in living) and await self._is_still(holder):
+                    await store.places.leave(LimitKey(places.key, places.name), holder)
+                elif brief is not None and brief.waits_for == places.key and now - holder.at > _GRANTED_S:
+                    await self._put_back(holder)
+            except UnreadableRecord:
+                return  # newer nodes are at work, and will know
+            except TurnoutError as error:
+                logger.info("the place of job %s can't be looked after now: %s", holder.id, error)
+
+        await each(one, holders, AT_ONCE)
+
+    async def _is_still(self, holder: Holder) -> bool:
+        """Whether the leader says no other than the replica that was read: that the attempt does not run."""
+        record = (await self._store.registry.load(holder.activity, holder.id)).record
+        return (
+            record is None
+            or is_over(holder, record.state, record.generation, record.begun)
+            or record.state is not JobState.running
+        )
+
+    async def _put_back(self, holder: Holder) -> None:
+        """Who gave it the place died before its message was there again."""
+        record = (await self._store.registry.load(holder.activity, holder.id)).record
+        if record is not None and record.waits_for is not None and not holder.node:
+            await self._store.places.put_back(record)
+
+    async def _hand_on(self, key: LimitKey) -> None:
+        try:
+            await self._store.places.hand_on(key)
+        except TurnoutError as error:
+            logger.info("the line of limit %s can't be looked after now: %s", key.key, error)
+
+
+def _is_free(holder: Holder, brief: wire.Brief | None, now: float, *, lives: bool) -> bool:
+    if brief is not None and is_over(holder, brief.state, brief.generation, brief.begun):
+        return True
+    runs = brief is not None and brief.state is JobState.running and brief.generation == holder.generation
+    return not runs and is_abandoned(holder, now, lives=lives)

@@ -1,0 +1,26 @@
+"""What telemetry makes of a record that was written: the one place that sees every change of every job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from turnout.core.changes import Change, Changes
+from turnout.core.record import JobRecord
+from turnout.once import warn_once
+from turnout.telemetry import losses, metrics, spans
+
+logger = logging.getLogger("turnout.telemetry")
+
+
+def on_saved(before: JobRecord | None, after: JobRecord, changes: Changes, destination: Callable[[str], str]) -> None:
+    """`after` was stored over `before` by this process. Quick, and never raises.
+
+    `destination` names the subject of an activity's jobs.
+    """
+    metrics.saved(before, after, changes)
+    if before is not None and Change.lost in changes.all and spans.listened():
+        try:
+            losses.tell(before, after, destination)
+        except Exception as error:  # what a program's own sampler or exporter raises must not stop who counts losses
+            warn_once(logger, "losses", "the span of a lost attempt could not be emitted: %r", error)

@@ -1,0 +1,86 @@
+"""Queries and their answers: core NATS messages that nobody stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+
+from turnout import fastjson
+from turnout.errors import UnreadableRecord
+
+VERSION = 1
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Question:
+    """A query to a workflow. `payload` is the JSON text of its arguments.
+
+    `life`: of which life, "" for any. `after`: the place in the inbox of an input of the asker's own, which the answer
+    must know of. `within_s`: how long the asker waits. `nonce`: the same where the same question is asked once more.
+    """
+
+    id: str
+    query: str
+    payload: str
+    life: str = ""
+    after: int = 0
+    within_s: float = 10.0
+    nonce: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """What a query has come to: the JSON text of a result, or why there is none."""
+
+    result: str | None = None
+    failed: str = ""
+
+
+def dump_question(question: Question) -> bytes:
+    """The body of the request."""
+    return fastjson.dumps({"v": VERSION, **attrs.asdict(question)})
+
+
+def load_question(data: bytes) -> Question:
+    """The question in the body of a request. UnreadableRecord for what is none."""
+    return _guarded(_question, data, "a query")
+
+
+def _question(raw: dict[str, Any]) -> Question:
+    return Question(
+        id=str(raw["id"]),
+        query=str(raw["query"]),
+        payload=str(raw["payload"]),
+        life=str(raw.get("life", "")),
+        after=int(raw.get("after", 0)),
+        within_s=float(raw.get("within_s", 10.0)),
+        nonce=str(raw.get("nonce", "")),
+    )
+
+
+def dump_reply(reply: Reply) -> bytes:
+    """The body of the answer."""
+    return fastjson.dumps({"v": VERSION, **attrs.asdict(reply)})
+
+
+def load_reply(data: bytes) -> Reply:
+    """The reply in the body of an answer. UnreadableRecord for what is none."""
+    return _guarded(_reply, data, "the answer to a query")
+
+
+def _reply(raw: dict[str, Any]) -> Reply:
+    return Reply(result=raw.get("result"), failed=str(raw.get("failed") or ""))
+
+
+def _guarded(make: Callable[[dict[str, Any]], T], data: bytes, what: str) -> T:
+    try:
+        raw = fastjson.loads(data)
+        if raw["v"] > VERSION:
+            raise UnreadableRecord(f"{what} of version {raw['v']}, this turnout reads up to {VERSION}: upgrade it")
+        return make(raw)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise UnreadableRecord(f"not {what} of turnout: {data[:80]!r}") from error

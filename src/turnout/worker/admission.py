@@ -1,0 +1,81 @@
+"""What one delivery takes of the limits of its activity, and gives back (P13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from turnout.core.evolve import evolve
+from turnout.core.limits import Entry, Holder, LimitKey, is_over
+from turnout.core.record import Delivery, JobRecord
+from turnout.core.spec import Body
+from turnout.crashpoints import reach
+from turnout.definition.activity import Activity
+from turnout.store.payloads import ObjectGone
+from turnout.store.perform import Store, retry_while_away
+
+
+class Admission:
+    """The places of the job that was delivered: all that its activity asks for, or none."""
+
+    def __init__(self, store: Store, activity: Activity[..., Any], delivery: Delivery, node: str) -> None:
+        self._store = store
+        self._activity = activity
+        self._delivery = delivery
+        self._node = node
+        self._keys: tuple[LimitKey, ...] = ()
+        self._keyed: Body | None = None
+        self._taken: dict[Holder, dict[LimitKey, Entry]] = {}
+
+    async def take(self, generation: int, turn: int, payload: Body) -> LimitKey | None:
+        """Take a place of each limit for this attempt, which runs with this payload. None, or one that is full: then it
+        has none of the others.
+
+        Errors are those of the connection; what was taken before is still taken, and taking it again changes nothing.
+        """
+        if payload != self._keyed:
+            self._keys, self._keyed = await self._find_keys(payload), payload
+        delivery, now = self._delivery, self._store.connection.now()
+        holder = Holder(delivery.activity, delivery.id, generation, turn, now, self._node)
+        taken = self._taken.setdefault(evolve(holder, at=0.0), {})
+        for key in self._keys:  # in one order everywhere: no two jobs wait for each other
+            if taken.get(key) is Entry.passed:
+                continue
+            entry = await self._store.places.take(key, holder)
+            if entry is Entry.refused:
+                await self._give_back(holder, taken, key)
+                return key
+            taken[key] = entry
+            reach("execute.admitted")
+        return None
+
+    async def _give_back(self, holder: Holder, taken: dict[LimitKey, Entry], full: LimitKey) -> None:
+        """Free what was taken for nothing, and what was kept for the job if it comes from the line of another limit."""
+        others = [key for key in self._keys if key not in taken and key != full]
+        for key in others if self._delivery.replaced else ():
+            await self._store.places.leave(key, holder)
+        for key, entry in list(taken.items()):
+            if entry is Entry.passed:
+                del taken[key]  # before: a token that is given back twice would be one too many
+            await self._store.places.leave(key, holder, unused=True)
+            taken.pop(key, None)
+
+    async def leave(self) -> None:
+        """Free all that was taken: the attempt has ended here."""
+        await self._leave(lambda holder: True)
+
+    async def leave_over(self, record: JobRecord) -> None:
+        """Free what was taken for nothing: the record tells what is over; other attempts may be at work elsewhere."""
+        await self._leave(lambda holder: is_over(holder, record.state, record.generation, record.begun))
+
+    async def _leave(self, chosen: Callable[[Holder], bool]) -> None:
+        for holder in filter(chosen, self._taken):
+            for key in [key for key, entry in self._taken[holder].items() if entry is Entry.held]:
+                await retry_while_away(partial(self._store.places.leave, key, holder))
+
+    async def _find_keys(self, payload: Body) -> tuple[LimitKey, ...]:
+        try:
+            return self._activity.limit_keys(await self._store.payloads.get(payload))
+        except ObjectGone:
+            return ()  # the attempt will say so

@@ -1,0 +1,121 @@
+"""A line of jobs at a node: an activity's, those of one priority, or a route's. How many run, and what is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from turnout.core.record import Delivery
+from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.nats.boottime import boottime
+from turnout.nats.pull import Puller
+
+_RESUMED_S = 0.02
+"""So long after the end of a pause its consumer hands over again, surely."""
+_FAR_S = 30 * 86_400.0
+
+
+class Sharing(Protocol):
+    """What a line wants of those who share the slots out."""
+
+    def top_up(self, line: Line) -> None: ...
+
+    def ended(self, line: Line, unused: int) -> None: ...
+
+    def share_soon(self) -> None: ...
+
+
+class Line:
+    """A lane of an activity at this node, or a route of it: what runs, what waits for a slot, what is asked for. The
+    demand of its puller. The lines of an activity share its limit."""
+
+    def __init__(
+        self,
+        intake: Sharing,
+        name: str,
+        limit: int,
+        group: list[Line],
+        label: str = "",
+        priority: int = DEFAULT_PRIORITY,
+    ) -> None:
+        self.name = name
+        self.label = label or name
+        self.limit = limit
+        self.group = group
+        group.append(self)
+        self.priority = priority
+        self.running = 0
+        self.held: deque[tuple[Delivery, asyncio.TimerHandle]] = deque()
+        self.ack_wait_s = 0.0
+        self.max_deliver = -1
+        self.backlog = False
+        """Whether jobs wait at the server, as far as is known."""
+        self.waiting = 0
+        """How many do, likewise; told only where lanes are ranked."""
+        self.backlog_at = 0.0
+        self.standing = False
+        """Whether what is asked for is asked for in case a job comes, without a slot that is kept for it."""
+        self.unknown_until = 0.0
+        """Until when nobody knows whether jobs wait, and there will be word of it soon."""
+        self.peeked = 0
+        """Since which beginning of its puller that was asked for."""
+        self.puller: Puller
+        self._resume: asyncio.TimerHandle | None = None
+        self._intake = intake
+
+    def resume_at(self, left_s: float | None) -> None:
+        """Ask anew when the pause of the activity is over, in so many seconds; None: it is not paused."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self._resume = None
+        if left_s is not None and left_s < _FAR_S:
+            self._resume = asyncio.get_running_loop().call_later(left_s + _RESUMED_S, self.puller.renew)
+
+    @property
+    def room(self) -> int:
+        """How many more of this activity may be asked for, by its own limit."""
+        if len(self.group) == 1:
+            return self.limit - self.running - len(self.held) - self.puller.asked
+        others = sum(line.granted for line in self.group if line is not self)
+        return self.limit - self.busy - sum(len(line.held) for line in self.group) - self.puller.asked - others
+
+    @property
+    def busy(self) -> int:
+        """How many of this activity run."""
+        return self.running if len(self.group) == 1 else sum(line.running for line in self.group)
+
+    @property
+    def granted(self) -> int:
+        """How many slots are kept for what is asked for."""
+        return 0 if self.standing else self.puller.asked
+
+    @property
+    def reserved(self) -> bool:
+        """Whether a slot is free for what is asked for, or was when it was asked for."""
+        return self.standing and self.puller.asked > 0
+
+    def top_up(self, puller: Puller) -> None:
+        self._intake.top_up(self)
+
+    def ended(self, puller: Puller, unused: int) -> None:
+        if puller.asked == 0:
+            self.standing = False
+        self.unknown_until = 0.0
+        self._intake.ended(self, unused)
+
+    def available(self, puller: Puller) -> None:
+        self.backlog, self.backlog_at, self.waiting, self.unknown_until = True, boottime(), 1, 0.0
+        self._intake.share_soon()
+
+
+def priority_of(line: Line) -> int:
+    return line.priority
+
+
+def startable(waiting: Sequence[Line]) -> int:
+    """How many of those that wait the activities have room for."""
+    rooms = {line.name: line.room for line in waiting}
+    known = {name: sum(max(1, line.waiting) for line in waiting if line.name == name) for name in rooms}
+    return sum(min(room, known[name]) for name, room in rooms.items())

@@ -1,0 +1,150 @@
+"""Limits in the simulation: processes die before every single thing that they do, and no more hold a place or start."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import pytest
+
+from tests.sim.invariants import LEASE_S, Violation
+from tests.sim.plan import Fault, Plan
+from tests.sim.seams import Patch
+from tests.sim.simulation import Simulation, replayable
+from tests.sim.world import Host
+from turnout import Limit
+from turnout.core import lifecycle
+from turnout.core.limits import Places
+from turnout.core.record import JobState
+from turnout.nats.stream import kv_stream
+from turnout.supervisor.places import PlaceSweep
+from turnout.testing.memory import Message
+from turnout.wire.limits import load_places
+
+RATE, BURST = 0.5, 2
+BEGINNING_S = 1.5
+"""So long it may take from a token to the record of the start, where nothing stands still."""
+
+JOBS = tuple(("plain", script) for script in ("C", "FC", "C", "LC", "C"))
+STEP = 20
+"""One in so many of the effects is tried. That many histories have no effect in common."""
+
+
+class Limiting(Simulation):
+    """Nodes whose activity has a limit of each kind."""
+
+    limits: tuple[Limit, ...] = (Limit("alone", concurrency=1), Limit("slow", rate=RATE, burst=BURST))
+
+    def __init__(self, plan: Plan, patches: Iterable[Patch] = ()) -> None:
+        super().__init__(plan, patches=patches)
+        self.starts: list[float] = []
+        self._held: dict[str, int] = {}
+        self._begun_turns: set[tuple[str, int]] = set()
+
+    def _build(self) -> None:
+        super()._build()
+        records = self.server.streams[kv_stream(self.names.jobs_bucket)]
+        watch = records.on_store
+
+        def written(message: Message) -> None:
+            watch(message)
+            self._written(message.subject.rpartition(".")[2])
+
+        records.on_store = written
+        self.server.streams[self.names.limits].on_store = self._places
+
+    def _written(self, job_id: str) -> None:
+        record = self.invariants.records.get(job_id)
+        if record is not None and record.state is JobState.running:
+            if (turn := (job_id, record.begun)) not in self._begun_turns:
+                self._begun_turns.add(turn)
+                self.starts.append(self.world.now)
+
+    def _places(self, message: Message) -> None:
+        """L1: never more holders on record than the limit has; of a rate alone never more promises than its burst."""
+        if message.subject.startswith(self.names.places("")) and message.data:
+            places = load_places(message.data)
+            self._held[places.key] = len(places.holders)
+            if len(places.holders) > (1 if places.key == "alone" else BURST):
+                raise Violation("L1 never more holders", repr(places))
+
+    def unrest(self) -> str:
+        """L3: no place is lost, so none is held in the end."""
+        return super().unrest() or ("places are held" if any(self._held.values()) else "")
+
+    def check(self, slack_s: float = BEGINNING_S) -> None:
+        """L2: in no time do more attempts start than the rate gives in it, and a burst."""
+        for first, begun in enumerate(self.starts):
+            for last in range(first, len(self.starts)):
+                if last - first + 1 > BURST + RATE * (self.starts[last] - begun + slack_s):
+                    raise Violation("L2 never more starts", repr(self.starts[first : last + 1]))
+
+
+def play(plan: Plan, patches: Iterable[Patch] = (), slack_s: float = BEGINNING_S) -> Limiting:
+    simulation = Limiting(plan, patches)
+    with replayable(plan):
+        simulation.run()
+        simulation.check(slack_s)
+    return simulation
+
+
+@pytest.mark.parametrize("offset", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, STEP + 1))])
+def test_a_crash_before_every_effect(offset: int) -> None:
+    """Whoever dies, wherever: the jobs end, no place is held by more than it has, or for ever, and the rate holds."""
+    whole = play(Plan(seed=1, jobs=JOBS))
+    assert len(whole.starts) == 7
+    assert whole.effects > 100
+    for effect in range(offset, whole.effects + 1, STEP):
+        play(Plan(seed=effect, jobs=JOBS, crash=(effect,)))
+
+
+@pytest.mark.parametrize("kind", ["freeze", "cut", "stop", "kill", "lossy", "sup"])
+def test_an_accident_while_jobs_wait(kind: str) -> None:
+    """What stands still meanwhile may start late what has its token already; nothing else is different."""
+    for seed in range(3):
+        fault = Fault(kind, at=2.0 + seed, length=5.0, who=seed % 2)
+        play(Plan(seed=seed, jobs=JOBS, faults=(fault,), supervisors=2), slack_s=7.0)
+
+
+@pytest.mark.parametrize(
+    ("patch", "caught_by"),
+    [
+        ((Places, "due", lambda places, rule: 0.0), "L2"),
+        ((Places, "vacant", lambda places, rule: True), "L1"),
+        ((PlaceSweep, "_free", lambda sweep, held: _nothing()), "U13"),
+    ],
+    ids=["no tokens", "no places", "no sweep"],
+)
+def test_a_missing_rule_is_noticed(patch: Patch, caught_by: str) -> None:
+    """The invariants have teeth."""
+    plans = (Plan(seed=effect, jobs=JOBS, crash=(effect,)) for effect in (22, 24, 31, 36, 56))
+    with pytest.raises(Violation) as caught:
+        any(play(plan, [patch]) is None for plan in plans)
+    assert caught.value.name.split()[0] == caught_by
+
+
+class SlowToPark(Limiting):
+    """The first that parks a job stands still for longer than its lease once the job is in the line."""
+
+    limits = (Limit("slow", rate=RATE, burst=1),)
+    stood = False
+
+    def before_effect(self, host: Host, subject: str, data: bytes) -> None:
+        super().before_effect(host, subject, data)
+        if subject.startswith("sim.parked.") and not self.stood:
+            self.stood = True
+            self.freeze(host, 2 * LEASE_S)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nothing_begins_with_the_message_of_a_job_that_is_being_parked(kept: bool) -> None:
+    """Whoever parks it acknowledges that message when he comes to himself, and the attempt would go on without one."""
+    patches = [] if kept else [(lifecycle, "is_being_parked", lambda *_: False)]
+    simulation = SlowToPark(Plan(jobs=(("plain", "W"),) * 2, nodes=3, supervisors=0), patches)
+    with contextlib.nullcontext() if kept else pytest.raises(Violation, match="U5"):
+        simulation.run()
+    assert simulation.stood
+
+
+async def _nothing() -> None:
+    pass

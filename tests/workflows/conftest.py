@@ -1,0 +1,25 @@
+"""One server for all tests of workflows; each test has a namespace of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from turnout import Client
+from turnout.testing import NatsServer
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as started:
+        yield started
+
+
+@pytest.fixture
+async def client(server: NatsServer) -> AsyncIterator[Client]:
+    async with Client.connect(server.url, namespace=f"wf{next(_numbers)}") as connected:
+        yield connected
