@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.support.proxy import Proxy
 from turnout.nats.connection import Connection, ConnectOptions
+from turnout.nats.stream import Stream
 from turnout.testing.server import NatsServer
 
 Connect = Callable[..., Awaitable[Connection]]
@@ -67,4 +68,4 @@ async def stream(connection: Connection) -> AsyncIterator[str]:
 
 async def make_stream(connection: Connection, name: str, **config: Any) -> None:
     body = {"name": name, "subjects": [f"{name}.>"], "storage": "file", "num_replicas": 1, "allow_direct": True}
-    await connection.api(f"STREAM.CREATE.{name}", {**body, **config})
+    await Stream(connection, name).write({**body, **config}, create=True)

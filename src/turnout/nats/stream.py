@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +29,12 @@ ON_SUBJECT = "sub"
 _SCHEDULE = "Nats-Schedule"
 _TARGET = "Nats-Schedule-Target"
 _EXPIRES = b"\r\nNats-TTL: "
+
+_NOT_LAID_OUT = 10049
+"""The code of an `ApiError` for a stream whose folder the server couldn't make."""
+
+_LAY_OUT_AGAIN = (0.01, 0.05, 0.2)
+"""Seconds before each further attempt to create it."""
 
 ACK = b"+ACK"
 """The message is done with. In a work queue it is gone then."""
@@ -137,8 +144,19 @@ class Stream:
         return int(state["last_seq"]), unix_ns(state["last_ts"])
 
     async def write(self, config: Mapping[str, Any], *, create: bool) -> None:
-        """Create the stream, or change it."""
-        await self.connection.api(f"STREAM.{'CREATE' if create else 'UPDATE'}.{self.name}", config)
+        """Create the stream, or change it.
+
+        Deleting the last stream of an account has the server remove the account's folder a moment later, maybe from under
+        the stream that is being made: what it couldn't lay out on disk is asked for again.
+        """
+        for pause in (*_LAY_OUT_AGAIN, None):
+            try:
+                await self.connection.api(f"STREAM.{'CREATE' if create else 'UPDATE'}.{self.name}", config)
+                return
+            except ApiError as error:
+                if error.err_code != _NOT_LAID_OUT or pause is None:
+                    raise
+            await asyncio.sleep(pause)
 
     async def remove(self) -> None:
         """Delete the stream with all that is in it."""
