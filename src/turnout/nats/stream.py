@@ -146,8 +146,8 @@ class Stream:
     async def write(self, config: Mapping[str, Any], *, create: bool) -> None:
         """Create the stream, or change it.
 
-        Deleting the last stream of an account has the server remove the account's folder a moment later, maybe from under
-        the stream that is being made: what it couldn't lay out on disk is asked for again.
+        Deleting the last stream of an account has the server remove its folder a moment later, maybe from under
+        the stream that is being made: what could not be laid out on disk is asked for again.
         """
         for pause in (*_LAY_OUT_AGAIN, None):
             try:
