@@ -43,6 +43,36 @@ def test_a_schedule_from_its_addition_to_its_removal(cli: Cli) -> None:
     assert cli.json("schedule", "ls") == []
 
 
+def test_a_schedule_says_what_its_runs_require(cli: Cli) -> None:
+    """--require and --priority go along to each run, and are shown; of a workflow they are refused."""
+    routed = ("--require", "region=east", "--require", "gpu=a100", "--priority", "1")
+    required = {"region": "east", "gpu": "a100"}
+    added = cli.json(*NIGHTLY, *routed)
+    assert (added["requires"], added["priority"]) == (required, 1)
+    run = cli.json("job", "show", cli("schedule", "run", "nightly").stdout.strip())
+    assert (run["requires"], run["priority"], run["schedule"]) == (required, 1, "nightly")
+    shown = cli("schedule", "show", "nightly").stdout
+    assert "gpu=a100, region=east" in shown
+    plain = cli.json(*NIGHTLY)
+    assert (plain["requires"], plain["priority"]) == ({}, 3)
+    assert "requires" not in cli("schedule", "show", "nightly").stdout
+    assert "NAME=VALUE" in cli.error(*NIGHTLY, "--require", "region", code=2)
+    assert "are for jobs" in cli.error(*NIGHTLY, "--workflow", "--priority", "1", code=2)
+
+
+def test_the_workflows_of_a_schedule_are_found_by_it(cli: Cli) -> None:
+    """`workflow ls --schedule` lists its runs and no others; they can be ended by it."""
+    cli("schedule", "add", "books", "close", '{"month": 3}', "--cron", "@yearly", "--workflow")
+    run = cli("schedule", "run", "books").stdout.strip()
+    cli("workflow", "start", "close", '{"month": 4}', "--id", "by-hand")
+    (found,) = cli.json("workflow", "ls", "--schedule", "books")
+    assert (found["id"], found["schedule"]) == (run, "books")
+    assert cli.json("workflow", "ls", "--schedule", "another") == []
+    assert "must match" in cli.error("workflow", "ls", "--schedule", "no name", code=2)
+    assert cli.json("workflow", "terminate", "--schedule", "books", "--yes") == {"terminated": 1}
+    assert cli.json("workflow", "show", "by-hand")["state"] == "running"
+
+
 def let_lapse(cli: Cli, name: str) -> None:
     """Have it look as if nobody had dealt with the schedule for an hour."""
 

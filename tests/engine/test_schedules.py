@@ -27,6 +27,7 @@ from turnout import (
 )
 from turnout.core.evolve import evolve
 from turnout.core.schedule import ScheduleRecord
+from turnout.core.workflows.values import WorkflowState
 from turnout.store.perform import Performer
 from turnout.store.scheduled_runs import ScheduledRuns
 from turnout.testing.fixtures import WorkerFactory
@@ -133,6 +134,10 @@ async def test_a_workflow_is_run_at_each_tick(turnout_client: Client, turnout_wo
         assert await client.workflow(runs[0].id).result(timeout=10) == 4
         assert (await schedule.info()).kind == "workflow"
         assert (await client.workflow(runs[0].id).info()).schedule == schedule.name
+        found = [info.id async for info in client.workflows(schedule=schedule.name)]
+        assert {run.id for run in runs} <= set(found)
+        assert (await client.count_workflows(schedule=schedule.name))[WorkflowState.completed] >= 1
+        assert [info async for info in client.workflows(schedule="another")] == []
         assert (await (await client.start(close_books, 4)).info()).schedule is None
         triggered = await schedule.trigger()
         assert await triggered.result(timeout=10) == 4

@@ -11,16 +11,23 @@ from turnout.cli.session import Session
 from turnout.cli.submitting import read_payload
 from turnout.client.schedules.handle import ScheduleHandle
 from turnout.client.schedules.info import ScheduleInfo, ScheduleRun
+from turnout.core.routing import spelled
 from turnout.core.schedule import Schedule, schedule_name
+from turnout.core.spec import DEFAULT_PRIORITY
 from turnout.definition.activity import activity_ref
 from turnout.definition.codec import encode_json
 from turnout.definition.workflow import workflow_ref
 
 
-def add(name: str, activity: str, payload: str | None, plan: Mapping[str, Any], *, is_workflow: bool) -> int:
-    """Add or replace a schedule. What is wrong with the input is said before anything is connected."""
+def add(
+    name: str, activity: str, payload: str | None, plan: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> int:
+    """Add or replace a schedule. What is wrong with the input is said before anything is connected.
+
+    `options` are those of the activity's jobs; None: it is a workflow.
+    """
     chosen = Schedule(**plan)
-    ref = workflow_ref(activity) if is_workflow else activity_ref(activity)
+    ref = workflow_ref(activity) if options is None else activity_ref(activity).options(**options)
     body = read_payload(payload)
     encode_json(body, "payload")
     schedule_name(name)
@@ -106,6 +113,8 @@ def _lines(info: ScheduleInfo, now: float) -> list[str]:
             ("plan", _plan(schedule)),
             (info.kind, info.activity),
             ("payload", output.one_line(info.payload)),
+            ("requires", spelled(info.requires) or None),
+            ("priority", str(info.priority) if info.priority != DEFAULT_PRIORITY else None),
             ("start", _instant(schedule.start) if schedule.start is not None else None),
             ("end", _instant(schedule.end) if schedule.end is not None else None),
             ("overlap", schedule.overlap),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from turnout.cli.options import Duration, Instant, Verbs
+from turnout.cli.options import Duration, Instant, Properties, Verbs
 
 _OVERLAPS = ["skip", "queue", "allow", "cancel"]
 _CATCH_UPS = ["one", "none", "all"]
@@ -29,6 +31,8 @@ def schedule() -> None:
 @click.option("--overlap", type=click.Choice(_OVERLAPS), help="What to do while the run before goes on.")
 @click.option("--catch-up", type=click.Choice(_CATCH_UPS), help="Which missed ticks run after a downtime or a pause.")
 @click.option("--jitter", type=Duration(), help="Begin each run up to so much later.")
+@click.option("--require", cls=Properties, multiple=True, metavar="NAME=VALUE", help="What its runs' node must have.")
+@click.option("--priority", type=click.IntRange(1, 5), help="Whether its runs start before others: 1 first.")
 @click.option("--workflow", is_flag=True, help="ACTIVITY is the name of a workflow.")
 def add(
     name: str,
@@ -42,6 +46,8 @@ def add(
     overlap: str | None,
     catch_up: str | None,
     jitter: float | None,
+    require: dict[str, str] | None,
+    priority: int | None,
     workflow: bool,
 ) -> int:
     """Run ACTIVITY by the schedule NAME, which replaces one of this name.
@@ -54,10 +60,15 @@ def add(
     from turnout.cli import schedules
 
     plan = {"cron": cron, "every": every, "timezone": timezone, "start": start, "end": end, "overlap": overlap}
-    given = {**plan, "catch_up": catch_up, "jitter": jitter}
-    return schedules.add(
-        name, activity, payload, {k: v for k, v in given.items() if v is not None}, is_workflow=workflow
-    )
+    plan |= {"catch_up": catch_up, "jitter": jitter}
+    options = _given({"requires": require, "priority": priority})
+    if workflow and options:
+        raise click.UsageError("--require and --priority are for jobs: a workflow runs on every worker that knows it")
+    return schedules.add(name, activity, payload, _given(plan), None if workflow else options)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @schedule.command("ls")

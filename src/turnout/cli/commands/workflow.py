@@ -65,6 +65,7 @@ _FILTERS = [
     click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
     click.option("--parent", metavar="ID", help="Children of this workflow."),
     click.option("--since", type=Since(), metavar="WHEN", help="Started since: 2h, 7d, or an instant."),
+    click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
 ]
 _YES = click.option("--yes", is_flag=True, help="Don't ask whether so many workflows are meant.")
 
@@ -74,7 +75,7 @@ def _filtered(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def filtered(*, states: tuple[str, ...], **given: Any) -> Any:
-        filters = {name: given.pop(name) for name in ("name", "label", "parent", "since")}
+        filters = {name: given.pop(name) for name in ("name", "label", "parent", "since", "schedule")}
         return command(filters={"state": states or None, **filters}, **given)
 
     for option in reversed(_FILTERS):

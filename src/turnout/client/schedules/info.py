@@ -12,6 +12,7 @@ import attrs
 from turnout.client.parsed import parsed_payload
 from turnout.core.plain import Plain, utc
 from turnout.core.schedule import Schedule, ScheduleRecord
+from turnout.core.spec import DEFAULT_PRIORITY
 
 NEXT = 5
 SKIPPED = "skipped"
@@ -33,6 +34,7 @@ class ScheduleRun(Plain):
 class ScheduleInfo(Plain):
     """A schedule at one moment. `activity`: the name of what it runs; `kind` says whether that is an "activity" or a
     "workflow". `next`: its next five ticks, fewer near its end. `recent`: its last ten runs, the newest last.
+    `requires` and `priority`: what its jobs were given when it was added.
     """
 
     name: str
@@ -44,6 +46,8 @@ class ScheduleInfo(Plain):
     next: list[dt.datetime]
     recent: list[ScheduleRun]
     kind: str = "activity"
+    requires: dict[str, str] = attrs.field(factory=dict)
+    priority: int = DEFAULT_PRIORITY
 
 
 def schedule_info(record: ScheduleRecord, now: float, states: Mapping[str, str | None]) -> ScheduleInfo:
@@ -66,6 +70,8 @@ def schedule_info(record: ScheduleRecord, now: float, states: Mapping[str, str |
             for run in record.recent
         ],
         kind=record.job.kind,
+        requires=dict(record.job.options.requires),
+        priority=record.job.options.priority or DEFAULT_PRIORITY,
     )
 
 

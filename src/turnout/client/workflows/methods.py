@@ -18,6 +18,7 @@ from turnout.client.workflows.reader import WorkflowReader
 from turnout.client.workflows.sender import Sender
 from turnout.client.workflows.starter import Starter
 from turnout.client.workflows.updates import Updater
+from turnout.core.schedule import schedule_name
 from turnout.core.spec import valid_name
 from turnout.core.workflows.values import FINAL_STATES, WorkflowState
 from turnout.definition.ambient import ambient
@@ -46,6 +47,7 @@ class WorkflowFilters(TypedDict, total=False):
     label: str | tuple[str, str] | None
     parent: str | None
     since: dt.datetime | dt.timedelta | float | None
+    schedule: str | None
 
 
 @attrs.frozen
@@ -55,6 +57,7 @@ class _Filters:
     label: tuple[str, str | None] | None
     parent: str | None
     since: float | None
+    schedule: str | None
 
     def matches(self, entry: Entry) -> bool:
         summary = entry.summary
@@ -62,6 +65,7 @@ class _Filters:
             (self.states is None or entry.state in self.states)
             and (self.name is None or entry.name == self.name)
             and (self.parent is None or summary.parent == self.parent)
+            and (self.schedule is None or summary.schedule == self.schedule)
             and (self.since is None or summary.started_at >= self.since)
             and (self.label is None or _has_label(summary.labels, *self.label))
         )
@@ -120,16 +124,18 @@ class WorkflowMethods:
         label: str | tuple[str, str] | None = None,
         parent: str | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
+        schedule: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[WorkflowInfo]:
         """The workflows that match all that is given, the newest start first.
 
         `state`: one, or several. `label`: `"key"`, `"key=value"` or a pair. `since`: started at or after this instant,
-        or within this many seconds.
+        or within this many seconds. `schedule`: the runs of this schedule.
         """
         if limit is not None and limit < 1:
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
-        filters = self._workflow_filters(state, name, label, parent, since)
+        given: WorkflowFilters = {"state": state, "name": name, "label": label, "parent": parent, "since": since}
+        filters = self._workflow_filters({**given, "schedule": schedule})
         entries = self._workflow_reader.all()
         found = [(each.summary.started_at, key) async for key, each in entries if filters.matches(each)]
         living = self._workflow_reader.living()
@@ -152,9 +158,11 @@ class WorkflowMethods:
         label: str | tuple[str, str] | None = None,
         parent: str | None = None,
         since: dt.datetime | dt.timedelta | float | None = None,
+        schedule: str | None = None,
     ) -> dict[WorkflowState, int]:
         """How many workflows are in each state; filters as for `workflows`."""
-        filters = self._workflow_filters(state, name, label, parent, since)
+        given: WorkflowFilters = {"state": state, "name": name, "label": label, "parent": parent, "since": since}
+        filters = self._workflow_filters({**given, "schedule": schedule})
         counted = Counter([each.state async for _, each in self._workflow_reader.all() if filters.matches(each)])
         return {each: counted[each] for each in WorkflowState}
 
@@ -183,9 +191,7 @@ class WorkflowMethods:
             raise InvalidValue(f"reason must be text, not {reason!r}")
         if all(value is None for value in given.values()):
             raise InvalidValue(f"which workflows? Give at least one of {', '.join(WorkflowFilters.__annotations__)}")
-        wanted = self._workflow_filters(
-            given.get("state"), given.get("name"), given.get("label"), given.get("parent"), given.get("since")
-        )
+        wanted = self._workflow_filters(given)
         states = OPEN if wanted.states is None else wanted.states & OPEN
         if not states:
             raise InvalidValue(f"state must be one of {', '.join(sorted(OPEN))} here: the others have ended")
@@ -201,20 +207,15 @@ class WorkflowMethods:
 
         return sum(await bounded.each(one, found, AT_ONCE))
 
-    def _workflow_filters(
-        self,
-        state: States,
-        name: str | WorkflowRef | None,
-        label: str | tuple[str, str] | None,
-        parent: str | None,
-        since: dt.datetime | dt.timedelta | float | None,
-    ) -> _Filters:
+    def _workflow_filters(self, given: WorkflowFilters) -> _Filters:
+        name, schedule = given.get("name"), given.get("schedule")
         return _Filters(
-            states=_states(state),
+            states=_states(given.get("state")),
             name=name.name if isinstance(name, WorkflowRef) else name,
-            label=_label(label),
-            parent=parent,
-            since=self._workflows_since(since),
+            label=_label(given.get("label")),
+            parent=given.get("parent"),
+            since=self._workflows_since(given.get("since")),
+            schedule=None if schedule is None else schedule_name(schedule),
         )
 
 
