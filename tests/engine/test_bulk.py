@@ -84,6 +84,8 @@ async def test_nobody_acts_on_all_by_mistake(turnout_client: Client) -> None:
             await call(activity=None, label=None)
         with pytest.raises(ValueError, match="state must be one of"):
             await call(state="odd")
+        with pytest.raises(TypeError, match="there is no filter lable; these are state, activity"):
+            await call(lable="customer=42")
     with pytest.raises(ValueError, match="state must be one of queued, retrying, running, scheduled here"):
         await turnout_client.cancel_jobs(state="completed")
     with pytest.raises(ValueError, match="state must be one of cancelled, completed, faulted here, not queued"):

@@ -344,3 +344,6 @@ async def test_all_that_match_are_ended(client: Client) -> None:
     for filters in unclear:
         with pytest.raises(ValueError, match=r"which workflows|state must be"):
             await client.cancel_workflows(**filters)
+    misspelt: dict[str, Any] = {"lable": "half=1"}
+    with pytest.raises(TypeError, match="there is no filter lable; these are state, name"):
+        await client.terminate_workflows(**misspelt)

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import attrs
 
 from turnout import bounded
-from turnout.client.filters import JobFilters, asked
+from turnout.client.filters import JobFilters, asked, only_of
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
 from turnout.core.record import FINAL, JobState
@@ -59,6 +59,7 @@ class BulkMethods:
         self, given: JobFilters, states: frozenset[JobState], act: Callable[[AnyHandle], Awaitable[None]]
     ) -> int:
         """Act on the jobs in these states that match: their ids first, so that what is done moves nothing under it."""
+        only_of(JobFilters, given)
         wanted = asked(given, self.store.connection.now())
         if all(value is None for value in given.values()):
             raise InvalidValue(f"which jobs? Give at least one of {', '.join(JobFilters.__annotations__)}")

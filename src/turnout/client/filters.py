@@ -32,6 +32,12 @@ class JobFilters(TypedDict, total=False):
     error: str | type[BaseException] | None
 
 
+def only_of(filters: type, given: Iterable[str]) -> None:
+    """TypeError for a filter that `filters`, a TypedDict, does not have: without it all would be acted on."""
+    if unknown := sorted(set(given) - filters.__annotations__.keys()):
+        raise TypeError(f"there is no filter {unknown[0]}; these are {', '.join(filters.__annotations__)}")
+
+
 _PLAIN = re.compile(r"[ !#-\[\]-~]*")
 _CLOCKS_S = 60.0
 """By how much the clocks of those who submit and of those who store may differ."""

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import attrs
 
 from turnout import bounded
+from turnout.client.filters import only_of
 from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
 from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
@@ -189,6 +190,7 @@ class WorkflowMethods:
         """Act on the open ones that match: their ids and lives first, so that what is done moves nothing under it."""
         if not isinstance(reason, str):
             raise InvalidValue(f"reason must be text, not {reason!r}")
+        only_of(WorkflowFilters, given)
         if all(value is None for value in given.values()):
             raise InvalidValue(f"which workflows? Give at least one of {', '.join(WorkflowFilters.__annotations__)}")
         wanted = self._workflow_filters(given)
