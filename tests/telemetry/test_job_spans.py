@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from turnout import Client, activity
+from turnout import Client, Worker, activity, current_job, workflow
 from turnout.tracing import JobSpans
 
 tracer = trace.get_tracer("user")
@@ -24,6 +24,22 @@ async def nested() -> None:
 @activity(run_in="thread")
 def threaded() -> None:
     tracer.start_span("in a thread").end()
+
+
+@workflow
+async def other() -> None:
+    return None
+
+
+@activity
+async def starts_another() -> None:
+    with trace.get_tracer("user").start_as_current_span("around"):
+        await current_job().client.start(other.options(id="another"))
+
+
+@workflow
+async def outer() -> None:
+    await starts_another()
 
 
 async def test_spans_inside_a_job_carry_it(
@@ -47,3 +63,24 @@ async def test_spans_inside_a_job_carry_it(
             "turnout.node.id": worker.id,
         }
     assert found["outside"] == {}
+
+
+async def test_spans_inside_a_workflows_activity_carry_both(
+    turnout_client: Client, spans: InMemorySpanExporter
+) -> None:
+    """Of the workflow id, name and run; the span that starts another workflow keeps that one's id."""
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(JobSpans())
+    async with Worker(turnout_client, activities=[starts_another], workflows=[outer, other]):
+        handle = await turnout_client.start(outer.options(id="this"))
+        await handle.result(timeout=30)
+    found = {span.name: dict(span.attributes or {}) for span in spans.get_finished_spans()}
+    for name in ("run starts_another", "around"):
+        attributes = found[name]
+        of = [attributes[f"turnout.workflow.{key}"] for key in ("id", "name", "run")]
+        assert of == ["this", "outer", 1]
+        assert attributes["turnout.job.activity"] == "starts_another"
+    started = found["start other"]
+    assert (started["turnout.workflow.id"], started["turnout.workflow.name"]) == ("another", "other")
+    assert "turnout.workflow.run" not in started

@@ -88,6 +88,11 @@ async def test_a_workflow_is_one_trace_whoever_replays_it(
     }
     assert [each.error for each in walks] == [False, True, False, False, False]
     assert first.start <= walks[0].start <= walks[2].end <= first.end <= second.start <= second.end
+    assert [each.attributes["turnout.workflow.run"] for each in walks] == [1, 1, 1, 1, 1]  # a leg has but one
+    of = [each.attributes["turnout.workflow.id"] for each in walks]
+    assert of[:3] == ["t-1"] * 3
+    assert set(of[3:]) == {each.attributes["turnout.workflow.id"] for each in legs}
+    assert all({"turnout.workflow.id", "turnout.workflow.name"} <= set(each.attributes) for each in spans)
     assert info.state is WorkflowState.completed
 
 
@@ -121,6 +126,13 @@ async def test_lines_of_workflow_code_carry_the_workflow_and_are_silent_on_repla
     for line in (*lines[0], *lines[1]):
         known = [line[name] for name in ("workflow", "workflow_name", "run", "trace_id", "span_id")]
         assert known == [handle.id, "trip", 1, info.trace_id, first.span_id]
+    text = (tmp_path / "first").read_text()
+    walked = [line for line in map(json.loads, text.splitlines()) if line["logger"] in {"turnout.job.walk", "strides"}]
+    assert len(walked) == 2 * 5  # those of a job, of a local activity that fails once, of a job that fails once
+    for line in walked:
+        assert [line[name] for name in ("workflow", "workflow_name", "run", "activity")] == [
+            *(handle.id, "trip", 1, "walk")
+        ]
 
 
 async def test_whoever_ends_a_workflow_tells_of_its_run(turnout_client: Client, spans: InMemorySpanExporter) -> None:

@@ -8,10 +8,13 @@ import logging
 from turnout import RetryPolicy, activity, current_job, current_workflow, workflow
 
 log = logging.getLogger("program")
+strides = logging.getLogger("strides")
 
 
 @activity(retry=RetryPolicy(max_attempts=2, delay=0.05))
 async def walk(km: int) -> int:
+    current_job().log.info("%d km", km)
+    strides.info("a line of a library's")
     if current_job().attempt == 1 and km == 2:
         raise ValueError("a stone in the shoe")
     return km

@@ -50,10 +50,17 @@ def workflow_fields(
     }
 
 
+def of_workflow(workflow_id: str, name: str, run: int) -> dict[str, Any]:
+    """What a log record carries over that of the workflow that has asked for its job."""
+    return {"turnout_workflow": workflow_id, "turnout_workflow_name": name, "turnout_run": run}
+
+
 def fields_of(record: JobRecord) -> dict[str, Any]:
     """The same of a record, with the attempt that it tells of last."""
     node = record.attempts[-1].node if record.attempts else ""
-    return fields(record.id, record.activity, record.attempt, node, record.spec.trace_id)
+    known = fields(record.id, record.activity, record.attempt, node, record.spec.trace_id)
+    parent = record.spec.options.parent
+    return known if parent is None else known | of_workflow(parent.id, parent.name, parent.run)
 
 
 def cut(text: str, most: int = LINE_BYTES) -> str:

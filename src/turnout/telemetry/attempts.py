@@ -215,7 +215,7 @@ def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: 
 
 def attributes_of(record: JobRecord, number: int, node: str, destination: str) -> Attributes:
     """What is known of an attempt when it begins."""
-    return {
+    facts: Attributes = {
         spans.SYSTEM: "nats",
         spans.OPERATION_NAME: "run",
         spans.OPERATION_TYPE: "process",
@@ -227,6 +227,12 @@ def attributes_of(record: JobRecord, number: int, node: str, destination: str) -
         spans.JOB_ATTEMPT: number,
         spans.NODE_ID: node,
     }
+    parent = record.spec.options.parent
+    if parent is not None:
+        facts[spans.WORKFLOW_ID] = parent.id
+        facts[spans.WORKFLOW_NAME] = parent.name
+        facts[spans.WORKFLOW_RUN] = parent.run
+    return facts
 
 
 def links_of(record: JobRecord, index: int) -> list[Link]:

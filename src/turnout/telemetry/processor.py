@@ -10,10 +10,12 @@ from turnout.telemetry import spans
 from turnout.telemetry.attempts import JOB
 
 CARRIED = (spans.JOB_ID, spans.JOB_ACTIVITY, spans.JOB_ATTEMPT, spans.NODE_ID)
+ASKER = (spans.WORKFLOW_ID, spans.WORKFLOW_NAME, spans.WORKFLOW_RUN)
 
 
 class JobSpans(SpanProcessor):
-    """Gives each span that begins inside a job `turnout.job.id`, `.activity`, `.attempt` and `turnout.node.id`.
+    """Gives each span that begins inside a job `turnout.job.id`, `.activity`, `.attempt` and `turnout.node.id`;
+    of a workflow's activity `turnout.workflow.id`, `.name` and `.run` as well.
 
     `turnout worker` has it; a program that sets up its own provider adds it, before the processors that export:
 
@@ -27,3 +29,5 @@ class JobSpans(SpanProcessor):
         facts = context_api.get_value(JOB, parent_context) or context_api.get_value(JOB)
         if isinstance(facts, dict):
             span.set_attributes({key: facts[key] for key in CARRIED})
+            if spans.WORKFLOW_ID in facts and spans.WORKFLOW_ID not in (span.attributes or {}):  # it may start another
+                span.set_attributes({key: facts[key] for key in ASKER})

@@ -245,6 +245,7 @@ class Attempt:
 
     def _facts(self) -> JobFacts:
         record = self.reports.record
+        parent = record.spec.options.parent
         return JobFacts(
             id=record.id,
             activity=record.activity,
@@ -254,6 +255,9 @@ class Attempt:
             submitted_at=record.spec.submitted_at,
             trace_id=record.spec.trace_id,
             span_id=spans.known_id(self._tracing.span),
+            workflow="" if parent is None else parent.id,
+            workflow_name="" if parent is None else parent.name,
+            workflow_run=0 if parent is None else parent.run,
         )
 
 

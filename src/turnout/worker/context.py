@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 import attrs
 
 from turnout.core.frozen import frozen
-from turnout.core.loglines import Line, cut, fields, workflow_fields
+from turnout.core.loglines import Line, cut, fields, of_workflow, workflow_fields
 from turnout.core.record import Progress, derived_span_id
 from turnout.core.retry import seconds as seconds_of
 from turnout.definition.ambient import ambient, waiter
@@ -79,7 +79,7 @@ _NOBODY = _Nobody()
 class JobFacts:
     """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text.
 
-    `submitted_at` is unix seconds.
+    `submitted_at` is unix seconds. `workflow` is the id of the workflow whose activity it is, "" where it is none's.
     """
 
     id: str
@@ -91,10 +91,13 @@ class JobFacts:
     restored: str | None = None
     trace_id: str = ""
     span_id: str = ""
+    workflow: str = ""
+    workflow_name: str = ""
+    workflow_run: int = 0
 
 
 class JobLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose lines carry the job: id, activity, attempt, node, trace id, span id.
+    """A logger whose lines carry the job: id, activity, attempt, node, trace id, span id; and whose workflow's it is.
 
     What it is told from INFO up is also kept with the job, whatever the program's handlers and levels make of it; DEBUG
     lines are where the logger is enabled for them.
@@ -413,7 +416,8 @@ def job_fields(context: JobContext) -> dict[str, Any]:
         trace_id, span_id = facts.trace_id, facts.span_id
         if trace_id and not span_id:
             span_id = derived_span_id(trace_id)
-    return fields(facts.id, facts.activity, facts.attempt, facts.node, trace_id, span_id)
+    known = fields(facts.id, facts.activity, facts.attempt, facts.node, trace_id, span_id)
+    return known | of_workflow(facts.workflow, facts.workflow_name, facts.workflow_run) if facts.workflow else known
 
 
 _NOTHING = {**workflow_fields(), **fields()}
@@ -425,8 +429,8 @@ class JobContextFilter(logging.Filter):
     These are `turnout_job`, `turnout_activity`, `turnout_attempt`, `turnout_node`, `trace_id` and `span_id`; outside of
     a job they are empty, so that a format may name them. In the code of a workflow there are `turnout_workflow`,
     `turnout_workflow_name`, `turnout_run`, `trace_id` and `span_id`, and what is logged while that code is only led
-    again through its history is dropped. `turnout worker` and `turnout dev` put one on the program's handlers. A
-    program with its own logging does so itself:
+    again through its history is dropped; a job that a workflow has asked for has them all. `turnout worker` and
+    `turnout dev` put one on the program's handlers. A program with its own logging does so itself:
 
     >>> import logging.config
     >>> logging.config.dictConfig({

@@ -212,6 +212,9 @@ class LocalActivity:
             submitted_at=record.spec.submitted_at,
             trace_id=record.spec.trace_id,
             span_id=self._span_id if record.spec.trace_id else "",
+            workflow=self._of.id,
+            workflow_name=self._of.name,
+            workflow_run=self._of.run,
         )
         context = JobContext(facts, self, self._loop)
         if self._around.client is not None:
