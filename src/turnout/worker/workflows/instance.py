@@ -37,6 +37,7 @@ from turnout.definition.workflow import Workflow
 from turnout.errors import InvalidArguments, InvalidValue, NotDurable
 from turnout.flow import Clock, Loop, Timer, stack_of
 from turnout.flow.guards import Guard, guarded
+from turnout.worker.failure import error_info
 from turnout.worker.workflows.calls import Calls, Views
 from turnout.worker.workflows.context import WorkflowContext
 from turnout.worker.workflows.ends import CodeBroke, failure_of, is_cancel, is_fault
@@ -137,7 +138,8 @@ class Instance:
     def trouble(self) -> str | None:
         """Why the code can't go on, or has no object to go on with."""
         if self._broken is not None:
-            return f"{type(self._broken).__name__}: {self._broken}"
+            info = error_info(self._broken)
+            return f"{info.type}: {info.message}"
         return self._end.failure.error.message if isinstance(self._end, Raised) else None
 
     @property
@@ -427,7 +429,7 @@ class Instance:
 
     def _finish(self) -> Turn:
         if self._broken is not None:
-            raise CodeBroke(str(self._broken)) from self._broken
+            raise CodeBroke(error_info(self._broken).message) from self._broken
         commands, self._turn = tuple(self._turn), []
         patches, self._turn_patches = tuple(self._turn_patches), []
         answers, self._answers = tuple(self._answers), []

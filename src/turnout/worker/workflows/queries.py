@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from turnout.core.failure import ErrorInfo
 from turnout.core.workflows.standing import BrokenHistory, stand
 from turnout.core.workflows.values import RecordKind, WorkflowState
 from turnout.definition.workflow import Workflow
@@ -22,6 +23,7 @@ from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
 from turnout.wire import queries as wire
+from turnout.worker.failure import Redact, error_info, redacted_error
 from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.cache import Cache, Cached
 from turnout.worker.workflows.calls import Views
@@ -161,12 +163,24 @@ class Answering:
 
 
 class QueryServer:
-    """Listens for the queries about these workflows, and replies; `pinned_to`: also about runs of that build."""
+    """Listens for the queries about these workflows, and replies; `pinned_to`: also about runs of that build.
 
-    def __init__(self, store: Store, names: Mapping[str, Any], answering: Answering, pinned_to: str = "") -> None:
+    `redact` edits what is told of those that fail.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        names: Mapping[str, Any],
+        answering: Answering,
+        *,
+        pinned_to: str = "",
+        redact: Redact | None = None,
+    ) -> None:
         self._store = store
         self._workflows = names
         self._builds = ("", pinned_to) if pinned_to else ("",)
+        self._redact = redact
         self._answering = answering
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -226,12 +240,16 @@ class QueryServer:
             about = f"query {question.query} of workflow {question.id}"
             return wire.Reply(failed=f"{about}: what was sent before it is not taken yet, or the history not read")
         except QueryFailed as error:
-            return wire.Reply(failed=str(error))
+            return wire.Reply(failed=self._shown(ErrorInfo("QueryFailed", str(error))).message)
         except TurnoutError:
             raise
         except Exception as error:  # one query's trouble is nobody else's, and its asker learns of it
-            logger.exception("a query of workflow %s has failed", question.id)
-            return wire.Reply(failed=f"{type(error).__name__}: {error}")
+            info = self._shown(error_info(error))
+            logger.error("a query of workflow %s has failed: %s", question.id, info.traceback or info.message)
+            return wire.Reply(failed=f"{info.type}: {info.message}")
+
+    def _shown(self, error: ErrorInfo) -> ErrorInfo:
+        return error if self._redact is None else redacted_error(error, self._redact)
 
     async def _replied(self, name: str, question: wire.Question) -> wire.Reply:
         text = await self._answering.answer(name, question)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.definition.ambient import entered
 from turnout.errors import InvalidValue, NotDurable, QueryFailed
 from turnout.flow.guards import Guard, guarded
+from turnout.worker.failure import error_info
 
 if TYPE_CHECKING:  # an instance has its updates, whose validators are run here
     from turnout.worker.workflows.instance import Instance
@@ -69,7 +70,8 @@ def ask(instance: Instance, name: str, payload: str) -> str:
         with looking(instance):
             text = handler.codec.encode_result(handler.fn(instance.object, *args, **kwargs))
     except Exception as error:  # a query is user code: whatever it raises is its caller's
-        failure = QueryFailed(f"query {name} of workflow {instance.facts.id} failed: {type(error).__name__}: {error}")
+        info = error_info(error)
+        failure = QueryFailed(f"query {name} of workflow {instance.facts.id} failed: {info.type}: {info.message}")
     changed = _changed(before, _state(instance.object))
     if changed is None and (not instance.loop.idle or len(instance.loop.tasks) != tasks):
         changed = "it lets code of the workflow run"
