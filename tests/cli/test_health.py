@@ -44,7 +44,7 @@ class Health:
     def status(self) -> Any:
         return json.loads(self.get("/status")[1])
 
-    def until(self, path: str, code: int, within_s: float = 15.0) -> str:
+    def until(self, path: str, code: int, within_s: float = 60.0) -> str:
         def body() -> str:
             status, text = self.get(path)
             return (text or "-") if status == code else ""
@@ -52,7 +52,7 @@ class Health:
         return until(body, within_s)
 
 
-def until(condition: Callable[[], T | Literal[False]], within_s: float = 15.0) -> T:
+def until(condition: Callable[[], T | Literal[False]], within_s: float = 60.0) -> T:
     give_up_at = time.monotonic() + within_s
     while not (answer := condition()):
         assert time.monotonic() < give_up_at, "it never came"
@@ -290,7 +290,7 @@ def test_draining_waits_for_the_node_if_told_to(cli: Cli) -> None:
     """`--wait` returns when an idle node has left; an unknown node is not found, a name of several is refused."""
     with cli.process("worker", "odd", "--name", "a", "-o", "json") as worker:
         first_document(worker)
-        assert cli.json("node", "drain", "a", "--wait", "--timeout", "20")["state"] == "gone"
+        assert cli.json("node", "drain", "a", "--wait", "--timeout", "60")["state"] == "gone"
         assert worker.wait(10) == 0
     cli.error("node", "drain", "a", code=4)
     cli.error("node", "show", "a", code=4)

@@ -60,7 +60,7 @@ def test_the_payload_comes_from_anywhere(cli: Cli, tmp_path: Path, how: str) -> 
 def test_waiting_prints_the_result_or_the_job(busy: Cli) -> None:
     """--wait prints the result for people and the JobInfo as JSON, and exits 0 when the job completed."""
     assert busy("job", "submit", "add", '{"a": 40}', "--wait").stdout == "42\n"
-    info = busy.json("job", "submit", "add", '{"a": 1, "b": 1}', "--wait", "--timeout", "20")
+    info = busy.json("job", "submit", "add", '{"a": 1, "b": 1}', "--wait", "--timeout", "60")
     assert set(info) == KEYS
     assert (info["state"], info["result"], info["attempts"][0]["outcome"]) == ("completed", 2, "completed")
 

@@ -10,7 +10,7 @@ def test_a_job_gets_to_the_worker_that_has_the_property_or_says_what_it_waits_fo
     with cli.process("worker", "shop", "--name", "east", "--property", "region=east", "-o", "json") as worker:
         node = first_document(worker)["id"]
         add = ("job", "submit", "add", '{"a": 1, "b": 1}')
-        info = cli.json(*add, "--require", "region=east", "--wait", "--timeout", "20")
+        info = cli.json(*add, "--require", "region=east", "--wait", "--timeout", "60")
         assert (info["result"], info["requires"]) == (2, {"region": "east"})
         waits = cli(*add, "--require", "region=north", "--require", "gpu=a100").stdout.strip()
         info = cli.until(waits, lambda info: info.waiting_for is not None)

@@ -81,7 +81,7 @@ def test_closed_standard_streams_cost_nothing(cli: Cli, tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m turnout worker quiet <&- >&- 2>&-"
     worker = subprocess.Popen(["sh", "-c", command], cwd=tmp_path, env=cli.env)
     try:
-        assert cli.json("job", "submit", "child", '{"n": 1}', "--wait", "--timeout", "30")["result"] == 2
+        assert cli.json("job", "submit", "child", '{"n": 1}', "--wait", "--timeout", "60")["result"] == 2
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(15) == 0
     finally:

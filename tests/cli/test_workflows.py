@@ -64,7 +64,7 @@ def test_what_it_waits_for_is_shown_and_a_signal_lets_it_go_on(cli: Cli) -> None
     assert [each["id"] for each in listed] == ["a-1"]
     assert cli.json("workflow", "ls", "--label", "region=us") == []
     cli("workflow", "signal", "a-1", "decide", '{"say": "yes"}')
-    assert cli("workflow", "result", "a-1", "--timeout", "20").stdout.strip() == '"7: yes"'
+    assert cli("workflow", "result", "a-1", "--timeout", "60").stdout.strip() == '"7: yes"'
 
 
 @pytest.mark.usefixtures("worker")
@@ -109,7 +109,7 @@ def test_queries_and_updates(cli: Cli) -> None:
     cli("workflow", "start", "Basket", "--id", "q-1")
     cli("workflow", "signal", "q-1", "add", '{"item": "tea"}')
     assert cli("workflow", "query", "q-1", "count").stdout.strip() == "1"
-    assert cli.json("workflow", "query", "q-1", "count", '{"of": "milk"}', "--timeout", "20") == 0
+    assert cli.json("workflow", "query", "q-1", "count", '{"of": "milk"}', "--timeout", "60") == 0
     assert cli("workflow", "update", "q-1", "weigh", '{"item": "tea"}').stdout.strip() == "6"
     assert cli.json("workflow", "update", "q-1", "drop", '{"item": "tea"}', "--id", "u-1") == 0
     assert cli.json("workflow", "update", "q-1", "drop", '{"item": "tea"}', "--id", "u-1") == 0, "done once"
@@ -209,14 +209,14 @@ def test_forks(cli: Cli) -> None:
     cli("workflow", "start", "doubled", '{"number": 21}', "--id", "d-1", "--wait")
     asked = next(e["number"] for e in cli.json("workflow", "history", "d-1") if e["kind"] == "ask_activity")
     assert cli("workflow", "fork", "d-1", "--at", str(asked), "--id", "d-2").stdout.strip() == "d-2"
-    assert cli("workflow", "result", "d-2", "--timeout", "20").stdout.strip() == "42"
+    assert cli("workflow", "result", "d-2", "--timeout", "60").stdout.strip() == "42"
     assert cli.json("job", "ls", "--workflow", "d-2")[0]["result"] == 42
     assert "from 2 to" in cli.error("workflow", "fork", "d-1", "--at", "99", code=2)
     assert "choose another id" in cli.error("workflow", "fork", "d-1", "--at", "2", "--id", "d-2", code=1)
     assert "only a faulted one" in cli.error("workflow", "retry", "d-1", code=1)
     cli.error("workflow", "start", "failing", "--id", "f-1", "--wait", code=1)
     again = cli.json("workflow", "retry", "f-1")["id"]
-    assert "out of stock" in cli.error("workflow", "result", again, "--timeout", "20", code=1)
+    assert "out of stock" in cli.error("workflow", "result", again, "--timeout", "60", code=1)
 
 
 def test_a_run_that_is_pinned_to_a_build(cli: Cli) -> None:
@@ -235,4 +235,4 @@ def test_a_run_that_is_pinned_to_a_build(cli: Cli) -> None:
         assert "1 workflow of approval pinned to build one, and no node has it: a-1" in checks
         cli("workflow", "resume", "a-1")
         cli("workflow", "signal", "a-1", "decide", '{"say": "yes"}')
-        assert cli("workflow", "result", "a-1", "--timeout", "20").stdout.strip() == '"7: yes"'
+        assert cli("workflow", "result", "a-1", "--timeout", "60").stdout.strip() == '"7: yes"'

@@ -30,7 +30,7 @@ from turnout import Client, Worker
 from turnout.cli.main import root
 from turnout.testing import NatsServer
 
-PROGRAM_TIMEOUT_S = 100
+PROGRAM_TIMEOUT_S = 200
 
 with_python = [document for document in documents() if blocks(document, "python")]
 with_shell = [document for document in documents() if blocks(document, "sh", "bash", "console")]

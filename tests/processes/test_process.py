@@ -94,7 +94,7 @@ async def fails(function: Activity[..., Any], *args: Any) -> Failure:
     return result.failure
 
 
-async def until(condition: Callable[[], Any], limit_s: float = 20) -> Any:
+async def until(condition: Callable[[], Any], limit_s: float = 60) -> Any:
     async with asyncio.timeout(limit_s):
         while not (value := condition()):
             await asyncio.sleep(0.01)

@@ -119,7 +119,7 @@ class OtlpReceiver:
         with self._changed:
             return list(self._spans)
 
-    def wait_for(self, predicate: Callable[[list[Span]], object], timeout: float = 20.0) -> list[Span]:
+    def wait_for(self, predicate: Callable[[list[Span]], object], timeout: float = 60.0) -> list[Span]:
         """The spans as soon as the predicate holds for them. TimeoutError shows what there was instead."""
         deadline = time.monotonic() + timeout
         with self._changed:

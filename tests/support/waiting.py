@@ -11,7 +11,7 @@ from turnout import Client
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], Awaitable[T | None]], within_s: float = 15.0) -> T:
+async def until(condition: Callable[[], Awaitable[T | None]], within_s: float = 60.0) -> T:
     """Ask until the answer is true, and return it. TimeoutError says which condition never came."""
     try:
         async with asyncio.timeout(within_s):
