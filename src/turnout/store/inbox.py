@@ -19,7 +19,7 @@ from turnout.nats.messages import Message
 from turnout.nats.stream import Stream, scheduled
 from turnout.store.chance import Chance
 from turnout.store.names import Names
-from turnout.store.payloads import Payloads, life_owner
+from turnout.store.payloads import Payloads, life_of, life_owner
 from turnout.wire import MSG_ID, histories
 
 _RESENDS = 5
@@ -187,10 +187,28 @@ def _lying(names: Names, messages: list[StoredMessage]) -> list[Lying]:
         named = names.input_of(stored.subject)
         if named is None:
             continue
-        given = histories.parse_input(named[2], named[3], stored.seq, stored.time_ns / 1e9, stored.data, stored.headers)
+        given = _input(named, stored.seq, stored.time_ns, stored.data, stored.headers)
         if given is not None:
             found.append(Lying(given, named[0]))
     return found
+
+
+def _input(
+    named: tuple[str, str, str, str], seq: int, time_ns: int, data: bytes, headers: dict[str, str]
+) -> Input | None:
+    """The input that was sent to the subject which `named` splits; None for what is none.
+
+    A body in the object store is one that was put there for a life of this workflow, and the input is for that life
+    alone: nobody reads another's by its name, and what is gone with its life stops no later one.
+    """
+    _, workflow_id, kind, what = named
+    given = histories.parse_input(kind, what, seq, time_ns / 1e9, data, headers)
+    if given is None or given.body.ref is None:
+        return given
+    owner = life_of(given.body.ref)
+    if owner is None or owner[0] != workflow_id or given.life not in ("", owner[1]):
+        return None
+    return attrs.evolve(given, life=owner[1])
 
 
 def parse_wakeup(names: Names, received: Message) -> Wakeup | None:
@@ -204,5 +222,5 @@ def parse_wakeup(names: Names, received: Message) -> Wakeup | None:
     headers = received.headers
     given = None
     if named[2]:
-        given = histories.parse_input(named[2], named[3], seq, time_ns / 1e9, received.data, headers)
+        given = _input(named, seq, time_ns, received.data, headers)
     return Wakeup(named[0], named[1], seq, time_ns, number, received.reply, given, received.data, headers)

@@ -15,7 +15,7 @@ import attrs
 from turnout import fastjson
 from turnout.core.failure import ErrorInfo
 from turnout.core.retry import RetryPolicy
-from turnout.core.spec import NO_BODY, Asker, Body, SubmitOptions
+from turnout.core.spec import NO_BODY, Asker, Body, SubmitOptions, valid_name
 from turnout.core.workflows.values import (
     COUNTED,
     Answer,
@@ -374,12 +374,15 @@ def input_headers(*, life: str = "", run: int = 0, command: str = "", input_id: 
 def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers: Mapping[str, str]) -> Input | None:
     """The input that a message of an inbox is; None for one of no kind that there is, or whose content is no such.
 
-    A bare signal or update counts by its `Nats-Msg-Id`; messages of ours have an id of their own.
+    A bare signal or update counts by its `Nats-Msg-Id`; messages of ours have an id of their own. What answers a
+    workflow names its life, which a stranger does not know.
     """
     found = _INPUT_KINDS.get(kind)
     if found is None or found in (InputKind.begin, InputKind.tried):
         return None
     life, run = headers.get(LIFE, ""), headers.get(RUN, "")
+    if found in _ANSWERS and not life:
+        return None
     own = headers.get(INPUT_ID) or ("" if life else headers.get(MSG_ID, ""))
     ending = asker = None
     body = NO_BODY
@@ -387,7 +390,7 @@ def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers:
         if found in (InputKind.done, InputKind.started):
             ending = _ending(_versioned(fastjson.loads(data), "an ending"))
         elif found is InputKind.joining:
-            asker = _converter.structure(_versioned(fastjson.loads(data), "a join"), Asker)
+            asker = _checked(_converter.structure(_versioned(fastjson.loads(data), "a join"), Asker))
         else:
             body = parse_body(data, headers)
     except Exception:  # whatever a stranger's message does to its parser: it is none of ours
@@ -399,11 +402,29 @@ def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers:
         what=headers.get(COMMAND, what),
         id=own if found in COUNTED else "",
         life=life,
-        run=int(run) if run.isdecimal() else 0,
+        run=int(run) if _RUN.fullmatch(run) else 0,
         body=body,
         ending=ending,
         asker=asker,
     )
+
+
+_ANSWERS = frozenset({InputKind.done, InputKind.started, InputKind.timer, InputKind.gc})
+
+_RUN = re.compile("[0-9]{1,18}")
+"""A run's number, as far as a record can carry one."""
+
+_TOKEN = re.compile("[!-~]{1,1000}")
+"""What goes into a header as it is."""
+
+
+def _checked(asker: Asker) -> Asker:
+    """An asker that can be told: its inbox has a subject, and what it is told by a header. InvalidValue."""
+    valid_name(asker.name, "name")
+    valid_name(asker.id, "id")
+    if not (_TOKEN.fullmatch(asker.life) and _TOKEN.fullmatch(asker.command) and _RUN.fullmatch(str(asker.run))):
+        raise InvalidValue("an asker is a run of a workflow, and a command of it")
+    return asker
 
 
 def body_headers(body: Body) -> dict[str, str]:

@@ -19,8 +19,13 @@ class Bodies:
     def __init__(self, payloads: Payloads) -> None:
         self._payloads = payloads
 
-    async def at_hand(self, given: Input) -> Input:
-        """The input with its texts; they are kept in the object store all the same."""
+    async def at_hand(self, given: Input, life: str = "") -> Input:
+        """The input with its texts; they are kept in the object store all the same.
+
+        One for another life than `life` stays as it is: it is void, and what it names may have gone with that life.
+        """
+        if life and given.life not in ("", life):
+            return given
         body = await self.fetched(given.body)
         ending = given.ending
         if ending is not None and ending.result is not None:

@@ -296,7 +296,7 @@ class Driver:
                 cached = Cached(standing, await self._load(standing, records))
             else:
                 workflow_metrics.loaded(standing.newest.name, "cache", 0.0)
-            inputs = [(await self._bodies.at_hand(each.given), each.name) for each in lying]
+            inputs = [(await self._bodies.at_hand(each.given, standing.life), each.name) for each in lying]
         except (CodeBroke, NonDeterminism, UnreadableRecord, ObjectGone, HeldTooLong, LeftByExit) as error:
             if cached is not None:
                 await self._code.run(cached.instance.drop)
