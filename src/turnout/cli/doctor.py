@@ -157,9 +157,13 @@ async def _storage(connection: Connection, names: Names) -> Check:
         config, state = info["config"], info["state"]
         for limit, used, unit in (("max_bytes", "bytes", "bytes"), ("max_msgs", "messages", "messages")):
             most = config.get(limit, -1)
-            if 0 < most <= state[used] * 1.1 and config.get("discard") == "new":
+            holds = config.get("discard") == "new"
+            if holds and 0 < most <= state[used] * 1.1:
                 found = f"{stream} holds {state[used]} of the {most} {unit} that it may"
                 return Check("storage", "wrong", found, f"raise its {limit}, or {_MAKE_ROOM}")
+            if not holds and stream in (names.work, names.inbox) and 0 < most <= state[used] * 1.25:
+                found = f"{stream} holds {state[used]} of the {most} {unit} that it may: what is oldest there goes then"
+                return Check("storage", "wrong", found, f"raise its {limit} by `turnout setup`, or submit less")
     try:
         headers = {KV_OPERATION: "DEL", TTL: for_seconds(1)}
         await connection.store(names.record("doctor", "probe"), b"", headers, timeout_s=_PROBE_S)

@@ -14,6 +14,10 @@ import click
 
 _KEY = "turnout.cli.options.given"
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_UNITS_BYTES = {"": 1, "B": 1}
+_UNITS_BYTES |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)}
+_UNITS_BYTES |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", start=1)}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?i?B|)", re.ASCII | re.IGNORECASE)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", re.ASCII)
 
 
@@ -101,6 +105,20 @@ class Duration(click.ParamType[float]):
         if re.fullmatch(f"(?:{_PART.pattern})+", text, re.ASCII):
             return float(sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text)))
         return self.fail(f"{value!r} is no duration such as 90, 1.5, 500ms, 2m, 1h30m or 7d", param, ctx)
+
+
+class Size(click.ParamType[int]):
+    """Bytes as a number, or with units: 500MB, 10GB, 1.5TiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = _SIZE.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no size such as 500MB, 10GB or 1GiB", param, ctx)
+        return int(float(found[1]) * _UNITS_BYTES[found[2].upper()])
 
 
 class Instant(click.ParamType[dt.datetime]):

@@ -21,12 +21,20 @@ from turnout.nats.connection import ApiError, Connection, RequestTimeout
 from turnout.nats.stream import NOT_FOUND, Stream, kv_stream, kv_subject, max_deliveries_advisory
 from turnout.store.consumers import ACTIVITY, KIND, OF_ACTIVITY, PRIORITY, REQUIRES, ROUTE, SCHEDULES, TICKS, route_name
 from turnout.store.names import Names, lane
+from turnout.store.sizes import shared_out
 
 logger = logging.getLogger("turnout.topology")
 
 _NS = 1_000_000_000
 _DAY = 86_400 * _NS
 _CONSUMER_EXISTS = (10013, 10105, 10148)
+_REMEDIES = {
+    10113: "this account demands a size of each stream: say how much all of them may have together, "
+    "as in `turnout setup --max-bytes 10GB`",
+    10047: "sizes are reserved, used or not: give less to `turnout setup --max-bytes`, or raise the account's limit",
+    10122: "give less to `turnout setup --max-bytes`, or raise the account's limit of a single stream",
+}
+"""What helps where the server refuses a stream for its size."""
 
 DELIVERIES_BESIDE_BUDGETS = 20
 """Deliveries beyond failures and losses: dropped status checks, aborts and messages given back count as well (P7)."""
@@ -38,6 +46,8 @@ class TopologyOptions:
     lines of logs are kept.
 
     `log_bytes` bounds all lines of logs together, the oldest go first; -1: only the account does.
+    `max_bytes`, for an account that demands a size of each stream: what all of them together may have of each copy.
+    None: no stream is bounded, which is better wherever it is allowed (ADR 4).
     """
 
     replicas: int = 1
@@ -45,6 +55,7 @@ class TopologyOptions:
     alarm_days: float = 7.0
     log_days: float = 30.0
     log_bytes: int = -1
+    max_bytes: int | None = None
 
 
 LOG_BATCHES = 64
@@ -52,7 +63,17 @@ LOG_BATCHES = 64
 
 
 def stream_configs(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
-    """The streams in the order of their creation: the alarms first, so that no advisory goes unheard."""
+    """The streams in the order of their creation: the alarms first, so that no advisory goes unheard. InvalidValue."""
+    configs = _unbounded(names, options)
+    if options.max_bytes is None:
+        return configs
+    sizes = shared_out(names, options.max_bytes)
+    if options.log_bytes > 0:
+        sizes[names.logs] = options.log_bytes
+    return [{**config, "max_bytes": sizes[config["name"]]} for config in configs]
+
+
+def _unbounded(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
     common = {"storage": "file", "num_replicas": options.replicas}
     bucket = {
         **common,
@@ -416,9 +437,10 @@ class Topology:
         try:
             await Stream(self._connection, config["name"]).write(config, create=action == "create")
         except ApiError as error:
-            raise ServerUnsuitable(
-                f"JetStream refused to {action} stream {config['name']}: {error.description}"
-            ) from error
+            refused = f"JetStream refused to {action} stream {config['name']}: {error.description}"
+            if remedy := _REMEDIES.get(error.err_code or 0):
+                refused = f"{refused}; {remedy}"
+            raise ServerUnsuitable(refused) from error
 
 
 def differing(wanted: Mapping[str, Any], actual: Mapping[str, Any]) -> tuple[str, ...]:
