@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import json
 import os
 import pty
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -16,10 +14,7 @@ import attrs
 import pytest
 
 from tests.cli.conftest import TURNOUT, Cli
-from tests.support.waiting import until
 from turnout import Client, JobInfo
-from turnout.nats.connection import Connection, ConnectOptions, NoResponders, RequestTimeout
-from turnout.store.names import Names
 
 KEYS = {field.name for field in attrs.fields(JobInfo)}
 
@@ -328,41 +323,6 @@ def on_a_terminal(cli: Cli, line: list[str], env: dict[str, str]) -> str:
             pass
     os.close(ours)
     return shown.decode()
-
-
-@pytest.mark.parametrize("line", [["job", "follow"], ["job", "result"], ["job", "logs", "--follow"]], ids=" ".join)
-def test_an_interrupted_wait_says_that_the_job_goes_on(busy: Cli, line: list[str]) -> None:
-    """Ctrl-C ends the wait and not the job: the reader learns so, and how to stop it. The exit code is 130."""
-    job_id = busy("job", "submit", "slow", '{"seconds": 60}').stdout.strip()
-    busy.until(job_id, lambda info: info.state == "running")
-    with busy.process(*line, job_id) as process:
-        assert process.stderr is not None
-        asyncio.run(until_somebody_listens(busy, Names(busy.namespace).stored("slow", job_id)))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
-        said = process.stderr.read()
-    assert f"job {job_id} goes on; to stop it: turnout job cancel {job_id} -n busy" in said
-    assert busy.json("job", "show", job_id)["state"] == "running"
-    busy("job", "cancel", job_id)
-
-
-async def until_somebody_listens(cli: Cli, subject: str) -> None:
-    """Until somebody hears what is told of a job. An empty notice says nothing, and has its reader look again."""
-
-    async def heard() -> bool:
-        try:
-            await connection.request(subject, timeout_s=0.1)
-        except NoResponders:
-            return False
-        except RequestTimeout:
-            return True
-        raise AssertionError("nobody answers a notice")
-
-    connection = await Connection.open(ConnectOptions(servers=(cli.url,)), name="test")
-    try:
-        await until(heard)
-    finally:
-        await connection.close()
 
 
 def test_options_in_front_of_the_verb(cli: Cli, server: object) -> None:

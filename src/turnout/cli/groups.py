@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from turnout.cli import exits, output, several
+from turnout.cli import exits, output, session, several, waiting
 from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
 from turnout.client.groups.handle import GroupHandle
@@ -38,12 +38,23 @@ async def cancel(s: Session, ids: Sequence[str], reason: str) -> int:
     return await several.each(s, handles, one, lambda info: f"{info.id}  {_states(info)}")
 
 
-async def results(s: Session, group_id: str, timeout_s: float | None) -> int:
+def results(group_id: str, timeout_s: float | None) -> int:
     """Print how each job has ended, in order. The exit code is that of a faulted one, if any, or a cancelled one."""
-    try:
-        ended = await s.client.group(group_id).results(timeout=timeout_s)
-    except TimeoutError as error:
-        raise WaitedTooLong(str(error)) from None
+
+    async def work(s: Session) -> int:
+        try:
+            ended = await s.client.group(group_id).results(timeout=timeout_s)
+        except TimeoutError as error:
+            raise WaitedTooLong(str(error)) from None
+        wait.ends()
+        return _print_ends(s, group_id, ended)
+
+    with waiting.interruptible() as wait:
+        wait.begins("group", group_id)
+        return session.run(work)
+
+
+def _print_ends(s: Session, group_id: str, ended: Sequence[Any]) -> int:
     shown = [_ended(member_id(group_id, number), result) for number, result in enumerate(ended)]
     rows = [(each["id"], each["state"], _outcome(each)) for each in shown]
     s.show(shown, lambda: output.table(("job", "state", "result"), rows))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from turnout.cli import jobs, output
+from turnout.cli import jobs, output, session, waiting
 from turnout.cli.session import Session
 from turnout.client.info import LogLine
 
@@ -21,21 +21,27 @@ async def logs(s: Session, job_id: str, activity: str | None, limit: int | None,
     return 0
 
 
-async def follow(s: Session, job_id: str, activity: str | None, limit: int | None, attempt: int | None) -> int:
+def follow(job_id: str, activity: str | None, limit: int | None, attempt: int | None) -> int:
     """The last lines, then the new ones until the job's end. As JSON they are one array, a line each as they come. The
     exit code is the job's."""
-    handle = s.client.job(job_id, activity)
-    array = output.Array()
-    with jobs.goes_on(job_id):
+
+    async def work(s: Session) -> int:
+        handle = s.client.job(job_id, activity)
+        array = output.Array()
         async with contextlib.aclosing(handle.follow_logs(limit, attempt=attempt)) as coming:
             async for line in coming:
                 if s.json:
                     array.more([line])
                 else:
                     click.echo("\n".join(shown(line)))
-    if s.json:
-        array.end()
-    return jobs.EXITS[(await handle.info()).state]
+        wait.ends()
+        if s.json:
+            array.end()
+        return jobs.EXITS[(await handle.info()).state]
+
+    with waiting.interruptible() as wait:
+        wait.begins("job", job_id)
+        return session.run(work)
 
 
 def shown(line: LogLine) -> Iterator[str]:

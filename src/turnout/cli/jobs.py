@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import click
 
-from turnout.cli import exits, jobview, output, pasting, several, traceview
+from turnout.cli import exits, jobview, output, session, several, traceview, waiting
 from turnout.cli import follow as following
 from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
+from turnout.cli.waiting import Wait
 from turnout.client.handle import AnyHandle
 from turnout.client.info import JobInfo
 from turnout.core.record import JobState
@@ -116,18 +117,23 @@ async def trace(s: Session, job_id: str, activity: str | None, jaeger: str | Non
     return 0
 
 
-async def follow(s: Session, job_id: str, activity: str | None, timeout_s: float | None) -> int:
-    return await wait_and_show(s, s.client.job(job_id, activity), timeout_s, follow=True)
+def follow(job_id: str, activity: str | None, timeout_s: float | None) -> int:
+    with waiting.interruptible() as wait:
+        wait.begins("job", job_id)
+        return session.run(lambda s: wait_and_show(s, s.client.job(job_id, activity), timeout_s, wait, follow=True))
 
 
-async def result(s: Session, job_id: str, activity: str | None, timeout_s: float | None) -> int:
+def result(job_id: str, activity: str | None, timeout_s: float | None) -> int:
     """Print the result of a job that has completed; say how it ended otherwise."""
-    with goes_on(job_id):
-        info = await wait(s.client.job(job_id, activity), timeout_s)
-    if info.state is JobState.completed:
-        click.echo(output.dumps(info.result))
-        return 0
-    return _say_end(info)
+
+    async def work(s: Session) -> int:
+        info = await until_the_end(s.client.job(job_id, activity), timeout_s)
+        wait.ends()
+        return _print_end(info)
+
+    with waiting.interruptible() as wait:
+        wait.begins("job", job_id)
+        return session.run(work)
 
 
 async def cancel(s: Session, ids: Sequence[str], activity: str | None, reason: str) -> int:
@@ -168,34 +174,23 @@ async def each_job(
     return await several.each(s, [s.client.job(job_id, activity) for job_id in ids], act, line)
 
 
-@contextlib.contextmanager
-def goes_on(job_id: str) -> Iterator[None]:
-    """Whoever interrupts the wait for a job, by Ctrl-C, learns that the job isn't."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        output.note(f"job {job_id} goes on; to stop it: {pasting.command(f'job cancel {job_id}')}")
-        raise
-
-
-async def wait_and_show(s: Session, handle: AnyHandle, timeout_s: float | None, *, follow: bool) -> int:
+async def wait_and_show(s: Session, handle: AnyHandle, timeout_s: float | None, wait: Wait, *, follow: bool) -> int:
     """Wait for the end, showing the progress if asked; print the result, or the whole job as JSON. By outcome."""
-    with goes_on(handle.id):
-        if follow:
-            with following.display(to_stderr=s.json) as seen:
-                info = await wait(handle, timeout_s, seen)
-        else:
-            info = await wait(handle, timeout_s)
+    if follow:
+        with following.display(to_stderr=s.json) as seen:
+            info = await until_the_end(handle, timeout_s, seen)
+    else:
+        info = await until_the_end(handle, timeout_s)
+    wait.ends()
     if s.json:
         s.show(info, list)
         return EXITS[info.state]
-    if info.state is JobState.completed:
-        click.echo(output.dumps(info.result))
-        return 0
-    return _say_end(info)
+    return _print_end(info)
 
 
-async def wait(handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobInfo], None] = lambda _: None) -> JobInfo:
+async def until_the_end(
+    handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobInfo], None] = lambda _: None
+) -> JobInfo:
     """The job as it ended. WaitedTooLong after `timeout_s`, but never before having looked once."""
     info = await handle.info()
     seen(info)
@@ -215,7 +210,10 @@ async def wait(handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobIn
     return info
 
 
-def _say_end(info: JobInfo) -> int:
-    """On stderr: how a job ended that has no result."""
+def _print_end(info: JobInfo) -> int:
+    """The result; on stderr how a job ended that has none."""
+    if info.state is JobState.completed:
+        click.echo(output.dumps(info.result))
+        return 0
     output.note("\n".join(jobview.end(info)))
     return EXITS[info.state]

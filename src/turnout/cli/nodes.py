@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 
-from turnout.cli import output
+from turnout.cli import output, session, waiting
 from turnout.cli.exits import NotThere, WaitedTooLong
 from turnout.cli.session import Session
 from turnout.core.catalog import NodeInfo
@@ -18,7 +18,7 @@ _LOOK_S = 0.2
 
 
 @attrs.frozen
-class Wait:
+class Patience:
     """Wait for the end, for so many seconds; None: for as long as it takes."""
 
     timeout_s: float | None
@@ -33,7 +33,7 @@ async def ls(s: Session) -> int:
             str(node.pid),
             node.version,
             f"{node.running}/{node.slots}",
-            "draining" if node.draining else "working",
+            _state(node),
             output.ago(node.started_at, s.now).removesuffix(" ago"),
             output.ago(node.seen_at, s.now),
             ", ".join(node.activities),
@@ -44,6 +44,12 @@ async def ls(s: Session) -> int:
     headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities", "properties"]
     s.show(found, lambda: output.table(headers, rows))
     return 0
+
+
+def _state(node: NodeInfo) -> str:
+    if node.draining:
+        return "draining"
+    return "working"
 
 
 async def show(s: Session, name: str) -> int:
@@ -64,7 +70,7 @@ async def show(s: Session, name: str) -> int:
         ("node", node.id),
         ("host", f"{node.host}, process {node.pid}"),
         ("version", node.version),
-        ("state", "draining" if node.draining else "working"),
+        ("state", _state(node)),
         ("up", output.ago(node.started_at, s.now).removesuffix(" ago")),
         ("seen", output.ago(node.seen_at, s.now)),
         ("jobs", f"{node.running} of {node.slots}"),
@@ -77,21 +83,32 @@ async def show(s: Session, name: str) -> int:
     return 0
 
 
-async def drain(s: Session, name: str, wait: Wait | None) -> int:
+def drain(name: str, patience: Patience | None) -> int:
     """Ask a node to drain. NotThere when it does not answer, WaitedTooLong when it has not left in time."""
-    node = await _find(s, name)
-    if not await s.client.drain_node(node.id):
-        raise NotThere(f"node {node.id} does not answer: is it just dying, or cut off?")
-    if wait is not None:
-        try:
-            async with asyncio.timeout(wait.timeout_s):
-                while await s.client.store.nodes.get(node.id) is not None:
-                    await asyncio.sleep(_LOOK_S)
-        except TimeoutError:
-            raise WaitedTooLong(f"node {node.id} still drains after {wait.timeout_s:g} s; it goes on") from None
-    state = "gone" if wait is not None else "draining"
-    s.show({"id": node.id, "state": state}, lambda: [f"{node.id}  {state}"])
-    return 0
+
+    async def work(s: Session) -> int:
+        node = await _find(s, name)
+        if not await s.client.drain_node(node.id):
+            raise NotThere(f"node {node.id} does not answer: is it just dying, or cut off?")
+        if patience is not None:
+            wait.said = f"node {node.id} goes on draining"
+            await _until_it_has_left(s, node.id, patience.timeout_s)
+            wait.ends()
+        state = "gone" if patience is not None else "draining"
+        s.show({"id": node.id, "state": state}, lambda: [f"{node.id}  {state}"])
+        return 0
+
+    with waiting.interruptible() as wait:
+        return session.run(work)
+
+
+async def _until_it_has_left(s: Session, node_id: str, timeout_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while await s.client.store.nodes.get(node_id) is not None:
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise WaitedTooLong(f"node {node_id} still drains after {timeout_s:g} s; it goes on") from None
 
 
 async def _find(s: Session, name: str) -> NodeInfo:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import attrs
 import click
 
-from turnout.cli import jobs, output, pasting, session
+from turnout.cli import jobs, output, pasting, session, waiting
 from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
@@ -42,15 +42,18 @@ def submit(activity: str, payload: str | None, options: Mapping[str, Any], patie
 
     async def work(s: Session) -> int:
         handle = await s.client.submit(ref, body)
+        if patience.follow or patience.wait:
+            wait.begins("job", handle.id)
         await _tell_if_nobody_works(s, activity)
         if patience.follow or patience.wait:
             output.note(f"job {handle.id} submitted")
-            return await jobs.wait_and_show(s, handle, patience.timeout_s, follow=patience.follow)
+            return await jobs.wait_and_show(s, handle, patience.timeout_s, wait, follow=patience.follow)
         await _show_submitted(s, handle)
         return 0
 
     try:
-        return session.run(work, create=True)
+        with waiting.interruptible() as wait:
+            return session.run(work, create=True)
     finally:
         end_telemetry()
 

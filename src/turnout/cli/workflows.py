@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import attrs
 import click
 
-from turnout.cli import exits, output, pasting, session, several, workflowtrace, workflowview
+from turnout.cli import exits, output, pasting, session, several, waiting, workflowtrace, workflowview
 from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
 from turnout.cli.submitting import Patience, read_payload
+from turnout.cli.waiting import Wait
 from turnout.client.workflows.handle import AnyWorkflowHandle
 from turnout.client.workflows.info import WorkflowInfo
 from turnout.core.workflows.values import WorkflowState
@@ -44,12 +44,14 @@ def start(name: str, payload: str | None, options: Mapping[str, Any], patience: 
     async def work(s: Session) -> int:
         handle = await s.client.start(ref, body)
         if patience.follow or patience.wait:
+            wait.begins("workflow", handle.id)
             output.note(f"workflow {handle.id} started")
-            return await _wait_and_show(s, handle, patience.timeout_s, follow=patience.follow)
+            return await _wait_and_show(s, handle, patience.timeout_s, wait, follow=patience.follow)
         return await _begun(s, handle)
 
     try:
-        return session.run(work, create=True)
+        with waiting.interruptible() as wait:
+            return session.run(work, create=True)
     finally:
         end_telemetry()
 
@@ -81,15 +83,25 @@ async def history(s: Session, workflow_id: str, *, jsonl: bool) -> int:
     return 0
 
 
-async def follow(s: Session, workflow_id: str, timeout_s: float | None) -> int:
-    return await _wait_and_show(s, s.client.workflow(workflow_id), timeout_s, follow=True)
+def follow(workflow_id: str, timeout_s: float | None) -> int:
+    with waiting.interruptible() as wait:
+        wait.begins("workflow", workflow_id)
+        return session.run(
+            lambda s: _wait_and_show(s, s.client.workflow(workflow_id), timeout_s, wait, follow=True),
+        )
 
 
-async def result(s: Session, workflow_id: str, timeout_s: float | None) -> int:
+def result(workflow_id: str, timeout_s: float | None) -> int:
     """Print the result of a workflow that has completed; say how it ended otherwise."""
-    with _goes_on(workflow_id):
-        info = await _wait(s.client.workflow(workflow_id), timeout_s)
-    return _print_end(info)
+
+    async def work(s: Session) -> int:
+        info = await _until_the_end(s.client.workflow(workflow_id), timeout_s)
+        wait.ends()
+        return _print_end(info)
+
+    with waiting.interruptible() as wait:
+        wait.begins("workflow", workflow_id)
+        return session.run(work)
 
 
 async def signal(s: Session, workflow_id: str, name: str, body: Any) -> int:
@@ -115,20 +127,25 @@ async def query(s: Session, workflow_id: str, name: str, body: Any, timeout_s: f
     return 0
 
 
-async def update(s: Session, workflow_id: str, name: str, body: Any, asked: Asked) -> int:
+def update(workflow_id: str, name: str, body: Any, asked: Asked) -> int:
     """Print what an update returns, as JSON. WaitedTooLong when that takes longer than is waited for."""
-    handle = s.client.workflow(workflow_id)
-    started = await handle.start_update(name if asked.id is None else update_ref(name).options(id=asked.id), body)
-    try:
-        answer = await started.result(timeout=asked.timeout_s)
-    except TimeoutError:
+
+    async def work(s: Session) -> int:
+        handle = s.client.workflow(workflow_id)
+        started = await handle.start_update(name if asked.id is None else update_ref(name).options(id=asked.id), body)
         again = pasting.command(f"workflow update {workflow_id} {name} --id {started.id}")
-        raise WaitedTooLong(
-            f"update {started.id} of workflow {workflow_id} is not answered yet; it goes on, and the same id gets its "
-            f"answer: {again}"
-        ) from None
-    click.echo(output.dumps(answer))
-    return 0
+        goes_on = f"it goes on, and the same id gets its answer: {again}"
+        wait.said = f"update {started.id} of workflow {workflow_id} is not answered yet; {goes_on}"
+        try:
+            answer = await started.result(timeout=asked.timeout_s)
+        except TimeoutError:
+            raise WaitedTooLong(wait.said) from None
+        wait.ends()
+        click.echo(output.dumps(answer))
+        return 0
+
+    with waiting.interruptible() as wait:
+        return session.run(work)
 
 
 async def resume(s: Session, ids: Sequence[str]) -> int:
@@ -202,20 +219,11 @@ async def delete(s: Session, ids: Sequence[str]) -> int:
     return await several.each(s, _handles(s, ids), one, lambda deleted: f"{deleted['id']}  deleted")
 
 
-@contextlib.contextmanager
-def _goes_on(workflow_id: str) -> Iterator[None]:
-    """Whoever interrupts the wait for a workflow, by Ctrl-C, learns that the workflow isn't."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        stop = pasting.command(f"workflow cancel {workflow_id}")
-        output.note(f"workflow {workflow_id} goes on; to stop it: {stop}")
-        raise
-
-
-async def _wait_and_show(s: Session, handle: AnyWorkflowHandle, timeout_s: float | None, *, follow: bool) -> int:
-    with _goes_on(handle.id):
-        info = await _wait(handle, timeout_s, _tell if follow else None)
+async def _wait_and_show(
+    s: Session, handle: AnyWorkflowHandle, timeout_s: float | None, wait: Wait, *, follow: bool
+) -> int:
+    info = await _until_the_end(handle, timeout_s, _tell if follow else None)
+    wait.ends()
     if s.json:
         s.show(info, list)
         return EXITS[info.state]
@@ -228,7 +236,7 @@ def _tell(info: WorkflowInfo) -> None:
     output.note("  ".join(part for part in (workflowview.state(info), waits, details) if part))
 
 
-async def _wait(
+async def _until_the_end(
     handle: AnyWorkflowHandle, timeout_s: float | None, seen: Callable[[WorkflowInfo], None] | None = None
 ) -> WorkflowInfo:
     """The workflow as it ended. WaitedTooLong after `timeout_s`, but never before having looked once."""

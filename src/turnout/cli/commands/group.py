@@ -44,6 +44,6 @@ def cancel(ids: tuple[str, ...], reason: str) -> int:
 @click.option("--timeout", type=Duration(), help="How long to wait; the group goes on after that.")
 def results(id_: str, timeout: float | None) -> int:
     """Wait for a group, and print how each job has ended, in order."""
-    from turnout.cli import groups, session
+    from turnout.cli import groups
 
-    return session.run(lambda s: groups.results(s, id_, timeout))
+    return groups.results(id_, timeout)

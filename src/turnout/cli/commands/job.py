@@ -185,9 +185,9 @@ def follow(id_: str, timeout: float | None, activity: str | None) -> int:
 
     The exit code tells how it did.
     """
-    from turnout.cli import jobs, session
+    from turnout.cli import jobs
 
-    return session.run(lambda s: jobs.follow(s, id_, activity, timeout))
+    return jobs.follow(id_, activity, timeout)
 
 
 @job.command()
@@ -204,7 +204,7 @@ def logs(id_: str, limit: int | None, attempt: int | None, follow: bool, activit
     from turnout.cli import job_logs, session
 
     if follow:
-        return session.run(lambda s: job_logs.follow(s, id_, activity, limit, attempt))
+        return job_logs.follow(id_, activity, limit, attempt)
     return session.run(lambda s: job_logs.logs(s, id_, activity, limit, attempt))
 
 
@@ -214,9 +214,9 @@ def logs(id_: str, limit: int | None, attempt: int | None, follow: bool, activit
 @_of_activity
 def result(id_: str, timeout: float | None, activity: str | None) -> int:
     """Wait for a job's end and print its result, as JSON."""
-    from turnout.cli import jobs, session
+    from turnout.cli import jobs
 
-    return session.run(lambda s: jobs.result(s, id_, activity, timeout))
+    return jobs.result(id_, activity, timeout)
 
 
 @job.command()

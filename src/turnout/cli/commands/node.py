@@ -40,6 +40,6 @@ def drain(name: str, wait: bool, timeout: float | None) -> int:
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is how long to wait: it goes with --wait")
-    from turnout.cli import nodes, session
+    from turnout.cli import nodes
 
-    return session.run(lambda s: nodes.drain(s, name, nodes.Wait(timeout) if wait else None))
+    return nodes.drain(name, nodes.Patience(timeout) if wait else None)

@@ -132,9 +132,9 @@ def history(id_: str) -> int:
 @click.option("--timeout", type=Duration(), help="How long to wait for the end; 0: not at all. By default for ever.")
 def result(id_: str, timeout: float | None) -> int:
     """Wait for a workflow's end and print its result, as JSON."""
-    from turnout.cli import session, workflows
+    from turnout.cli import workflows
 
-    return session.run(lambda s: workflows.result(s, id_, timeout))
+    return workflows.result(id_, timeout)
 
 
 @workflow.command()
@@ -145,9 +145,9 @@ def follow(id_: str, timeout: float | None) -> int:
 
     The exit code tells how it did.
     """
-    from turnout.cli import session, workflows
+    from turnout.cli import workflows
 
-    return session.run(lambda s: workflows.follow(s, id_, timeout))
+    return workflows.follow(id_, timeout)
 
 
 @workflow.command()
@@ -205,11 +205,11 @@ def update(id_: str, name: str, payload: str | None, update_id: str | None, time
     \b
       turnout workflow update c-1 checkout '{"card": "4242"}' --id order-17
     """
-    from turnout.cli import session, workflows
+    from turnout.cli import workflows
     from turnout.cli.submitting import read_payload
 
     body = read_payload(payload)
-    return session.run(lambda s: workflows.update(s, id_, name, body, workflows.Asked(update_id, timeout)))
+    return workflows.update(id_, name, body, workflows.Asked(update_id, timeout))
 
 
 @workflow.command()
