@@ -171,6 +171,36 @@ def test_it_is_not_ready_while_it_cannot_pull(cli: Cli) -> None:
             assert worker.wait(10) == 0
 
 
+@pytest.mark.parametrize("stream", ["work", "inbox"])
+def test_a_worker_that_may_not_pull_says_so(stream: str) -> None:
+    """It is not ready and says what to allow, of activities and of workflows; whoever looks from afar sees it too."""
+    pulls = f"$JS.API.CONSUMER.MSG.NEXT.few_{stream}.>"
+    config = f"""authorization {{ users: [
+        {{user: all, password: p}}
+        {{user: few, password: p, permissions: {{publish: {{deny: ["{pulls}"]}}}}}}
+    ] }}"""
+    with NatsServer(config=config) as server:
+        cli = Cli(server.url.replace("nats://", "nats://all:p@"), "few")
+        few = {"NATS_URL": server.url.replace("nats://", "nats://few:p@")}
+        line = ("worker", "flows", "--name", "few", "--health-port", "127.0.0.1:0", "-o", "json")
+        with cli.process(*line, env=few) as worker:
+            health = Health(first_document(worker)["health_port"])
+            status, text = health.get("/readyz")
+            assert status == 503
+            assert f"is not pulled: these credentials may not publish to {pulls[:-1]}" in text
+            assert health.get("/livez")[0] == 200
+            assert health.status()["ready"] is False
+
+            def told() -> str:
+                (node,) = cli.json("node", "ls")
+                return str(node["refused"])
+
+            assert f"may not publish to {pulls[:-1]}" in until(told, 60)
+            (check,) = [each for each in cli.json("doctor", code=1)["checks"] if each["check"] == "nodes"]
+            assert (check["verdict"], "is not pulled" in check["found"]) == ("wrong", True)
+            assert "refused" in cli("node", "ls").stdout
+
+
 def test_it_is_not_ready_without_a_consumer(cli: Cli) -> None:
     """Red when the consumer is gone and can't be made anew, and green when it can; nobody has to restart it."""
 

@@ -119,5 +119,5 @@ def test_an_interrupted_update_says_how_to_get_its_answer(flows: Cli) -> None:
         assert process.stderr is not None
         assert "the same id gets its answer: turnout workflow update basket full --id u-1" in process.stderr.read()
     for item in ("salt", "bread"):
-        flows("workflow", "signal", "basket", "add", json.dumps(item))
+        flows("workflow", "signal", "basket", "add", json.dumps({"item": item}))
     assert flows(*line).stdout.strip() == "2"

@@ -199,6 +199,9 @@ def _clock(connection: Connection) -> Check:
 def _nodes(nodes: list[NodeInfo]) -> Check:
     if not nodes:
         return Check("nodes", "note", "no node lives", f"start one: {pasting.command('worker MODULE')}")
+    refused = [f"node {node.id}: {node.refused}" for node in nodes if node.refused]
+    if refused:
+        return Check("nodes", "wrong", "; ".join(refused), "allow it, or give the worker credentials of its own")
     versions = {node.version for node in nodes} | {version()}
     found = f"{len(nodes)} alive: {', '.join(node.id for node in nodes)}"
     if len(versions) > 1:

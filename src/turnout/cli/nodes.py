@@ -49,7 +49,7 @@ async def ls(s: Session) -> int:
 def _state(node: NodeInfo) -> str:
     if node.draining:
         return "draining"
-    return "working"
+    return "refused" if node.refused else "working"
 
 
 async def show(s: Session, name: str) -> int:
@@ -71,6 +71,7 @@ async def show(s: Session, name: str) -> int:
         ("host", f"{node.host}, process {node.pid}"),
         ("version", node.version),
         ("state", _state(node)),
+        ("refused", node.refused or None),
         ("up", output.ago(node.started_at, s.now).removesuffix(" ago")),
         ("seen", output.ago(node.seen_at, s.now)),
         ("jobs", f"{node.running} of {node.slots}"),

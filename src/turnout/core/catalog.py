@@ -15,7 +15,8 @@ class NodeInfo(Plain):
 
     `activities` and `workflows` are the names that it works on, `build` is that of its workflows' code, and `pins` says
     whether their runs stay with it. `slots` is how many jobs it runs at most, `running` how many it does. `properties`
-    are what jobs may require of a node. `ttl` is the seconds after which a silent node counts as dead; `seen_at` is
+    are what jobs may require of a node. `refused` says what work it can't take since its credentials don't allow it to
+    ask for that, if so. `ttl` is the seconds after which a silent node counts as dead; `seen_at` is
     filled in by the reader.
     """
 
@@ -33,6 +34,7 @@ class NodeInfo(Plain):
     ttl: float = 10.0
     build: str = ""
     pins: bool = False
+    refused: str = ""
     seen_at: float = 0.0
     properties: dict[str, str] = attrs.field(factory=dict)
 

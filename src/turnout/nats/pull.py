@@ -132,7 +132,8 @@ class Puller:
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._trouble = ""
-        self._refused = False
+        self.refused = ""
+        """What the server does not allow, and has not allowed since by an answer."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._listening: list[Callable[[], None]] = []
@@ -140,14 +141,14 @@ class Puller:
     @property
     def pulling(self) -> bool:
         """Whether the server has been asked and answers."""
-        return self._subscription is not None and not self._renew.is_set() and not self._refused and self._connection.up
+        return self._subscription is not None and not self._renew.is_set() and not self.refused and self._connection.up
 
     @property
     def trouble(self) -> str | None:
         """Why nothing is pulled, None while all is well."""
         if self.pulling:
             return None
-        return self._trouble or ("begins anew" if self._connection.up else "offline")
+        return self.refused or self._trouble or ("begins anew" if self._connection.up else "offline")
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class Puller:
     # --- what comes ---------------------------------------------------------------------------------------------------
 
     def _received(self, received: Message) -> None:
-        self._refused = False
+        self.refused = ""
         if received.status is not None:
             self._status(received)
             return
@@ -312,7 +313,7 @@ class Puller:
 
     def _not_allowed(self, violation: Violation) -> None:
         if violation.operation == "publish" and violation.subject == self._subject:
-            self._refused = True
+            self.refused = str(violation.error())
             self._fail(violation.error())
 
     def _fail(self, error: TurnoutError) -> None:

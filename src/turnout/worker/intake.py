@@ -251,6 +251,11 @@ class Intake:
             for line in list(self._all)
         }
 
+    @property
+    def refused(self) -> list[str]:
+        """What is not pulled since the server does not allow it."""
+        return [f"{line.label} is not pulled: {why}" for line in list(self._all) if (why := line.puller.refused)]
+
     async def refresh(self, activity: str) -> float:
         """Look at the activity's consumer again; its ack wait in seconds."""
         group = self._lines[activity].group

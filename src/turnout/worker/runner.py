@@ -270,7 +270,14 @@ class Runner:
 
     def describe(self) -> NodeInfo:
         """The node as it is now. Called from the lease thread as well."""
-        return attrs.evolve(self._node, running=self._intake.running, draining=self._draining)
+        refused = [*self._intake.refused, *(self._workflows.refused if self._workflows is not None else [])]
+        more = f", and so for {len(refused) - 1} more" if len(refused) > 1 else ""
+        return attrs.evolve(
+            self._node,
+            running=self._intake.running,
+            draining=self._draining,
+            refused=f"{refused[0]}{more}" if refused else "",
+        )
 
     def _use(self) -> metrics.NodeUse:
         """Called by whoever collects metrics, in any thread."""

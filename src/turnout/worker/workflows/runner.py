@@ -93,6 +93,13 @@ class WorkflowRunner:
         warned = [f"workflow {name} is not pulled: {trouble}" for name, trouble in found.items() if trouble is not None]
         return warned if self._code.trouble is None else [*warned, self._code.trouble]
 
+    @property
+    def refused(self) -> list[str]:
+        """What is not pulled since the server does not allow it."""
+        return [
+            f"workflow {name} is not pulled: {why}" for name, each in self._pullers.items() if (why := each.refused)
+        ]
+
     def drain(self) -> None:
         """Take no more wake-ups."""
         self._dispatcher.drain()
