@@ -23,6 +23,7 @@ from turnout.store.others import Others
 from turnout.store.starts import IdTaken, Starts
 from turnout.worker.workflows import driver
 from turnout.worker.workflows.driver import Driver
+from turnout.worker.workflows.handover import Handover
 from turnout.worker.workflows.mailbox import Mailbox
 from turnout.worker.workflows.settling import Settling
 
@@ -149,7 +150,7 @@ def any_end_counts() -> list[Patch]:
 
 
 def stale_is_good() -> list[Patch]:
-    return [(driver, "_is_plain_news", lambda standing_, lying, handed: True)]
+    return [(driver, "is_plain_news", lambda standing_, lying, handed: True)]
 
 
 def ids_uncounted() -> list[Patch]:
@@ -171,7 +172,19 @@ def every_run_is_this() -> list[Patch]:
 
 
 def no_end_is_local() -> list[Patch]:
-    return [(driver, "_ends_locals", lambda record: False)]
+    return [(driver, "ends_locals", lambda record: False)]
+
+
+def settled_before_recorded() -> list[Patch]:
+    before = Handover.offer
+
+    def offer(self: Handover, record: Any) -> Any:
+        taken = before(self, record)
+        if taken is not None and not taken.done():
+            taken.set_result(True)
+        return taken
+
+    return [(Handover, "offer", offer)]
 
 
 FROZEN = (Fault("freeze", 0.6, 6.0, 0), Fault("freeze", 0.6, 6.0, 1))
@@ -191,6 +204,7 @@ RULES: dict[str, Tooth] = {
     "W3 ids": Tooth("a signal counts twice", ("F3", "F2"), quiet("ss", acts=(Act("signal", 0.3),)), ids_uncounted),
     "W3 runs": Tooth("the end of another run is taken", ("F3", "F2"), quiet("tnT", seeds=20), every_run_is_this),
     "W4 tell": Tooth("a parent waits for ever", ("U13",), quiet("c"), lambda: without(Tell)),
+    "W4 handed over": Tooth("an end is lost with its node", ("U13",), crashes("a"), settled_before_recorded),
     "W5 own life": Tooth("one's own start is taken for another", ("F2",), crashes("c"), own_start_unknown),
     "W8 note": Tooth(
         "nobody goes on for a dead client", ("U13",), crashes("H", acts=(Act("terminate", 0.4),)), no_note

@@ -31,6 +31,7 @@ class Wakeup:
     """An input as the server has handed it over: the wake-up for a task, which reads the inbox for itself.
 
     `given` is None for what is no input at all. `number` counts hand-overs, `ack` settles it. A bare start has no `id`.
+    What never lay in the inbox has `seq` 0: the end of a local activity (W15), or of a job that was `handed_over` (W4).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Wakeup:
     given: Input | None
     data: bytes = b""
     headers: dict[str, str] | None = None
+    handed_over: bool = False
 
 
 @frozen
@@ -131,7 +133,8 @@ class Inbox:
         """What lies in the inbox, in order: all of it, or at least as far as what was handed over (or is gone).
 
         One leader's read is enough where the first one is all that was handed over; others come in batches, from
-        whatever replica has them: one that is behind shows what was, and the leader is asked for the rest.
+        whatever replica has them: one that is behind shows what was, and the leader is asked for the rest. Where
+        nothing of it was handed over, all of it is read, which mostly is nothing.
         """
         found: dict[int, StoredMessage] = {}
         if not whole:
@@ -140,6 +143,7 @@ class Inbox:
             if first is None:
                 return []
             found[first.seq] = first
+            whole = not handed
         if whole or max(found) < max(handed):
             await self._read_batches(name, workflow_id, found, None if whole else max(handed))
             await self._catch_up(name, workflow_id, found, max(handed, default=0))

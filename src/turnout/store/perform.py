@@ -254,6 +254,8 @@ class Performer:
         on_saved: OnSaved | None = None,
         gates: Gates | None = None,
     ) -> None:
+        self.hand_over: Callable[[JobRecord], bool] | None = None
+        """Told of a job that has ended before its parent is: whether it sees to the effects from that on."""
         self._store = store
         self._gates = gates
         self._on_saved = on_saved
@@ -320,6 +322,8 @@ class Performer:
                 return await self._alone(event), job, effects, None
             elif isinstance(effect, Admit):
                 return await self._admitted(effect, event), job, effects, None
+            elif isinstance(effect, TellParent) and self.hand_over is not None and self.hand_over(effect.record):
+                break
             elif isinstance(effect, Publish):
                 seq = await self._store.queue.publish(effect.spec, effect.nonce, chosen=effect.chosen)
             else:

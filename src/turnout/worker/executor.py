@@ -16,15 +16,17 @@ from typing import Any
 
 import attrs
 
+from turnout.core.ends import AttemptEnd
 from turnout.core.events import Declined, Received
 from turnout.core.evolve import evolve
 from turnout.core.failure import NODE_STOPPING
 from turnout.core.loglines import fields
-from turnout.core.record import Delivery
+from turnout.core.record import Delivery, JobRecord
 from turnout.core.routing import fits
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.nats.stream import ACK
 from turnout.once import log_rarely
 from turnout.store.perform import Applied, Gates, OnSaved, Performer, Store, retry_while_away
 from turnout.store.records import Versioned
@@ -43,6 +45,9 @@ UNREADABLE_PAUSE_S = 30.0
 """How long a job whose record this version can't read is left to others."""
 
 
+Offer = Callable[[JobRecord], asyncio.Future[bool] | None]
+
+
 class NodeStops(TurnoutError):
     """The node stops, and what was not begun is given back."""
 
@@ -58,8 +63,9 @@ class NodeParts:
     """The parts of a node that its executor works with.
 
     `on_saved` is called after each write of a record. `isolate` returns when the node runs nothing but the task that
-    calls it; NodeStops when that will not be. `client` is what the code of jobs may submit with, `slots` how
-    many of them run at a time, `properties` what the node has that jobs may require; None: all of it.
+    calls it; NodeStops when that will not be. `client` is what the code of jobs may submit with. `offer` gives the end
+    of a job to its workflow, if that is at hand here, and tells then whether a record has it. `slots`: how many jobs
+    run at a time, `properties`: what the node has that jobs may require; None: all of it.
     """
 
     id: str
@@ -68,6 +74,7 @@ class NodeParts:
     on_saved: OnSaved | None
     isolate: Callable[[], Awaitable[None]]
     client: Any = None
+    offer: Offer | None = None
     slots: int = 0
     properties: Mapping[str, str] | None = None
 
@@ -81,6 +88,8 @@ class Executor:
         self._count = itertools.count()
         self._aborting = False
         self._declining: set[asyncio.Task[Applied]] = set()
+        self.handed_over: set[asyncio.Task[None]] = set()
+        """See to jobs that have ended here, and whose workflow is at work on that."""
         self._store = store
         self._node = parts.id
         self._activities = activities
@@ -143,7 +152,8 @@ class Executor:
             )
             performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
         finally:
-            self._keeper.release(lease)
+            if not lease.handed_over:
+                self._keeper.release(lease)
 
     def decline(self, delivery: Delivery) -> None:
         """Give back a delivery that was not begun, for want of a slot, say. That never counts against the job."""
@@ -221,11 +231,44 @@ class Executor:
             )
             return True  # whoever counts the loss ends its span
         reach("execute.ended")
+        if self._parts.offer is not None and job.record.spec.options.parent is not None:
+            performer.hand_over = partial(self._hand_over, self._parts.offer, performer, lease, outcome)
         applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.reports.job)
         reach("execute.settled")
         record = None if applied.abandoned else applied.job.record
         tracing.ended(record)
         return record is None or record.outside is None
+
+    def _hand_over(
+        self, offer: Offer, performer: Performer, lease: Lease, outcome: AttemptEnd, record: JobRecord
+    ) -> bool:
+        """Whether the job's workflow is at work on its end; its message stays until that is recorded (W4)."""
+        taken = offer(record)
+        if taken is None:
+            return False
+        lease.handed_over = True
+        lease.detach()
+        finishing = self._handed_over(taken, performer, lease, outcome, record)
+        self.handed_over.add(task := asyncio.get_running_loop().create_task(finishing))
+        task.add_done_callback(self.handed_over.discard)
+        return True
+
+    async def _handed_over(
+        self,
+        taken: asyncio.Future[bool],
+        performer: Performer,
+        lease: Lease,
+        outcome: AttemptEnd,
+        record: JobRecord,
+    ) -> None:
+        try:
+            if await taken and record.message is not None:
+                self._keeper.settle(lease, record.message, ACK)
+            else:
+                performer.hand_over = None
+                await performer.apply(record.activity, record.id, outcome)
+        finally:
+            self._keeper.release(lease)
 
 
 def _requiring(delivery: Delivery, requires: Mapping[str, str]) -> Delivery:

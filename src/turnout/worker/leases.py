@@ -56,6 +56,8 @@ class Lease:
         self.cut_off_known = False
         self.settled = False
         self.extended = False
+        self.handed_over = False
+        """Whether its attempt is over, and its job's message waits for the record of a workflow (W4)."""
         self.turn = -1
         self._owner: LeaseOwner | None = None
         self._missed: Versioned | None = None

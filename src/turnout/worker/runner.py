@@ -98,6 +98,7 @@ class Runner:
             on_saved=on_saved,
             isolate=self._isolate,
             client=settings.client,
+            offer=settings.workflows.handover.offer if settings.workflows is not None else None,
             slots=node.slots,
             properties=None if settings.fits_all else node.properties,
         )
@@ -245,6 +246,8 @@ class Runner:
             _, left = await asyncio.wait(self._intake.tasks, timeout=CLEANUP_S + 2.0)
             for task in left:
                 task.cancel()
+        if self._executor.handed_over:
+            await asyncio.wait(self._executor.handed_over, timeout=CLEANUP_S)
         if self._loops:
             await asyncio.wait(self._loops)
         self._draining = True

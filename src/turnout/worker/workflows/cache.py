@@ -31,6 +31,9 @@ class Cache:
     def __len__(self) -> int:
         return len(self._cached)
 
+    def __contains__(self, workflow_id: object) -> bool:
+        return workflow_id in self._cached
+
     def take(self, workflow_id: str) -> Cached | None:
         """The instance, which is in nobody else's hand until it is put back."""
         return self._cached.pop(workflow_id, None)

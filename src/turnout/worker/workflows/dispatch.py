@@ -79,6 +79,10 @@ class Dispatcher:
     def available(self, puller: Puller) -> None:
         self.top_up(puller)
 
+    def is_at_work(self, workflow_id: str) -> bool:
+        """Whether a task of this workflow runs."""
+        return workflow_id in self._lines
+
     # --- wake-ups -----------------------------------------------------------------------------------------------------
 
     def receive(self, wakeup: Wakeup) -> None:

@@ -18,7 +18,7 @@ from turnout.core.workflows.caution import RESUME, Caution, Handed, caution, poi
 from turnout.core.workflows.effects import ended_in
 from turnout.core.workflows.standing import BrokenHistory, Standing, Verdict, forks, judge, stand
 from turnout.core.workflows.task import Author, Draft, Now, stuck_record, terminated_record
-from turnout.core.workflows.values import CommandKind, Failure, Input, InputKind, Record
+from turnout.core.workflows.values import CommandKind, Failure, Input, Record
 from turnout.definition.activity import Activity
 from turnout.definition.workflow import Workflow
 from turnout.errors import NonDeterminism, UnreadableRecord
@@ -36,6 +36,7 @@ from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.cache import Cache, Cached
 from turnout.worker.workflows.calls import Views
 from turnout.worker.workflows.ends import CodeBroke, redacted_record
+from turnout.worker.workflows.handover import Handover, WantsInput
 from turnout.worker.workflows.local_activity import surroundings
 from turnout.worker.workflows.locals import LocalActivityMissing, Locals
 from turnout.worker.workflows.pins import Pins
@@ -43,6 +44,7 @@ from turnout.worker.workflows.queries import Answering, RunsCode
 from turnout.worker.workflows.replay import replay
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_inputs
+from turnout.worker.workflows.verdicts import ends_at_once, ends_locals, is_plain_news, void_among
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -106,6 +108,8 @@ class Driver:
         self._aftermath = Aftermath(store, self.settling)
         around = surroundings(store, options.node, options.redact, options.sleep, options.client)
         self.locals = Locals(store, options.activities, self.settling, around, self.answering.turns)
+        self.handover = Handover(store.connection.now)
+        self.settling.on_left = lambda wakeup: self.handover.left([wakeup])
         self.ack_wait_s = ACK_WAIT_S
         """How long the server waits until it hands an input over again."""
         self._one_try = asyncio.Lock()
@@ -115,11 +119,21 @@ class Driver:
         while True:
             try:
                 async with self.answering.turns.of(workflow_id):
-                    return await self._task(name, workflow_id, wakeups)
+                    left = await self._task(name, workflow_id, wakeups)
+            except WantsInput:
+                self.handover.not_for(name)
+                left = [each for each in wakeups if not each.handed_over]
             except Overtaken as error:
                 logger.debug("workflow %s: begins again: %s", workflow_id, error)
                 await self._drop(workflow_id)
                 await asyncio.sleep(0.01)
+                continue
+            self.handover.left(each for each in wakeups if each.handed_over and each not in left)
+            return left
+
+    def has(self, workflow_id: str) -> bool:
+        """Whether the workflow is in memory."""
+        return workflow_id in self._cache
 
     async def close(self) -> None:
         """Drop every instance."""
@@ -132,8 +146,10 @@ class Driver:
         cached = self._cache.take(workflow_id)
         handed = {wakeup.seq for wakeup in wakeups if wakeup.seq}
         whole = cached is None or not cached.standing.begun or cached.standing.stuck
-        lying = await self._store.inbox.read(name, workflow_id, handed, whole=whole) if handed or whole else []
-        if cached is not None and not _is_plain_news(cached.standing, lying, handed):
+        # The job of an end that was handed over may have sent signals: they lie in the inbox, and come first (W4).
+        reads = handed or whole or any(wakeup.handed_over for wakeup in wakeups)
+        lying = await self._store.inbox.read(name, workflow_id, handed, whole=whole) if reads else []
+        if cached is not None and not is_plain_news(cached.standing, lying, handed):
             # A verdict other than "take" needs the newest record, read behind the inbox (W3).
             newest = await self._store.histories.newest(workflow_id)
             if newest is None or newest.seq != cached.standing.seq:
@@ -169,14 +185,14 @@ class Driver:
                     raise Overtaken(f"the history of workflow {workflow_id} has changed while it was read") from error
                 return await self._stuck(newest_alone(newest), error, lying, wakeups)
         lying = [*(Lying(given, newest.record.name) for given in standing.ahead), *lying]
-        ending = _ends_at_once(standing, lying)
+        ending = ends_at_once(standing, lying)
         if ending is not None:
             await self._terminate(standing, ending, cached, lying)
             return wakeups
         news = any(judge(standing, each.given, each.name) in (Verdict.take, Verdict.wake) for each in lying)
         if not news and not self.locals.to_run(standing, wakeups):
             self._put_back(cached)
-            return self._after(standing, _void(standing, wakeups), wakeups)
+            return self._after(standing, void_among(standing, wakeups), wakeups)
         wakeups = await self._of_this_build(standing, wakeups)
         cautious = await self._caution(standing, wakeups) if wakeups else Caution.not_here
         if cautious is Caution.free:
@@ -269,7 +285,7 @@ class Driver:
         if self._cache.are_effects_stored(record.id, newest.seq):
             return wakeups
         again = [wakeup for wakeup in wakeups if record.newly_covers(wakeup.seq)]
-        if not again and not (forks(record) or _ends_locals(record)):
+        if not again and not (forks(record) or ends_locals(record)):
             return wakeups
         young_s = YOUNG_S - (self._store.connection.now() - record.at)
         if young_s <= 0 or not again or record.node == self._options.node:
@@ -326,6 +342,8 @@ class Driver:
             done = await self._code.run(lambda: apply_inputs(draft, inputs, now, self.locals.checking(instance.apply)))
             if draft.locals:
                 draft.wake = self.locals.wake(standing, wakeups)
+                if not draft.wake and any(wakeup.handed_over for wakeup in wakeups):
+                    raise WantsInput(f"workflow {standing.newest.id} asks for a local activity")
                 await self.locals.together(done, self._code.run, instance.apply)
         except (HeldTooLong, LeftByExit) as error:
             if isinstance(error, HeldTooLong) and error.stuck:
@@ -381,6 +399,7 @@ class Driver:
         await self._committer.commit(stored, ended)
         self.locals.heard(stored.record)
         self._cache.effects_stored(stored.record.id, stored.seq)
+        self.handover.taken(stored.record)
 
     async def _make_sure(self, newest: Stored, lying: Sequence[Lying]) -> None:
         """Nothing is missing of the newest record's effects. A command whose end is in the inbox is not repeated."""
@@ -454,30 +473,3 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (UnreadableRecord, "unreadable_history"),
     (ObjectGone, "unreadable_history"),
 )
-
-
-def _ends_locals(record: Record) -> bool:
-    """Whether this record has the end of a local activity, which never lay in the inbox."""
-    return any(each.kind is InputKind.done and not each.seq for each in record.inputs)
-
-
-def _is_plain_news(standing: Standing, lying: Sequence[Lying], handed: set[int]) -> bool:
-    """Whether all that was handed over is there and to be taken, as far as this (maybe stale) standing tells."""
-    verdicts = {each.given.seq: judge(standing, each.given, each.name) for each in lying}
-    return all(verdicts.get(seq) is Verdict.take for seq in handed)
-
-
-def _void(standing: Standing, wakeups: Sequence[Wakeup]) -> set[int]:
-    """The sequences of what means nothing to this workflow."""
-    return {
-        wakeup.seq
-        for wakeup in wakeups
-        if wakeup.given is None or judge(standing, wakeup.given, wakeup.name) is Verdict.void
-    }
-
-
-def _ends_at_once(standing: Standing, lying: Sequence[Lying]) -> Input | None:
-    for each in lying:
-        if judge(standing, each.given, each.name) is Verdict.end:
-            return each.given
-    return None

@@ -51,6 +51,10 @@ class WorkflowRunner:
         self._locals = self._driver.locals
         self._dispatcher = Dispatcher(self._driver.task, self._start_bare, self._settling, self._locals.renewed)
         self._settling.again = self._locals.give = self._dispatcher.receive
+        self.handover = self._driver.handover
+        """Takes the ends of this node's jobs to its workflows."""
+        self.handover.has = lambda each: self._dispatcher.is_at_work(each) or self._driver.has(each)
+        self.handover.give = self._dispatcher.receive
         self._pinned = PinServer(store, workflows if own else (), own, self._dispatcher.receive)
         self._pullers = {name: self._puller(name) for name in workflows}
         self._dispatcher.on_room = self._room
@@ -62,6 +66,8 @@ class WorkflowRunner:
         """Returns the loops that a worker lives by, once every workflow is pulled. Errors: the connection's."""
         workflow_metrics.serve(self._workflows)
         self._settling.replicas = await Topology(self._store.connection, self._store.names).workflow_replicas()
+        if self._settling.replicas > 1:
+            self.handover.drain()  # a leader that was cut off may show an inbox without what a job has just sent (W4)
         for puller in self._pullers.values():
             await puller.start()
         await self._queries.start()
@@ -102,6 +108,7 @@ class WorkflowRunner:
 
     def drain(self) -> None:
         """Take no more wake-ups."""
+        self.handover.drain()
         self._dispatcher.drain()
         self._locals.drain()
         for loop in (*self._loops, *([self._waking] if self._waking is not None else [])):
@@ -126,6 +133,7 @@ class WorkflowRunner:
         await self._dispatcher.all_done()
         self._locals.close()
         self._settling.again = self._locals.give = lambda _: None
+        self.handover.close()
         await self._dispatcher.all_done()
         if self._keeping_locals is not None:
             self._keeping_locals.cancel()

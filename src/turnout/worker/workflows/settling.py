@@ -44,6 +44,8 @@ class Settling:
         self.replicas = replicas
         self.again: Callable[[Wakeup], None] = lambda _: None
         """Takes once more what never lay in the inbox, but came of a local activity (W15)."""
+        self.on_left: Callable[[Wakeup], None] = lambda _wakeup: None
+        """Told of the end of a job that was handed over and that this node does not go on with (W4)."""
         self._firing: set[asyncio.Task[None]] = set()
         self.on_settled: Callable[[Wakeup], None] = lambda _wakeup: None
         """Told of what is acknowledged or given back: nobody may extend it from then on."""
@@ -111,6 +113,8 @@ class Settling:
         if wakeup.seq:
             self._settle(wakeup, nak(delay_s))
             self.on_settled(wakeup)
+        elif wakeup.handed_over:
+            self.on_left(wakeup)
         else:
             again = attrs.evolve(wakeup, number=wakeup.number + 1)
             asyncio.get_running_loop().call_later(delay_s, self.again, again)
