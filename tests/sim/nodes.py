@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import code
 from tests.sim.invariants import LEASE_S
-from tests.sim.plan import REPLACE
+from tests.sim.plan import RANKS, REPLACE
 from tests.sim.world import Host
 from turnout.client.client import Client
 from turnout.core.catalog import NodeInfo
@@ -196,6 +196,8 @@ class Caller:
                 await self._submit(client, job_id, "plain" if of == "bare" else of, if_exists="replace")
             elif kind == "beside":
                 await self._submit_blindly(client, job_id)
+            elif kind in RANKS:
+                await client.job(job_id, ACTIVITY).set_priority(RANKS[kind])
             elif kind == "cancel":
                 await client.job(job_id, ACTIVITY).cancel("as the plan says")
             elif kind == "retry":
@@ -223,6 +225,7 @@ class Caller:
             if_exists=if_exists,
             expires_in=25.0 if of == "expiring" else None,
             delay=4.0 if of == "delayed" else None,
+            priority=RANKS.get(of),
         )
         await client.submit(ref, life=life)
 

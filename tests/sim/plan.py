@@ -23,6 +23,9 @@ ACTS = ("cancel", "retry", "delete", "submit", "beside")
 REPLACE = "replace"
 """What a client does as well, but not in the random plans: what they are follows from their seeds."""
 
+RANKS = {"first": 1, "last": 5}
+"""Likewise: jobs of such a kind have this priority, and a client gives it to them."""
+
 
 @attrs.frozen
 class Fault:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
+import attrs
 import pytest
 
 from tests.sim.invariants import LEASE_S, Violation
-from tests.sim.plan import Fault, Plan
+from tests.sim.plan import Act, Fault, Plan
 from tests.sim.seams import Patch
 from tests.sim.simulation import Simulation, replayable
 from tests.sim.world import Host
 from turnout import Limit
 from turnout.core import lifecycle
-from turnout.core.limits import Places
+from turnout.core.limits import Holder, Places
 from turnout.core.record import JobState
 from turnout.nats.stream import kv_stream
+from turnout.store import lines
+from turnout.store.lines import Lines
+from turnout.store.places import PlaceDesks
 from turnout.supervisor.places import PlaceSweep
 from turnout.testing.memory import Message
 from turnout.wire.limits import load_places
@@ -121,6 +125,73 @@ def test_a_missing_rule_is_noticed(patch: Patch, caught_by: str) -> None:
     with pytest.raises(Violation) as caught:
         any(play(plan, [patch]) is None for plan in plans)
     assert caught.value.name.split()[0] == caught_by
+
+
+class Ranked(Limiting):
+    """Jobs of different priorities, some of which clients change, wait for one place."""
+
+    limits = (Limit("alone", concurrency=1),)
+    turns = 0
+    _holders: frozenset[tuple[str, int]] = frozenset()
+
+    def _places(self, message: Message) -> None:
+        super()._places(message)
+        if message.subject.startswith(self.names.places("")):
+            holders = load_places(message.data).holders if message.data else ()
+            for holder in holders:
+                if not holder.node and (holder.id, holder.turn) not in self._holders:
+                    self._turn(holder, message)
+            self._holders = frozenset((holder.id, holder.turn) for holder in holders)
+
+    def _turn(self, holder: Holder, message: Message) -> None:
+        """L4: where nobody dies, no job has its turn while one of a higher priority has waited for a second. (There
+        are too few for one that goes to who has waited longest.)"""
+        self.turns += 1
+        for entry in self.work.messages.values() if not self.plan.crash else ():
+            named = self.names.parked_of(entry.subject)
+            if named is not None and named.id != holder.id and message.time_ns - entry.time_ns > 1e9:
+                if self._rank(named.id) < self._rank(holder.id):
+                    raise Violation("L4 by priority", f"{holder.id} before {named.id}")
+
+    def _rank(self, job_id: str) -> int:
+        return self.invariants.records[job_id].spec.priority
+
+
+RANKED = Plan(
+    jobs=(("plain", "W"), ("last", "C"), ("plain", "C"), ("first", "FC"), ("plain", "C"), ("plain", "C")),
+    acts=(Act("first", 5.5, 4), Act("first", 6.0, 5), Act("last", 7.0, 5)),
+)
+
+
+def play_ranked(plan: Plan, patches: Iterable[Patch] = ()) -> Ranked:
+    simulation = Ranked(plan, patches)
+    with replayable(plan):
+        simulation.run()
+    return simulation
+
+
+@pytest.mark.parametrize("offset", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, STEP + 1))])
+def test_a_crash_while_jobs_of_all_priorities_wait(offset: int) -> None:
+    """Whoever dies, wherever, also he who changes a priority: each job has its turn, and leaves nothing behind."""
+    whole = play_ranked(attrs.evolve(RANKED, seed=offset))
+    assert whole.turns >= 5
+    for effect in range(offset, whole.effects + 1, STEP):
+        play_ranked(attrs.evolve(RANKED, seed=offset, crash=(effect,)))
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        (lines, "next_turn", lambda firsts, passed: (min(firsts, key=firsts.__getitem__), 0)),
+        (PlaceDesks, "rank", lambda desks, record: _nothing()),
+        (Lines, "move", lambda *_: _nothing()),
+    ],
+    ids=["first come, first served", "a change moves nobody", "nobody is moved at all"],
+)
+def test_a_turn_out_of_order_is_noticed(patch: Patch) -> None:
+    """L4 has teeth."""
+    with pytest.raises(Violation, match="L4"):
+        any(play_ranked(attrs.evolve(RANKED, seed=seed), [patch]) is None for seed in range(5))
 
 
 class SlowToPark(Limiting):

@@ -22,6 +22,7 @@ from turnout.core.limits import (
     effective,
     is_abandoned,
     is_over,
+    next_turn,
 )
 from turnout.core.record import JobState
 
@@ -103,6 +104,27 @@ def test_a_lower_rate_does_not_wait_for_what_the_higher_one_spent() -> None:
     """Of what was spent counts as much as the rate that holds now knows of tokens."""
     spent = attrs.evolve(Places("k", "k"), used=1000.0, used_at=50.0)
     assert spent.due(Rule(rate=1.0, per=10.0, burst=1)) == 60.0
+
+
+@given(st.lists(st.lists(st.integers(1, 5), max_size=4), min_size=1, max_size=80))
+def test_turns_go_by_priority_and_one_in_twenty_to_who_has_waited_longest(arrivals: list[list[int]]) -> None:
+    """Whoever arrives meanwhile: the first of the highest priority has his turn, but for that of the eldest; and the
+    eldest has it after nineteen others at most, be there whatever crowd."""
+    waiting: dict[int, list[int]] = {}
+    arrived = passed = since = 0
+    for priorities in arrivals:
+        for priority in priorities:
+            arrived += 1
+            waiting.setdefault(priority, []).append(arrived)
+        if not any(waiting.values()):
+            continue
+        firsts = {priority: lane[0] for priority, lane in waiting.items() if lane}
+        turn, passed = next_turn(firsts, passed)
+        eldest = waiting[turn].pop(0) == min(firsts.values())
+        assert turn == min(firsts) or (eldest and since == 19)
+        since = 0 if eldest else since + 1
+        assert since == passed
+        assert since < 20
 
 
 def test_a_later_attempt_has_the_place_of_the_earlier_one() -> None:

@@ -179,7 +179,7 @@ class Finder:
         if self._is_timer(raw):
             return self._record_prefix + subject.removeprefix(f"{self._names.ns}.timers.")
         if (parked := self._names.parked_of(subject)) is not None:
-            return self._names.record(*parked[1:])
+            return self._names.record(parked.activity, parked.id)
         return None
 
     def is_newer(self, message: Raw, generation: int, record: Raw) -> bool:

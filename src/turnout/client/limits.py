@@ -93,9 +93,9 @@ class LimitMethods:
 
     async def _hand_on(self, name: str) -> None:
         """Let in who waits for this limit, or for any key of it."""
-        for key in await self.store.places.lines():
+        for key, line in (await self.store.places.lines.all()).items():
             if name in (key.key, key.name):
-                await self.store.places.hand_on(key)
+                await self.store.places.hand_on(key, line.lanes)
 
     async def limits(self) -> AsyncGenerator[LimitInfo]:
         """Every limit that was declared or set, by name, and each key that somebody holds or waits for just now.
@@ -109,8 +109,8 @@ class LimitMethods:
         for places in await store.places.all():
             if places.holders:
                 uses[places.key] = _Use(places.name, places.holders)
-        for key, count in (await store.places.lines()).items():
-            uses.setdefault(key.key, _Use(key.name)).waiting = count
+        for key, line in (await store.places.lines.all()).items():
+            uses.setdefault(key.key, _Use(key.name)).waiting = line.waiting
         of_limit: dict[str, list[_Use]] = {}
         for name, use in uses.items():
             of_limit.setdefault(name, []).append(use)

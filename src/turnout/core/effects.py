@@ -97,6 +97,13 @@ class Unpark:
 
 
 @frozen
+class Rank:
+    """Have the job, if it waits in the line of a limit, wait among those of its priority, as this record says."""
+
+    record: JobRecord
+
+
+@frozen
 class SendOn:
     """Put the job, which requires a property that this node has not, onto the way to those that have it, as this record
     says (P15). `message`: the one that goes there in place of it."""
@@ -185,6 +192,7 @@ Effect: TypeAlias = (
     | Admit
     | Park
     | Unpark
+    | Rank
     | SendOn
     | TakeOff
     | Publish

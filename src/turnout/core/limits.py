@@ -13,11 +13,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from turnout.core.evolve import evolve
 from turnout.core.frozen import frozen
 from turnout.core.record import JobState
+from turnout.core.spec import ONE_IN
 
 _GRANTED_S = 15.0
 """For so long a place that was handed on is kept for a job that no worker has received."""
@@ -135,7 +136,9 @@ class Places:
 
     A holder that nobody has received yet has the promise of a token: it spends it as it is received, so that what waits
     for a busy worker does not start in one heap with what comes after. `waker` is who wakes the line when the next
-    token is there; "" while nobody waits for one.
+    token is there; "" while nobody waits for one. `lanes`: the priorities beside the default one of which jobs wait, or
+    waited when somebody last looked; `passed`: how many have had their turn since it was the turn of the one that had
+    waited longest.
     """
 
     key: str
@@ -144,6 +147,8 @@ class Places:
     used: float = 0.0
     used_at: float = 0.0
     waker: str = ""
+    lanes: tuple[int, ...] = ()
+    passed: int = 0
 
     def vacant(self, rule: Rule) -> bool:
         """Whether there is a place, whatever the rate says."""
@@ -208,6 +213,20 @@ class Places:
     def _spent(self, rule: Rule) -> float:
         """What was spent by an earlier rule counts as far as this one knows of tokens."""
         return min(self.used, rule.tokens)
+
+
+def next_turn(firsts: Mapping[int, int], passed: int) -> tuple[int, int]:
+    """Of which priority the next one is that has his turn, and how many will have passed who has waited longest.
+
+    `firsts`: where the first that waits of each priority lies in the stream. By priority, but so that one turn in
+    `ONE_IN` is that of the one that has waited longest.
+
+    >>> next_turn({1: 70, 5: 30}, passed=3), next_turn({1: 70, 5: 30}, passed=19), next_turn({5: 30}, passed=3)
+    ((1, 4), (5, 0), (5, 0))
+    """
+    longest = min(firsts, key=lambda priority: firsts[priority])
+    turn = longest if passed >= ONE_IN - 1 else min(firsts)
+    return turn, 0 if turn == longest else passed + 1
 
 
 def hashed(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turnout.core.effects import Effect, Remove, Replace, Save, Schedule, Unschedule
+from turnout.core.effects import Effect, Rank, Remove, Replace, Save, Schedule, Unschedule
 from turnout.core.events import PriorityRequested
 from turnout.core.evolve import evolve
 from turnout.core.record import JobRecord, JobState, MessageRef
@@ -39,16 +39,18 @@ def prioritized(record: JobRecord | None, current: JobRecord, event: PriorityReq
     early = event.at_once and current.due_at is not None and current.due_at > event.now
     spec = evolve(current.spec, options=current.spec.options.prioritized(event.priority))
     changed = evolve(current, spec=spec, due_at=event.now if early else current.due_at)
+    save = (Save(changed),) if changed != record else ()
+    if delivery is None and current.waits_for is not None:
+        return (*save, Rank(changed))  # unless it was moved before, whoever did that may have died on the way
     stays = delivery is None or (delivery.message.priority == event.priority and not early)
     if changed == current and stays:
         return ()
-    save = (Save(changed),) if changed != record else ()
     if delivery is not None:
         # Of a scheduled job only what a timer or the sweep has put there is taken for its message (P11).
         replaced = max(delivery.replaced, 1) if current.state is JobState.scheduled else delivery.replaced
         return save if stays else (*save, *requeue(changed, delivery.message, replaced))
     if current.state is not JobState.scheduled or current.due_at is None or not save:
-        return save  # it is parked, and goes on from what the record says
+        return save
     if early:
         return (*save, *requeue(changed, None, 1))
     return (*save, Unschedule(spec), Schedule(spec, current.due_at, event.nonce))

@@ -33,6 +33,9 @@ FIRST_PRIORITY, DEFAULT_PRIORITY = 1, 3
 PRIORITIES = range(FIRST_PRIORITY, 6)
 """Those a job may have, those that go first first."""
 
+ONE_IN = 20
+"""Of so many that start by priority one is whichever has waited longest."""
+
 
 def checked_priority(value: object) -> int:
     """`value` if it is a priority, else InvalidValue.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import NamedTuple
 
 import attrs
 
@@ -26,6 +27,15 @@ def activity_of(token: str) -> tuple[str, int]:
     """The activity and the priority of a lane. What is no lane's token is an activity's name."""
     found = _LANE.fullmatch(token)
     return (token, DEFAULT_PRIORITY) if found is None else (found[1], int(found[2]))
+
+
+class Entry(NamedTuple):
+    """The hashed key and the lane of a line in which a job waits, and the job."""
+
+    key: str
+    priority: int
+    activity: str
+    id: str
 
 
 def _token(build: str) -> str:
@@ -108,9 +118,10 @@ class Names:
     def timer(self, activity: str, job_id: str) -> str:
         return f"{self.ns}.timers.{activity}.{job_id}"
 
-    def parked(self, key: str, activity: str, job_id: str) -> str:
-        """Where it lies that a job waits for a place of a limit, whose key is hashed; `*` asks for all."""
-        return f"{self.ns}.parked.{key}.{activity}.{job_id}"
+    def parked(self, key: str, activity: str, job_id: str, priority: int = DEFAULT_PRIORITY) -> str:
+        """Where it lies that a job of this priority waits for a place of a limit, whose key is hashed; `*` asks for
+        all, of any priority for the key."""
+        return f"{self.ns}.parked.{lane(key, priority)}.{activity}.{job_id}"
 
     def routed(self, route: str, activity: str, job_id: str) -> str:
         """Where a job lies that requires properties of its node, once one without them was handed it; `*` for all."""
@@ -263,12 +274,15 @@ class Names:
 
     # --- what a subject names -----------------------------------------------------------------------------------------
 
-    def parked_of(self, subject: str) -> tuple[str, str, str] | None:
-        """The hashed key, activity and id that the subject of a parked job names; None for any other."""
+    def parked_of(self, subject: str) -> Entry | None:
+        """What the subject of a parked job names; None for any other."""
         parts = subject.split(".")
-        if len(parts) != 5 or parts[:2] != [self.ns, "parked"] or not all(map(NAME.fullmatch, parts[2:])):
+        if len(parts) != 5 or parts[:2] != [self.ns, "parked"]:
             return None
-        return parts[2], parts[3], parts[4]
+        key, priority = activity_of(parts[2])
+        if not all(map(NAME.fullmatch, (key, *parts[3:]))):
+            return None
+        return Entry(key, priority, parts[3], parts[4])
 
     def is_routed(self, subject: str) -> bool:
         """Whether what lies on this subject is a job on its way to the nodes that fit."""

@@ -28,6 +28,7 @@ from turnout.core.effects import (
     Notify,
     Park,
     Publish,
+    Rank,
     Remove,
     Replace,
     Save,
@@ -113,6 +114,7 @@ _Other = (
     | Nak
     | Park
     | Unpark
+    | Rank
     | SendOn
     | TakeOff
     | Schedule
@@ -349,7 +351,7 @@ class Performer:
                     await store.inbox.tell(record.spec.options.parent, InputKind.done, ending_of_job(record))
             case Nak(message, delay_s):
                 self._settle(message, nak(delay_s))
-            case Park() | Unpark() | SendOn() | TakeOff():
+            case Park() | Unpark() | Rank() | SendOn() | TakeOff():
                 await self._move(effect)
             case Schedule():
                 await self._schedule(effect, event)
@@ -366,7 +368,7 @@ class Performer:
             case _:
                 assert_never(effect)
 
-    async def _move(self, effect: Park | Unpark | SendOn | TakeOff) -> None:
+    async def _move(self, effect: Park | Unpark | Rank | SendOn | TakeOff) -> None:
         """To where a job waits for something, or away from there."""
         store = self._store
         match effect:
@@ -374,6 +376,8 @@ class Performer:
                 await store.places.park(record)
             case Unpark(record):
                 await store.places.unpark(record)
+            case Rank(record):
+                await store.places.rank(record)
             case SendOn(record, message):
                 await store.routes.send(record, message)
             case TakeOff(record):

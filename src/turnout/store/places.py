@@ -1,10 +1,14 @@
 """The places of limits: taken before an attempt starts, handed on when it ends (P13).
 
-Who holds the places of a key is one message, changed by compare-and-set. Who waits for one is parked: its record says
-so, and an entry on a subject of the key stands for it; the stream's order is the line. Nobody polls. Whoever frees a
-place gives it to the first in the line with the same write, and puts that job's message back into the stream. Whoever
-joins the line looks once more, after its entry is stored, whether there is room; whoever has made room looks once more
-at the line, after that is stored. So one of the two sees the other.
+Who holds the places of a key is one message, changed by compare-and-set. Who waits for one is in the key's line
+(store/lines.py). Nobody polls. Whoever frees a place gives it to who has his turn with the same write, and puts that
+job's message back into the stream. Whoever joins the line looks once more, after its entry is stored, whether there is
+room; whoever has made room looks once more at the line, after that is stored. So one of the two sees the other.
+
+The same write notes in which lanes beside the default one jobs wait, and how many have passed who has waited longest:
+a line whose jobs have no other priority is read as if there were none. Whoever joins a lane notes it when it looks; one
+that is found to be empty is not noted any more, and looked at once more after that is stored. Of a lane that nobody has
+noted, for want of time, the supervisor's look tells.
 
 Tokens of a rate come with time. The record says who wakes the line for the next one: whoever has given out the last, or
 has found the line without anybody who does. That one sets an alarm, and nobody else does. Nobody overtakes the line
@@ -21,24 +25,25 @@ import contextlib
 import logging
 import math
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence, Set
 
 import attrs
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
 from turnout.core.record import JobRecord
+from turnout.core.spec import DEFAULT_PRIORITY
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError, UnreadableRecord
-from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
+from turnout.nats.connection import Connection, WrongLastSequence
 from turnout.nats.messages import EXPECTED
-from turnout.nats.stream import ON_SUBJECT, ROLLUP, TTL, Stream, for_seconds
+from turnout.nats.stream import TTL, Stream, for_seconds
 from turnout.store.limits import Limits
+from turnout.store.lines import Lines, Parked, Turns, key_of
 from turnout.store.names import Names
 from turnout.store.queue import SubjectTaken, WorkQueue
 from turnout.store.records import Registry, scan
-from turnout.wire.limits import dump_key, dump_places, load_key, load_places
+from turnout.wire.limits import dump_places, load_places
 
 logger = logging.getLogger("turnout.store")
 
@@ -60,20 +65,13 @@ _LONGEST_S = 10 * 365 * 86_400.0
 @attrs.frozen
 class _Wish:
     """What somebody wants of a desk: a place, one to be free, or with neither that free places are handed on.
-    `unused`: it was taken for nothing, and so was its token."""
+    `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait."""
 
     done: asyncio.Future[Entry]
     take: Holder | None = None
     leave: Holder | None = None
     unused: bool = False
-
-
-@attrs.frozen
-class Parked:
-    """A job that waits in a line, and where its entry lies."""
-
-    seq: int
-    record: JobRecord
+    lanes: Collection[int] = ()
 
 
 class PlaceDesks:
@@ -84,8 +82,7 @@ class PlaceDesks:
     ) -> None:
         self._connection = connection
         self._names = names
-        self._work = Stream(connection, names.work)
-        self._registry = registry
+        self.lines = Lines(connection, names, registry)
         self._queue = queue
         self._limits = limits
         self._desks: dict[str, _Desk] = {}
@@ -103,32 +100,40 @@ class PlaceDesks:
         and is handed on as well."""
         await self._ask(key, leave=holder, unused=unused)
 
-    async def hand_on(self, key: LimitKey) -> None:
-        """Give what is free to those who wait in the line."""
-        await self._ask(key)
+    async def hand_on(self, key: LimitKey, lanes: Collection[int] = ()) -> None:
+        """Give what is free to those who wait in the line. `lanes`: jobs wait in these, be that noted or not."""
+        await self._ask(key, lanes=lanes)
 
     async def park(self, record: JobRecord) -> None:
         """Put the job into the line that its record says it waits in, and hand on what is free of it."""
-        key = key_of(record)
-        await self._connection.store(self._entry(record), dump_key(key), {ROLLUP: ON_SUBJECT})
+        await self.lines.enter(record)
         reach("places.parked")
-        await self.hand_on(key)
+        await self.hand_on(key_of(record), [record.spec.priority])
 
     async def unpark(self, record: JobRecord) -> None:
         """Take the job out of that line."""
-        await self._work.purge(self._entry(record))
+        await self.lines.leave(record)
 
-    async def knows(self, activity: str, job_id: str, key: str) -> bool:
+    async def rank(self, record: JobRecord) -> None:
+        """Have the job, if it waits in that line, wait among those of its priority."""
+        key = key_of(record)
+        if await self.lines.move(record.activity, record.id, key.key, record.spec.priority):
+            await self.hand_on(key, [record.spec.priority])
+
+    async def knows(self, activity: str, job_id: str, key: str, priority: int) -> bool:
         """Whether the job waits in the line of this key, or has been given a place of it."""
-        if await self.in_line(activity, job_id, key):
+        if await self.in_line(activity, job_id, key, priority):
             return True
         places = (await self.load(key))[0]
         return places is not None and any((each.activity, each.id) == (activity, job_id) for each in places.holders)
 
-    async def in_line(self, activity: str, job_id: str, key: str) -> bool:
-        """Whether the job waits in the line of this key."""
-        subject = self._names.parked(hashed(key), activity, job_id)
-        return await self._connection.get_message(self._names.work, last_by_subj=subject) is not None
+    async def in_line(self, activity: str, job_id: str, key: str, priority: int) -> bool:
+        """Whether the job, which is of this priority, waits in the line of this key.
+
+        If among others than those of its priority, it is moved: whoever has changed that died before he could.
+        """
+        lines = self.lines
+        return await lines.holds(activity, job_id, key, priority) or await lines.move(activity, job_id, key, priority)
 
     async def ever_used(self) -> bool:
         """Whether anybody has ever said anything of a limit in this namespace."""
@@ -144,33 +149,9 @@ class PlaceDesks:
                 logger.warning("who holds places of %s can't be read: %s", stored.subject, error)
         return found
 
-    async def lines(self, known: Iterable[LimitKey] = ()) -> dict[LimitKey, int]:
-        """The keys that jobs wait for, and how many do; those that are `known` need not be looked up."""
-        counts: Counter[str] = Counter()
-        some: dict[str, str] = {}
-        async for subject, _ in self._work.subjects(self._names.parked("*", "*", "*")):
-            if (named := self._names.parked_of(subject)) is not None:
-                counts[named[0]] += 1
-                some[named[0]] = subject
-        keys = {key.hash: key for key in known}
-        for token, subject in some.items():
-            if token not in keys and (key := await self._key(subject)) is not None:
-                keys[token] = key
-        return {keys[token]: count for token, count in counts.items() if token in keys}
-
-    async def _key(self, subject: str) -> LimitKey | None:
-        """The key of the line that the entry on this subject is in; None if it has gone, or can't be read."""
-        stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
-        try:
-            return None if stored is None else load_key(stored.data)
-        except UnreadableRecord as error:
-            logger.warning("the line of %s can't be told: %s", subject, error)
-            return None
-
     async def put_back(self, record: JobRecord) -> None:
         """Put the message of a job that was given a place back into the stream, and take the job out of the line."""
-        stored = await self._connection.get_message(self._names.work, last_by_subj=self._entry(record))
-        await self.release(Parked(0 if stored is None else stored.seq, record))
+        await self.release(await self.lines.find(record))
 
     async def load(self, key: str) -> tuple[Places | None, int]:
         """Who holds the places of a key, and the revision; by the word of the leader."""
@@ -184,31 +165,6 @@ class PlaceDesks:
             spent_s = min(max(0.0, places.refilled(rule) - self.now()), _LONGEST_S)
             headers[TTL] = for_seconds(_EMPTY_TTL_S + spent_s)
         await self._connection.store(self._names.places(hashed(places.key)), dump_places(places), headers)
-
-    async def first(self, key: str, seq: int = 1) -> Parked | None:
-        """The first job from this sequence on that waits in the key's line. Entries of jobs that do not are removed."""
-        subject = self._names.parked(hashed(key), "*", "*")
-        while True:
-            stored = await self._connection.get_message(self._names.work, seq=seq, next_by_subj=subject)
-            if stored is None:
-                return None
-            found = await self._parked(stored, key)
-            if found is not None:
-                return found
-            seq = stored.seq + 1
-
-    async def _parked(self, stored: StoredMessage, key: str) -> Parked | None:
-        named = self._names.parked_of(stored.subject)
-        if named is not None:
-            try:
-                record = (await self._registry.load(named[1], named[2])).record
-            except UnreadableRecord:
-                return None  # newer nodes are at work, and will know what to do
-            if record is not None and record.waits_for is not None and record.waits_for.name == key:
-                return Parked(stored.seq, record)
-        # What the record says was written before the entry: this one has had its turn, and a later one lies elsewhere.
-        await self._remove(stored.subject, stored.seq)
-        return None
 
     async def release(self, parked: Parked) -> None:
         """Put the job's message back into the stream; its place has been stored. Whoever does it twice does no harm."""
@@ -225,11 +181,7 @@ class PlaceDesks:
                 break
         reach("places.released")
         if parked.seq:
-            await self._remove(self._entry(record), parked.seq)
-
-    async def _remove(self, subject: str, seq: int) -> None:
-        """Remove an entry, unless the job has joined the line again since."""
-        await self._work.purge(subject, below=seq + 1)
+            await self.lines.remove(parked.subject, parked.seq)
 
     async def rule(self, key: LimitKey) -> Rule:
         return await self._limits.rule(key)
@@ -257,26 +209,22 @@ class PlaceDesks:
             logger.info("the line of limit %s can't be woken now: %s", key.key, error)
 
     async def _ask(
-        self, key: LimitKey, take: Holder | None = None, leave: Holder | None = None, *, unused: bool = False
+        self,
+        key: LimitKey,
+        take: Holder | None = None,
+        leave: Holder | None = None,
+        *,
+        unused: bool = False,
+        lanes: Collection[int] = (),
     ) -> Entry:
         desk = self._desks.get(key.key)
         if desk is None:
             desk = self._desks[key.key] = _Desk(self, key)
         try:
-            return await desk.ask(take, leave, unused=unused)
+            return await desk.ask(take, leave, unused=unused, lanes=lanes)
         finally:
             if desk.idle and self._desks.get(key.key) is desk:
                 del self._desks[key.key]
-
-    def _entry(self, record: JobRecord) -> str:
-        assert record.waits_for is not None
-        return self._names.parked(hashed(record.waits_for.name), record.activity, record.id)
-
-
-def key_of(record: JobRecord) -> LimitKey:
-    """What a parked job waits for."""
-    assert record.waits_for is not None
-    return LimitKey(record.waits_for.name, record.waits_for.limit)
 
 
 class _Desk:
@@ -293,9 +241,9 @@ class _Desk:
     def idle(self) -> bool:
         return self._task is None
 
-    async def ask(self, take: Holder | None, leave: Holder | None, *, unused: bool) -> Entry:
+    async def ask(self, take: Holder | None, leave: Holder | None, *, unused: bool, lanes: Collection[int]) -> Entry:
         done: asyncio.Future[Entry] = self._loop.create_future()
-        self._wishes.append(_Wish(done, take, leave, unused))
+        self._wishes.append(_Wish(done, take, leave, unused, lanes))
         if self._task is None:
             self._task = self._loop.create_task(self._work())
         return await done
@@ -318,12 +266,14 @@ class _Desk:
     async def _fulfil(self, wishes: Sequence[_Wish]) -> None:
         """One round, and while it has made room that nobody has taken another look at the line."""
         looks = any(wish.take is None for wish in wishes)
-        changed = await self._round(wishes, looks=looks)
-        while looks and changed:
-            changed = await self._round((), looks=True)
+        lanes = {lane for wish in wishes for lane in wish.lanes if lane != DEFAULT_PRIORITY}
+        again = await self._round(wishes, lanes, looks=looks)
+        while looks and again is not None:
+            again = await self._round((), again, looks=True)
 
-    async def _round(self, wishes: Sequence[_Wish], *, looks: bool) -> bool:
-        """Whether there may be room for somebody who has joined the line meanwhile, or nobody to wake them."""
+    async def _round(self, wishes: Sequence[_Wish], lanes: Set[int], *, looks: bool) -> Set[int] | None:
+        """None, or the lanes that have to be looked at again with the line: there may be room for somebody who has
+        joined it meanwhile, or nobody to wake them, or nobody knows any more that they wait there."""
         while True:
             (before, revision), rule = await asyncio.gather(
                 self._places.load(self._key.key), self._places.rule(self._key)
@@ -338,7 +288,7 @@ class _Desk:
                     )
             granted: list[Parked] = []
             if looks:
-                places, granted = await self._granted(places, rule)
+                places, granted = await self._granted(places, rule, lanes | set(places.lanes))
             answers: list[Entry] = []
             for wish in wishes:
                 places, answer = self._taken(places, wish.take, rule)
@@ -362,7 +312,9 @@ class _Desk:
                 logger.info("job %s has a place and is not put back yet: %s", parked.record.id, error)
         if places.waker == self._places.nonce and not math.isinf(due := places.due(rule)):
             self._places.wake_at(self._key, due)
-        return places != old and (places.room(rule, self._places.now()) or bool(old.waker and not places.waker))
+        room, woken = places.room(rule, self._places.now()), bool(old.waker and not places.waker)
+        known = lanes | set(old.lanes)
+        return known if places != old and (room or woken or not known <= set(places.lanes)) else None
 
     def _taken(self, places: Places, holder: Holder | None, rule: Rule) -> tuple[Places, Entry]:
         """With a place for this holder, if it wants one and there is one that nobody waits for."""
@@ -375,22 +327,23 @@ class _Desk:
             return places, Entry.refused
         return taken, Entry.held if rule.counts else Entry.passed
 
-    async def _granted(self, places: Places, rule: Rule) -> tuple[Places, list[Parked]]:
-        """With places for the first in the line, as far as there is room, and somebody to wake the next one."""
+    async def _granted(self, places: Places, rule: Rule, lanes: Set[int]) -> tuple[Places, list[Parked]]:
+        """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""
         granted: list[Parked] = []
-        seq, waker = 1, places.waker
+        turns, waker = Turns(self._places.lines, self._key.key, lanes), places.waker
         while (room := places.room(rule, self._places.now())) and len(granted) < _TOGETHER:
-            parked = await self._places.first(self._key.key, seq)
-            if parked is None:
+            turn = await turns.next(places.passed)
+            if turn is None:
                 break
-            seq, record = parked.seq + 1, parked.record
-            now = self._places.now()
+            parked, passed = turn
+            turns.take(parked)
+            record, now = parked.record, self._places.now()
             holder = Holder(record.activity, record.id, record.generation, record.begun + 1, now)
-            held = any(each.same(holder) for each in places.holders)
-            places = places if held else places.taken_by(holder, rule, now) or places
+            if not any(each.same(holder) for each in places.holders):
+                places = evolve(places.taken_by(holder, rule, now) or places, passed=passed)
             granted.append(parked)
-        if room or rule.rate is None or not places.vacant(rule):
-            return evolve(places, waker=""), granted
-        if await self._places.first(self._key.key, seq) is None:
-            return evolve(places, waker=""), granted
-        return evolve(places, waker=waker if waker and not granted else self._places.nonce), granted
+        if room or rule.rate is None or not places.vacant(rule) or await turns.next(places.passed) is None:
+            waker = ""
+        elif granted or not waker:
+            waker = self._places.nonce
+        return evolve(places, waker=waker, lanes=turns.lanes), granted

@@ -20,6 +20,7 @@ from turnout.errors import TurnoutError, UnreadableRecord
 from turnout.nats.boottime import boottime
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
+from turnout.store.lines import Line
 from turnout.store.perform import Store
 from turnout.supervisor.apply import AT_ONCE
 from turnout.telemetry import metrics
@@ -39,13 +40,13 @@ class LimitUses:
     def __init__(self) -> None:
         self._uses: dict[str, metrics.LimitUse] = {}
 
-    def count(self, held: Iterable[Places], lines: Mapping[LimitKey, int]) -> None:
+    def count(self, held: Iterable[Places], lines: Mapping[LimitKey, Line]) -> None:
         """These hold places, and so many wait."""
         holding, waiting = Counter[str](), Counter[str]()
         for places in held:
             holding[places.name] += len(places.holders)
-        for key, number in lines.items():
-            waiting[key.name] += number
+        for key, line in lines.items():
+            waiting[key.name] += line.waiting
         names = self._uses.keys() | holding.keys() | waiting.keys()
         self._uses = {name: metrics.LimitUse(holding[name], waiting[name]) for name in names}
 
@@ -75,9 +76,9 @@ class PlaceSweep:
         held = await self._store.places.all()
         await self._free(held)
         known = [LimitKey(places.key, places.name) for places in held]
-        lines = await self._store.places.lines(known)
+        lines = await self._store.places.lines.all(known)
         self._uses.count(held, lines)
-        await each(self._hand_on, lines, AT_ONCE)
+        await each(lambda item: self._hand_on(*item), lines.items(), AT_ONCE)
         self._not_before = boottime() + _SHARE * (boottime() - begun)
         reach("supervisor.places")
 
@@ -124,9 +125,9 @@ class PlaceSweep:
         if record is not None and record.waits_for is not None and not holder.node:
             await self._store.places.put_back(record)
 
-    async def _hand_on(self, key: LimitKey) -> None:
+    async def _hand_on(self, key: LimitKey, line: Line) -> None:
         try:
-            await self._store.places.hand_on(key)
+            await self._store.places.hand_on(key, line.lanes)
         except TurnoutError as error:
             logger.info("the line of limit %s can't be looked after now: %s", key.key, error)
 

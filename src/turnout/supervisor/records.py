@@ -226,7 +226,7 @@ class Records:
         try:
             found = None
             if not brief.state.final:
-                if brief.waits_for and await self._store.places.in_line(activity, job_id, brief.waits_for):
+                if brief.waits_for and await self._store.places.in_line(activity, job_id, *_line_of(brief)):
                     return True
                 if brief.message is not None and await queue.exists(brief.message):
                     return True
@@ -243,10 +243,15 @@ class Records:
         elif found is None and brief.state is JobState.running and brief.token is not None and not brief.outside:
             await self._owners.check(activity, job_id, Owned(brief.token, brief.message))
         elif found is None and not (
-            brief.waits_for and await self._store.places.knows(activity, job_id, brief.waits_for)
+            brief.waits_for and await self._store.places.knows(activity, job_id, *_line_of(brief))
         ):
             await self._apply(activity, job_id, Stuck(now=now, delivery=None, unparked=True))
         return found is not None and not brief.state.final
+
+
+def _line_of(brief: wire.Brief) -> tuple[str, int]:
+    """The key and the priority of those among whom the job waits."""
+    return brief.waits_for, brief.priority
 
 
 def _moved_at(brief: wire.Brief) -> float:

@@ -7,14 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from turnout.core.spec import ONE_IN
 from turnout.errors import TurnoutError
 from turnout.nats.boottime import boottime
 
 logger = logging.getLogger("turnout.worker")
 
 L = TypeVar("L")
-
-ONE_IN = 20
 
 _FRESH_S = 0.1
 """For so long it is believed who has waited longest: where jobs are that short, twenty of them take a millisecond."""
