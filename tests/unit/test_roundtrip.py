@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
 import attrs
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AliasChoices,
@@ -316,6 +316,10 @@ NOON = dt.datetime(2026, 5, 1, 12, tzinfo=UTC)
         (frozenset[Colour], frozenset({Colour.red})),
         (deque[int], deque([1, 2])),
         (Literal["a", "b"], "a"),
+        (Any | Keys, {"width": 1}),
+        (Any | Point, {"height": 2}),
+        (Keys | Point, Point(2)),
+        (Base | dict[str, Any], Base(a=1)),
         (dt.datetime, NOON.replace(tzinfo=None)),
         (dt.time, dt.time(1, 2, 3, 4)),
         (dt.timedelta, dt.timedelta(days=-3, microseconds=7)),
@@ -364,6 +368,13 @@ def test_what_a_type_can_carry_comes_back(type_: Any, value: Any) -> None:
         (Holder, Holder.model_construct(colour="green"), ""),
         (Aliased, Aliased.model_construct(), ""),
         (dt.date, NOON, ""),
+        (Keys, {"width": 1, "height": 2}, "height.*unknown key"),
+        (list[Keys | None], [{"": None}], "unknown key"),
+        (Keys | int, {"": None}, "unknown key"),
+        (Any | Keys, {"": None}, "this key would arrive"),
+        (Keys | dict[str, Any], {"width": 1, "height": 2}, r"\['height'\].*this key would arrive"),
+        (Base | dict[str, Any], {"height": 2}, "dict"),
+        (Base | Aliased, {"a": 1, "height": 2}, "unknown key"),
     ],
     ids=settled,
 )  # fmt: skip
@@ -529,6 +540,7 @@ def classes(draw: st.DrawFn, inner: Any, value: Any) -> tuple[Any, Any]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(typed_values())
+@example((Any | Keys, {"": None}))
 def test_any_value_comes_back_or_is_refused(drawn: tuple[Any, Any]) -> None:
     """Whatever the type and the value, each door gives it back as it was, or refuses it: nothing in between."""
     carried(*drawn)

@@ -69,7 +69,7 @@ class Adapter:
             for type_ in types:
                 adopt(type_)
             self._adapter: TypeAdapter[Any] = TypeAdapter(Root, config=CONFIG)
-        self.check: Callable[[Any], Any] = self._adapter.validator.validate_python
+        self.check: Callable[[Any], Any] = self._checker()
         self._parse: Callable[[str], Any] = self._adapter.validator.validate_json
         dump = self._adapter.serializer.to_python
         self._dump_simply: Callable[[Any], Any] = functools.partial(dump, mode="json")
@@ -119,22 +119,72 @@ class Adapter:
         """Whether everything that `check` lets pass comes back as it was."""
         return certain(self._adapter.core_schema)
 
+    def _checker(self) -> Callable[[Any], Any]:
+        """What checks values before they are stored: where keys would be dropped without a word, it refuses them."""
+        schema: Any = self._adapter.core_schema
+        keeping, usual = _keeping(schema), self._adapter.validator
+        checker: Callable[[Any], Any] = (usual if keeping == schema else _built(keeping, usual)).validate_python
+        return checker
+
     @functools.cached_property
     def _fast_parse(self) -> Callable[[str], Any]:
         """A validator that gives up at the first bad item of a list: to collect 300,000 errors takes seconds."""
-        schema: Any = _failing_fast(self._adapter.core_schema)
-        config = core_schema.CoreConfig(val_json_bytes="base64", hide_input_in_errors=True)
-        # Without the switch pydantic would take the validators of models as it has built them, for their lists too.
-        for switch in ({"_use_prebuilt": False}, {}):
-            try:
-                return SchemaValidator(schema, config, **switch).validate_json
-            except (SchemaError, TypeError):  # a pydantic that does not know it, or not everywhere
-                continue
-        return self._parse
+        parse: Callable[[str], Any] = _built(
+            _failing_fast(self._adapter.core_schema), self._adapter.validator
+        ).validate_json
+        return parse
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
         """The JSON Schema of what `parse` takes or `values` gives; {} where there are no words for a type."""
         return self._adapter.json_schema(mode=mode, schema_generator=_JsonSchema)
+
+
+def _built(schema: Any, otherwise: Any) -> Any:
+    """The validator of a core schema; `otherwise` where there can't be one."""
+    config = core_schema.CoreConfig(val_json_bytes="base64", hide_input_in_errors=True)
+    # Without the switch pydantic would take the validators of models as it has built them, for what they hold too.
+    for switch in ({"_use_prebuilt": False}, {}):
+        try:
+            return SchemaValidator(schema, config, **switch)
+        except (SchemaError, TypeError):  # a pydantic that does not know it, or not everywhere
+            continue
+    return otherwise
+
+
+_FIELDS = frozenset({"model-fields", "dataclass-args"})
+_UNIONS = frozenset({"union", "tagged-union"})
+
+
+def _keeping(schema: Any, *, in_union: bool = False) -> Any:
+    """The core schema with keys that are not known refused, where they would be dropped: in a TypedDict, which has no
+    others, and in a union, where a dict that fits nothing better would be made an object of a class with defaults.
+
+    What a class says of them itself stays.
+    """
+    if isinstance(schema, list | tuple):
+        return type(schema)(_keeping(each, in_union=in_union) for each in schema)
+    if not isinstance(schema, dict):
+        return schema
+    kind, said = schema.get("type"), "extra_fields_behavior" in (schema.get("config") or {})
+    in_union = in_union or kind in _UNIONS or (kind == "definitions" and _has_union(schema))
+    copied = {
+        key: value if key in _NO_SCHEMAS or key == "serialization" else _keeping(value, in_union=in_union and not said)
+        for key, value in schema.items()
+    }
+    if (kind == "typed-dict" or (in_union and kind in _FIELDS)) and not said:
+        if copied.get("extra_behavior") != "allow":  # pydantic writes down its default
+            copied["extra_behavior"] = "forbid"
+    return copied
+
+
+def _has_union(schema: Any) -> bool:
+    """What a definition is used for is not said where it stands, so one union in a schema is enough."""
+    if isinstance(schema, list | tuple):
+        return any(_has_union(each) for each in schema)
+    if not isinstance(schema, dict):
+        return False
+    inner = (value for key, value in schema.items() if key not in _NO_SCHEMAS)
+    return schema.get("type") in _UNIONS or any(_has_union(each) for each in inner)
 
 
 _NO_SCHEMAS = frozenset({"default", "expected", "members", "metadata", "config"})
