@@ -267,3 +267,17 @@ def test_a_setting_that_can_not_be_is_told(cli: Cli, env: dict[str, str], told: 
         _, log = worker.communicate(timeout=30)
     assert told in log
     assert worker.returncode == 0
+
+
+def test_verified_workflows_are_counted(server: NatsServer) -> None:
+    """`--verify` finds code that depends on how often it has run: that is counted, and the workflow completes."""
+    cli = Cli(server.url, "verified")
+    arguments = ("counting", "--verify", "1", "--health-port", "127.0.0.1:0", "-o", "json")
+    with cli.process("worker", *arguments) as worker:
+        health = Health(first_document(worker)["health_port"])
+        cli("workflow", "start", "taking_turns", "--id", "t-1")
+        found = {"workflow": "taking_turns", "outcome": "different"}
+        until(lambda: scrape(health).value("workflow_verifications_total", **found), 60)
+        cli("workflow", "signal", "t-1", "word", '"on"')
+        assert cli("workflow", "result", "t-1", "--timeout", "60").stdout.strip() == '"on"'
+    assert "0<=x<=1" in cli.error("worker", "counting", "--verify", "1.5", code=2)

@@ -46,6 +46,7 @@ class Plan:
     build: str | None = None
     properties: dict[str, str] | None = None
     pin: bool = False
+    verify: float = 0.0
 
 
 def worker(plan: Plan) -> int:
@@ -138,6 +139,7 @@ async def _work(plan: Plan, definitions: Definitions, ready: Callable[[Worker, C
                 build=plan.build,
                 properties=plan.properties,
                 pin=plan.pin,
+                verify=plan.verify,
                 on_startup=definitions.around.on_startup,
                 on_shutdown=definitions.around.on_shutdown,
                 lifespan=definitions.around.lifespan,

@@ -13,6 +13,10 @@ Source = Literal["cache", "replay", "begin"]
 """Where a task has its code's state from: from memory, from a replay of the history, or it is the first."""
 
 SOURCES: tuple[Source, ...] = ("cache", "replay", "begin")
+Verdict = Literal["same", "different"]
+"""Whether a replay that verifies a task has come to what was recorded."""
+
+VERDICTS: tuple[Verdict, ...] = ("same", "different")
 REASONS = ("code_raised", "non_determinism", "held_too_long", "unreadable_history", "activity_missing", POISON)
 """Why a workflow gets stuck."""
 
@@ -35,7 +39,11 @@ LOCALS = new_counter(
     "turnout.workflow.local_activities", "{activity}", "Local activities that have ended.", ("workflow", "outcome")
 )
 
-COUNTERS = (STARTED, ENDED, STUCK, LOADS, LOCALS)
+VERIFICATIONS = new_counter(
+    "turnout.workflow.verifications", "{task}", "Tasks that were replayed to verify them.", ("workflow", "outcome")
+)
+
+COUNTERS = (STARTED, ENDED, STUCK, LOADS, LOCALS, VERIFICATIONS)
 HISTOGRAMS = (TASK, REPLAY)
 
 OPEN_STATES = tuple(state for state in WorkflowState if state not in FINAL_STATES)
@@ -74,6 +82,12 @@ def local_ended(name: str, outcome: str) -> None:
         LOCALS.add((_known.label(name), str(outcome)))
 
 
+def verified(name: str, verdict: Verdict) -> None:
+    """The run of a task was replayed: the code has done the same again, or not."""
+    if Ears.open:
+        VERIFICATIONS.add((_known.label(name), verdict))
+
+
 def task_done(name: str, seconds: float) -> None:
     """A task that ran code is done: loading, running, appending and effects took this long."""
     if Ears.open:
@@ -99,6 +113,8 @@ def serve(names: Iterable[str]) -> None:
             LOCALS.begin((name, outcome))
         for source in SOURCES:
             LOADS.begin((name, source))
+        for verdict in VERDICTS:
+            VERIFICATIONS.begin((name, verdict))
 
 
 def watch_open(look_at: Callable[[], OpenWorkflows]) -> Callable[[], None]:

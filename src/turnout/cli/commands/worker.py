@@ -21,6 +21,13 @@ _property = click.option("--property", "properties", cls=Properties, multiple=Tr
 @click.option("--build", metavar="BUILD", help="The name of the workflows' code; by default a hash of it.")
 @click.option("--pin", is_flag=True, help="Runs of workflows stay with workers of the build that begins them.")
 @click.option(
+    "--verify",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="SHARE",
+    help="Replay this share of the workflow tasks, such as 0.01, and log what is not deterministic.",
+)
+@click.option(
     "--health-port",
     type=Address(),
     metavar="[HOST:]PORT",
@@ -34,6 +41,7 @@ def worker(
     properties: dict[str, str] | None,
     build: str | None,
     pin: bool,
+    verify: float,
     health_port: tuple[str, int] | None,
     wait: float | None,
 ) -> int:
@@ -62,6 +70,7 @@ def worker(
         health=health_port,
         build=build,
         pin=pin,
+        verify=verify,
         wait_s=wait,
         properties=properties,
     )

@@ -45,6 +45,7 @@ from turnout.worker.workflows.replay import replay
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_inputs
 from turnout.worker.workflows.verdicts import ends_at_once, ends_locals, is_plain_news, void_among
+from turnout.worker.workflows.verification import Verification
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -66,7 +67,8 @@ class DriverOptions:
 
     `arms_timers`: whether short timers are armed here as well (W6); not where the time is not that of the loop.
     `on_stuck` is told the id and the error of each workflow that can't go on. `redact` edits what is kept of errors.
-    `activities` are those that can run locally, with this `client`; `sleep` waits between their attempts.
+    `activities` are those that can run locally, with this `client`; `sleep` waits between their attempts. `verify` is
+    the share of the tasks whose runs are replayed.
     """
 
     node: str
@@ -77,6 +79,7 @@ class DriverOptions:
     arms_timers: bool = True
     on_stuck: Callable[[str, BaseException], None] = lambda _id, _error: None
     redact: Redact | None = None
+    verify: float = 0.0
     activities: Mapping[str, Activity[..., Any]] = attrs.field(factory=dict)
     client: Any = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -106,6 +109,8 @@ class Driver:
         """Answers queries from the instances that the tasks leave in the cache."""
         self.settling = Settling(store, options.replicas)
         self._aftermath = Aftermath(store, self.settling)
+        self._verification = Verification(store, workflows, code, views, options.verify)
+        self._verification.redact = options.redact
         around = surroundings(store, options.node, options.redact, options.sleep, options.client)
         self.locals = Locals(store, options.activities, self.settling, around, self.answering.turns)
         self.handover = Handover(store.connection.now)
@@ -137,6 +142,7 @@ class Driver:
 
     async def close(self) -> None:
         """Drop every instance."""
+        await self._verification.close()
         for instance in self._cache.clear():
             await self._code.run(instance.drop)
 
@@ -364,6 +370,8 @@ class Driver:
             await self._code.run(instance.drop)
         else:
             await self._keep(cached)
+        if record is not None:
+            self._verification.consider(cached.standing)
         return self._after(cached.standing, done.void, wakeups, draft.inputs)
 
     def _after(
