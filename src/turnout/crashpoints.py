@@ -32,6 +32,7 @@ _EFFECTS = {
     "Lost": "Save WriteDeadLetter Nak TakeOff Remove TellParent",
     "CancelRequested": "Save Notify Unschedule TakeOff Remove TellParent Unpark",
     "RetryRequested": "Save WriteDeadLetter Replace TellParent",
+    "PriorityRequested": "Save Unschedule Replace Remove Schedule Rank",
     "Expired": "Save WriteDeadLetter Unschedule TakeOff Remove TellParent Unpark",
     "Stuck": "Save WriteDeadLetter Replace Unschedule TakeOff Remove TellParent",
     "Leftover": "Save WriteDeadLetter Remove TellParent",

@@ -29,6 +29,14 @@ async def main(url: str, namespace: str, verb: str, job_id: str) -> None:
                 await client.submit(play.options(debounce=2, debounce_key=job_id))
             case "cancel":
                 await client.job(job_id).cancel("by the client")
+            case "prioritize":
+                await (await client.submit(play.options(id=job_id))).set_priority(1)
+            case "prioritize-delayed":
+                await (await client.submit(play.options(id=job_id, delay=10))).set_priority(1)
+            case "set-priority":
+                await client.job(job_id).set_priority(1)
+            case "run-now":
+                await (await client.submit(play.options(id=job_id, delay=3600))).run_now()
             case "submit-group":
                 await client.submit_group(play, [{}] * 5, id=job_id, then=count_ends)
             case "cancel-group":

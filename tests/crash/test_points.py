@@ -321,6 +321,29 @@ async def cancels_queued(s: Scene) -> None:
     assert info.attempt == 0
 
 
+async def prioritizes(s: Scene, *, verb: str, delay_s: float = 0.0) -> None:
+    """Whoever wants a job to be of another priority, or to run now, dies: it runs once, in time, from either lane."""
+    await s.died(await s.fleet.client(verb, "j", crash_at=s.point))
+    await s.healthy()
+    info = await s.ends(s.client.job("j"), "completed")
+    assert [attempt.number for attempt in info.attempts] == [1]
+    waited = info.attempts[0].started_at - info.submitted_at
+    assert timedelta(seconds=delay_s - 0.5) < waited < timedelta(seconds=3600)
+
+
+async def prioritizes_parked(s: Scene) -> None:
+    """Whoever wants a job to be of another priority that waits for a place dies: it runs when there is one."""
+    await s.client.set_limit("crash", 0)
+    await s.healthy()
+    handle = await s.client.submit(play_limited)
+    await s.waits_for(handle, "crash")
+    await s.died(await s.fleet.client("set-priority", handle.id, crash_at=s.point))
+    await s.client.clear_limit("crash")
+    info = await s.ends(handle, "completed")
+    assert [attempt.number for attempt in info.attempts] == [1]
+    await s.no_place_is_held()
+
+
 async def replays(s: Scene) -> None:
     """Whoever retries a faulted job dies: it has one life more, or none, and asking again is safe."""
     await s.healthy()
@@ -738,6 +761,18 @@ PHASES: dict[str, list[tuple[str, Play]]] = {
         ("Resubmitted.Unschedule", replaces),
         ("Resubmitted.Publish", replaces),
         ("Resubmitted.done", replaces),
+    ],
+    "asked for another priority": [
+        ("PriorityRequested.Save", partial(prioritizes, verb="prioritize")),
+        ("PriorityRequested.Replace", partial(prioritizes, verb="prioritize")),
+        ("PriorityRequested.Remove", partial(prioritizes, verb="prioritize")),
+        ("PriorityRequested.done", partial(prioritizes, verb="prioritize")),
+        ("PriorityRequested.Unschedule", partial(prioritizes, verb="prioritize-delayed", delay_s=10)),
+        ("PriorityRequested.Schedule", partial(prioritizes, verb="prioritize-delayed", delay_s=10)),
+        ("PriorityRequested.Unschedule", partial(prioritizes, verb="run-now")),
+        ("PriorityRequested.Replace", partial(prioritizes, verb="run-now")),
+        ("PriorityRequested.done", partial(prioritizes, verb="run-now")),
+        ("PriorityRequested.Rank", prioritizes_parked),
     ],
     "while replaying": [
         ("RetryRequested.Save", replays),
