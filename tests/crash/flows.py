@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from turnout import Fatal, JobFaulted, WorkflowCancelled, activity, current_workflow, workflow
+from turnout import Fatal, JobFaulted, WorkflowCancelled, activity, current_job, current_workflow, workflow
 
 KEPT_S = 25.0
 """How long a workflow of `five_steps` is kept after its end: shorter than the wait for what is left of it."""
@@ -97,6 +97,32 @@ async def long_one(path: str, number: int, rounds: int) -> int:
     return total
 
 
+@activity(lease=2)
+async def stand(gate: str, path: str, line: str) -> int:
+    """Waits until a file is there, then leaves its line; returns the attempt that did."""
+    while not Path(gate).exists():
+        await asyncio.sleep(0.05)
+    await note.fn(path, line)
+    return current_job().attempt
+
+
+@workflow
+async def outlasts(gate: str, path: str, seconds: float) -> tuple[str, int, float]:
+    """Waits for a word, an activity and a timer at once; how long it slept by its own clock."""
+    wf = current_workflow()
+
+    async def sleeps() -> float:
+        began = wf.now()
+        await asyncio.sleep(seconds)
+        return (wf.now() - began).total_seconds()
+
+    async with asyncio.TaskGroup() as group:
+        asleep = group.create_task(sleeps())
+        stands = group.create_task(stand(gate, path, wf.id))
+        heard = await wf.receive("say", str)
+    return heard, await stands, await asleep
+
+
 @workflow
 async def due_later(seconds: float) -> float:
     """How long it slept by its own clock."""
@@ -147,5 +173,5 @@ async def local_steps(path: str) -> str:
 
 
 LINES = {"first run", "in time", "hello", "pending True", "second run"}
-ACTIVITIES = (note, linger, refuse, step, note_and_stay)
-EVERY = (everything, ear, five_steps, long_one, due_later, Box, local_steps)
+ACTIVITIES = (note, linger, refuse, step, stand, note_and_stay)
+EVERY = (everything, ear, five_steps, long_one, outlasts, due_later, Box, local_steps)

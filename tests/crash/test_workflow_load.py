@@ -8,16 +8,17 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.crash.fleet import Fleet
-from tests.crash.flows import due_later, five_steps, long_one
+from tests.crash.flows import due_later, five_steps, long_one, outlasts
 from tests.crash.test_load import ended_once
 from tests.support.waiting import until
-from turnout import Client, WorkflowState
+from turnout import Client, WorkflowEnded, WorkflowState
+from turnout.client.workflows.handle import AnyWorkflowHandle
 from turnout.core.record import JobRecord, JobState
 from turnout.errors import TurnoutError
 from turnout.testing import NatsServer
@@ -33,6 +34,7 @@ PAUSE_S = (0.5, 2.0)
 LONG_ONES = 12
 ROUNDS = 8
 RESTARTS = 6
+AWAY_S = 20
 
 
 async def started(client: Client, path: Path, number: int) -> int:
@@ -147,3 +149,62 @@ async def test_timers_that_are_due_while_nothing_lives(fleet: Fleet, turnout_cli
     await fleet.start("second")
     slept = await asyncio.gather(*(handle.result(timeout=60) for handle in handles))
     assert all(2.0 + number / 10 <= seconds for number, seconds in enumerate(slept))
+
+
+@pytest.mark.timeout(240)
+async def test_workflows_outlast_a_server_that_is_away(tmp_path: Path) -> None:
+    """The server is away for 20 s. Meanwhile timers fall due, activities end, words are sent by a client that tries
+    again, and of one namespace the only worker is killed: each workflow ends once, with the right result."""
+    gate, lines = tmp_path / "gate", tmp_path / "lines"
+    with NatsServer() as server:
+        async with (
+            Client.connect(server.url) as client,
+            Client.connect(server.url, namespace="lonely") as lonely,
+            Fleet(server.url, client.namespace, tmp_path) as fleet,
+            Fleet(server.url, lonely.namespace, tmp_path) as others,
+        ):
+            for name in ("a", "b"):
+                await fleet.start(name, ttl_s=2.0, concurrency=WORKFLOWS)
+            victim = await others.start("victim", ttl_s=2.0)
+            handles = [
+                await client.start(outlasts.options(id=f"away-{number}"), str(gate), str(lines), float(number))
+                for number in range(AWAY_S)
+            ]
+            orphans = [await lonely.start(due_later, float(number)) for number in range(1, AWAY_S)]
+            await until(lambda: all_wait(handles, {"activity", "signal"}), 60)
+            await until(lambda: all_wait(orphans[-1:], {"timer"}), 60)
+            await asyncio.to_thread(server.stop)
+            await victim.kill()
+            said = [asyncio.ensure_future(say(handle)) for handle in handles]
+            await asyncio.sleep(2)
+            gate.touch()
+            await asyncio.sleep(AWAY_S - 2)
+            await asyncio.to_thread(server.start)
+            await others.start("heir", ttl_s=2.0)
+            await asyncio.gather(*said)
+            results = await asyncio.gather(*(handle.result(timeout=90) for handle in handles))
+            slept = await asyncio.gather(*(handle.result(timeout=90) for handle in orphans))
+            everyone: list[AnyWorkflowHandle] = [*handles, *orphans]
+            kinds = [[event.kind for event in await handle.history()] for handle in everyone]
+    assert [(word, attempt) for word, attempt, _ in results] == [(handle.id, 1) for handle in handles]
+    assert all(seconds >= number for number, (_, _, seconds) in enumerate(results))
+    assert all(seconds >= number for number, seconds in enumerate(slept, 1))
+    assert {each.count("completed") for each in kinds} == {1}
+    assert Counter(lines.read_text().splitlines()) == {handle.id: 1 for handle in handles}
+
+
+async def all_wait(handles: Sequence[AnyWorkflowHandle], kinds: set[str]) -> bool:
+    """Whether each waits for these, whatever else it waits for."""
+    infos = await asyncio.gather(*(handle.info() for handle in handles))
+    return all(kinds <= {each.kind for each in info.waiting} or info.state.final for info in infos)
+
+
+async def say(handle: AnyWorkflowHandle) -> None:
+    """Say its own name to it, and again as long as it is not sure that this was stored."""
+    while True:
+        try:
+            return await handle.signal("say", handle.id)
+        except WorkflowEnded:
+            return None  # by a word whose acknowledgement was lost
+        except TurnoutError:
+            await asyncio.sleep(0.5)
