@@ -64,6 +64,10 @@ POINTS = frozenset(
         "routes.sent",
         # Before each effect of a workflow's record (store/commit.py).
         *(f"workflow.{effect}" for effect in _WORKFLOW_EFFECTS.split()),
+        # Between what makes a workflow, or a fork of one (store/starts.py, store/forks.py).
+        "start.woken",
+        "start.recorded",
+        "fork.copied",
         # A supervisor between any two of its steps (supervisor/).
         "election.claimed",
         "election.resigned",

@@ -1,4 +1,4 @@
-"""A client process: `python -m tests.crash.client URL NAMESPACE VERB JOB`. It says so when it is done."""
+"""A client process: `python -m tests.crash.client URL NAMESPACE VERB JOB [EVENT]`. It says so when it is done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from turnout.core.events import Declined
 from turnout.store.perform import Performer
 
 
-async def main(url: str, namespace: str, verb: str, job_id: str) -> None:
+async def main(url: str, namespace: str, verb: str, job_id: str, at: str = "") -> None:
     async with Client.connect(url, namespace=namespace) as client:
         match verb:
             case "submit":
@@ -29,14 +29,15 @@ async def main(url: str, namespace: str, verb: str, job_id: str) -> None:
                 await client.submit(play.options(debounce=2, debounce_key=job_id))
             case "cancel":
                 await client.job(job_id).cancel("by the client")
-            case "prioritize":
-                await (await client.submit(play.options(id=job_id))).set_priority(1)
-            case "prioritize-delayed":
-                await (await client.submit(play.options(id=job_id, delay=10))).set_priority(1)
+            case "prioritize" | "prioritize-delayed":
+                delay = 10 if verb == "prioritize-delayed" else None
+                await (await client.submit(play.options(id=job_id, delay=delay))).set_priority(1)
             case "set-priority":
                 await client.job(job_id).set_priority(1)
             case "run-now":
                 await (await client.submit(play.options(id=job_id, delay=3600))).run_now()
+            case "fork":
+                await client.workflow("origin").fork(int(at), job_id)
             case "submit-group":
                 await client.submit_group(play, [{}] * 5, id=job_id, then=count_ends)
             case "cancel-group":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -62,6 +64,7 @@ class Fleet:
         self._namespace = namespace
         self._logs = logs
         self.processes: list[Process] = []
+        self._numbers = itertools.count()
 
     async def start(
         self,
@@ -74,33 +77,42 @@ class Fleet:
         mutant: str = "",
         url: str = "",
         properties: str = "",
+        build: str = "",
     ) -> Process:
         """A worker process that is registered and pulls; one that died of its first job may have said nothing.
 
         `crash_at`: the point at which it kills itself. `brisk`: its supervisor sweeps often. `mutant`: what is broken
         in it. `url`: where it connects, if not where the others do. `properties`: such as region=east.
+        `build`: that of its workflows' code, to which their runs are pinned.
         """
         module = ["tests.crash.mutant", mutant] if mutant else ["tests.crash.worker"]
         arguments = [*module, url or self._url, self._namespace, name, str(ttl_s), str(concurrency)]
-        return await self._spawn(name, ["-m", *arguments, *(["brisk"] if brisk else [])], crash_at, properties)
+        return await self._spawn(
+            name,
+            ["-m", *arguments, *(["brisk"] if brisk else [])],
+            crash_at,
+            {"PROPERTIES": properties, "BUILD": build},
+        )
 
     async def supervisor(self, name: str = "alone", *, ttl_s: float = TTL_S, crash_at: str = "-") -> Process:
         """A supervisor alone, as a process."""
         arguments = ["tests.crash.supervisor", self._url, self._namespace, name, str(ttl_s)]
         return await self._spawn(name, ["-m", *arguments], crash_at)
 
-    async def client(self, verb: str, job_id: str, *, crash_at: str = "-") -> Process:
+    async def client(self, verb: str, job_id: str, *more: str, crash_at: str = "-") -> Process:
         """A client process that does one thing; returns when it has done it, or died of it."""
-        arguments = ["tests.crash.client", self._url, self._namespace, verb, job_id]
+        arguments = ["tests.crash.client", self._url, self._namespace, verb, job_id, *more]
         return await self._spawn(f"client-{verb}", ["-m", *arguments], crash_at)
 
-    async def _spawn(self, name: str, arguments: list[str], crash_at: str = "-", properties: str = "") -> Process:
+    async def _spawn(
+        self, name: str, arguments: list[str], crash_at: str = "-", env: Mapping[str, str] | None = None
+    ) -> Process:
         path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-        log = self._logs / f"{name}-{len(self.processes)}.log"
+        log = self._logs / f"{name}-{next(self._numbers)}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=errors,
-                env={**os.environ, "PYTHONPATH": path, VARIABLE: crash_at, "PROPERTIES": properties},
+                env={**os.environ, "PYTHONPATH": path, VARIABLE: crash_at, **(env or {})},
             )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(START_TIMEOUT_S):

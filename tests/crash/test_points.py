@@ -903,7 +903,7 @@ async def test_a_crash_at_every_point_of(phase: str, nats_server: NatsServer, tm
 def test_every_point_there_is_was_hit(request: pytest.FixtureRequest) -> None:
     """No named point is left out of the matrix; when all of it ran, each was hit."""
     in_matrix = {point.partition(":")[0] for scenes in PHASES.values() for point, _ in scenes}
-    elsewhere = {point.partition(":")[0] for point in workflow_points.POINTS}
+    elsewhere = {point.partition(":")[0] for point in workflow_points.POINTS + workflow_points.FORKING}
     assert in_matrix | elsewhere | UNTRIED == crashpoints.POINTS
     ran = [item for item in request.session.items if item.name.startswith("test_a_crash_at_every_point_of")]
     if len(ran) == len(PHASES):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.flows import LINES, everything
+from tests.crash.flows import LINES, everything, long_one
 from tests.crash.scene import Scene, scene
 from tests.support.waiting import until
-from turnout import WorkflowState
+from turnout import WorkflowExists, WorkflowState
 from turnout.testing import NatsServer
 
 TOGETHER = 4
@@ -22,6 +22,9 @@ POINTS = (
     *("workflow.ScheduleCollection", "Completed.TellParent", "Cancelled.TellParent", "Failed.TellParent"),
 )
 """Where the worker dies, and at which of the times that it is there."""
+
+FORKING = ("fork.copied", "start.woken", "start.recorded", "workflow.Dispatch")
+"""Where whoever forks dies."""
 
 
 async def goes_on(s: Scene) -> None:
@@ -71,3 +74,43 @@ async def test_a_crash_before_every_effect_of_a_workflow(nats_server: NatsServer
     await asyncio.gather(*(one(number, point) for number, point in enumerate(POINTS)))
     if wrong:
         raise ExceptionGroup(", ".join(wrong), list(wrong.values()))
+
+
+def fork_of(point: str) -> str:
+    """The id of the fork whose first client dies there."""
+    return f"at-{point.replace('.', '-')}"
+
+
+@pytest.mark.timeout(400)
+async def test_a_fork_whose_client_and_worker_die(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Whoever forks dies between any two of its steps, asks again by the same id, and has one fork; the first worker
+    that makes sure of it dies, too. What is shared is not run again, and what comes behind it is, in one job each."""
+    async with scene(nats_server, tmp_path, "workflow.Dispatch") as s:
+        path = str(tmp_path / "lines")
+        first = await s.healthy("first")
+        origin = await s.client.start(long_one.options(id="origin"), path, 1, 3)
+        result = await origin.result(timeout=s.patience_s)
+        asked = [n for n, event in enumerate(await origin.history(), 1) if event.kind == "ask_activity"]
+        await first.kill()
+        at = asked[1] + 1  # the second step is asked for, and has not ended there
+        dead = await asyncio.gather(
+            *(s.fleet.client("fork", fork_of(point), str(at), crash_at=point) for point in FORKING)
+        )
+        for client, point in zip(dead, FORKING, strict=True):
+            await client.wait()
+            assert f"dies at {point}" in client.log.read_text()
+        taken = set()
+        for point in FORKING:
+            try:
+                await origin.fork(at, fork_of(point))
+            except WorkflowExists:
+                taken.add(point)
+        assert taken == {"start.recorded", "workflow.Dispatch"}
+        await s.died(await s.victim())
+        await s.healthy()
+        for point in FORKING:
+            fork = s.client.workflow(fork_of(point))
+            assert await fork.result(timeout=s.patience_s) == result
+            jobs = [job async for job in s.client.jobs(workflow=fork.id)]
+            outcomes = [[attempt.outcome.value for attempt in job.attempts] for job in jobs]
+            assert [each.count("completed") for each in outcomes] == [1, 1], outcomes

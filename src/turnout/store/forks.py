@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from turnout import crashpoints
 from turnout.core.spec import Body
 from turnout.core.workflows.fork import Past
 from turnout.core.workflows.standing import asked_again
@@ -26,7 +27,9 @@ class Forks:
 
     async def start(self, starting: Starting, past: Past) -> Stored:
         """Start it; what it asks for anew is asked for when this returns. A worker makes sure of that, too."""
-        stored = await self._starts.start(await self._owned(starting, past))
+        owned = await self._owned(starting, past)
+        crashpoints.reach("fork.copied")
+        stored = await self._starts.start(owned)
         await self._committer.commit(stored)
         return stored
 

@@ -9,6 +9,7 @@ import asyncio
 
 import attrs
 
+from turnout import crashpoints
 from turnout.core.workflows.effects import effects_of
 from turnout.core.workflows.task import Starting, first_record
 from turnout.core.workflows.values import InputKind, Record
@@ -43,8 +44,10 @@ class Starts:
         loop = asyncio.get_running_loop()
         began = loop.time()
         wake = await self.wake(starting)
+        crashpoints.reach("start.woken")
         started = attrs.evolve(starting, start=attrs.evolve(starting.start, wake=wake))
         stored, again = await self._append(first_record(started))
+        crashpoints.reach("start.recorded")
         if again or loop.time() - began > SLOW_S:
             await self.wake(starting)
         return stored
