@@ -44,6 +44,8 @@ async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, 
             concurrency=int(concurrency),
             name=name,
             liveness_ttl=float(ttl),
+            build=os.environ.get("BUILD") or None,
+            pin=bool(os.environ.get("BUILD")),
             properties=parse_properties(filter(None, [os.environ.get("PROPERTIES")]), "PROPERTIES"),
         )
         await worker.start()
