@@ -118,3 +118,15 @@ def test_what_a_fork_brings_along_is_taken_first_and_once() -> None:
     draft = Draft(after)
     apply_inputs(draft, [(given, "flow") for given in after.ahead] + [(signal(70), "flow")], 99.0, lambda _: Turn())
     assert [given.seq for given in draft.inputs] == [3, 70]
+
+
+def test_a_history_adds_up_the_same_at_once_and_piece_by_piece() -> None:
+    """Wherever it is cut, what the records in front of the cut add up to is not changed by those behind it."""
+    records = [(record, number + 1) for number, record in enumerate(history())]
+    whole = stand(records)
+    for cut in range(1, len(records)):
+        before = stand(records[:cut])
+        kept = attrs.evolve(before, pending=dict(before.pending), seen=dict(before.seen), answers=dict(before.answers))
+        assert stand(records[cut:], before) == whole
+        assert before == kept
+    assert list(whole.seen) == ["s3"]

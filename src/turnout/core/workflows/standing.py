@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import attrs
 
@@ -29,6 +30,8 @@ from turnout.core.workflows.values import (
     WorkflowState,
 )
 from turnout.errors import TurnoutError
+
+V = TypeVar("V")
 
 SEEN_S = 3600.0
 """How long the ids of signals and updates are remembered over continue-as-new (W9)."""
@@ -105,7 +108,7 @@ def stand(records: Iterable[tuple[Record, int]], before: Standing | None = None)
     """
     standing = before
     for record, seq in records:
-        standing = _first(record, seq) if standing is None else _next(standing, record, seq)
+        standing = _first(record, seq) if standing is None else _next(standing, record, seq, before)
     if standing is None:
         raise BrokenHistory("a history without a record")
     return standing
@@ -168,21 +171,32 @@ def asked_again(record: Record) -> tuple[Command, ...]:
     )
 
 
-def _next(standing: Standing, record: Record, seq: int) -> Standing:
+def _next(standing: Standing, record: Record, seq: int, before: Standing | None) -> Standing:
     _follows(standing, record)
     if record.start is not None and record.kind is RecordKind.task:
         return _begun(record, seq, record.start)
     if record.kind in (RecordKind.stuck, RecordKind.trying):
         tried_by = (*standing.tried_by, record.node) if record.kind is RecordKind.trying else ()
         return attrs.evolve(standing, newest=record, seq=seq, state=record.state, tried_by=tried_by)
-    return _taken(standing, record, seq)
+    return _taken(standing, record, seq, before)
 
 
-def _taken(standing: Standing, record: Record, seq: int) -> Standing:
-    """The standing behind a record that took inputs."""
-    pending = dict(standing.pending)
-    seen, begun, cancel = dict(standing.seen), standing.begun, standing.cancel_request
-    tried, requested = standing.tried, standing.requested
+def _own(found: Mapping[str, V], kept: Mapping[str, V] | None) -> dict[str, V]:
+    """A mapping that may be changed: `found` itself, or its copy where that is `kept` by somebody."""
+    return found if isinstance(found, dict) and found is not kept else dict(found)
+
+
+def _taken(standing: Standing, record: Record, seq: int, before: Standing | None = None) -> Standing:
+    """The standing behind a record that took inputs.
+
+    Its mappings take the place of those of `standing`, which is nobody's but ours, and grow with each record: only what
+    `before` has is left as it is. Copied for each record, a long history would take the square of its length.
+    """
+    pending = _own(standing.pending, None if before is None else before.pending)
+    seen = _own(standing.seen, None if before is None else before.seen)
+    answers = _own(standing.answers, None if before is None else before.answers)
+    tried, requested = _own(standing.tried, None if before is None else before.tried), standing.requested
+    begun, cancel = standing.begun, standing.cancel_request
     for command in record.commands:
         await_end(pending, command)
         if command.kind is CommandKind.request:
@@ -190,20 +204,20 @@ def _taken(standing: Standing, record: Record, seq: int) -> Standing:
     for each in record.inputs:  # behind the commands: a local activity may have ended within the task that asked for it
         settle(pending, each)
         if each.kind is InputKind.tried and each.ending is not None and each.ending.job is not None:
-            tried = {**tried, each.what: each.ending.job}
+            tried[each.what] = each.ending.job
         if each.id:
             seen[each.id] = each.at
         begun = begun or each.kind is InputKind.begin
         if each.kind is InputKind.cancel and cancel is None:
             cancel = each.body.text or ""
-    answers = {**standing.answers, **{answer.id: answer for answer in record.answers}} if record.answers else None
+    answers.update((answer.id, answer) for answer in record.answers)
     return Standing(
         newest=record,
         seq=seq,
         start=standing.start,
         pending={} if record.state.final else pending,
         seen=seen,
-        answers=standing.answers if answers is None else answers,
+        answers=answers,
         joined=_joined(standing.joined, record),
         patches=standing.patches.union(record.patches) if record.patches else standing.patches,
         begun=begun,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,13 @@ _DEPTH = 50
 
 
 def _shown(file: str, line: int, function: str) -> str:
-    return f"{Path(file).name}:{line} {function}"
+    return f"{_name(file)}:{line} {function}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _name(file: str) -> str:
+    """A long replay asks for few files very often."""
+    return Path(file).name
 
 
 def users_line(stack: Sequence[CodeLine] | None = None) -> str:
