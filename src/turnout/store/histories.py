@@ -142,8 +142,11 @@ class Histories:
         try:
             left = await self._list_to(inbox)
             while left > 0:
-                async with asyncio.timeout(LISTING_S):
-                    message = await queue.get()
+                if queue.empty():  # a timer for each would cost more than the entry
+                    async with asyncio.timeout(LISTING_S):
+                        message = await queue.get()
+                else:
+                    message = queue.get_nowait()
                 left -= 1
                 text = message.headers.get(histories.ENTRY)
                 if text is None:

@@ -15,7 +15,8 @@ from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
 from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
 from turnout.client.workflows.info import WorkflowInfo
-from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.newest import newest_started
+from turnout.client.workflows.reader import Living, WorkflowReader
 from turnout.client.workflows.sender import Sender
 from turnout.client.workflows.starter import Starter
 from turnout.client.workflows.updates import Updater
@@ -37,7 +38,7 @@ States = WorkflowState | str | Iterable[WorkflowState | str] | None
 
 OPEN = frozenset(WorkflowState) - FINAL_STATES
 AT_ONCE = 32
-"""How many workflows are acted on at once."""
+"""How many workflows are acted on, or read, at once."""
 
 
 class WorkflowFilters(TypedDict, total=False):
@@ -137,19 +138,28 @@ class WorkflowMethods:
             raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
         given: WorkflowFilters = {"state": state, "name": name, "label": label, "parent": parent, "since": since}
         filters = self._workflow_filters({**given, "schedule": schedule})
-        entries = self._workflow_reader.all()
-        found = [(each.summary.started_at, key) async for key, each in entries if filters.matches(each)]
+        found = await newest_started(self.store, filters.matches, limit) if limit is not None else None
+        if found is None:
+            entries = self._workflow_reader.all()
+            all_found = [(each.summary.started_at, key) async for key, each in entries if filters.matches(each)]
+            found = sorted(all_found, reverse=True)[:limit]
         living = self._workflow_reader.living()
-        for _, workflow_id in sorted(found, reverse=True)[:limit]:
-            try:
-                newest = await self._workflow_reader.newest(workflow_id)
-                info = await self._workflow_reader.info(newest, living)
-            except WorkflowNotFound:
-                continue  # it has gone meanwhile
-            except (UnreadableRecord, ObjectGone) as error:
-                left_out(workflow_id, error)
-                continue
-            yield info
+        for begin in range(0, len(found), AT_ONCE):
+            some = [(key, living) for _, key in found[begin : begin + AT_ONCE]]
+            for info in await bounded.each(self._listed, some, AT_ONCE):
+                if info is not None:
+                    yield info
+
+    async def _listed(self, one: tuple[str, Living]) -> WorkflowInfo | None:
+        """The workflow as a list shows it; None for one that has gone meanwhile, or can't be read."""
+        workflow_id, living = one
+        try:
+            return await self._workflow_reader.info(await self._workflow_reader.newest(workflow_id), living)
+        except WorkflowNotFound:
+            return None
+        except (UnreadableRecord, ObjectGone) as error:
+            left_out(workflow_id, error)
+            return None
 
     async def count_workflows(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, TypeVar
@@ -30,12 +31,14 @@ class Living:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._asking = asyncio.Lock()
         self._nodes: list[NodeInfo] | None = None
 
     async def builds(self, name: str) -> set[str]:
         """The builds of the living workers of this workflow."""
-        if self._nodes is None:
-            self._nodes = await self._store.nodes.living()
+        async with self._asking:
+            if self._nodes is None:
+                self._nodes = await self._store.nodes.living()
         return {node.build for node in self._nodes if name in node.workflows}
 
 

@@ -1,0 +1,57 @@
+"""The first page of a list of workflows: from the end of the stream where that tells, else from the entries of all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.workflows.definitions import approval, patient
+from turnout import Client, WorkflowState
+from turnout.client.workflows import newest
+from turnout.nats import pages
+from turnout.wire.histories import Entry
+
+STARTED = 48
+
+
+@pytest.fixture(autouse=True)
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few workflows are many here, and windows are small. There is one clock, so that starts need no margin."""
+    monkeypatch.setattr(newest, "MANY", 10)
+    monkeypatch.setattr(newest, "BYTES_EACH", 100_000)
+    monkeypatch.setattr(newest, "CLOCKS_S", -60.0)
+    monkeypatch.setattr(pages, "WINDOW", 4)
+
+
+async def test_the_first_page_is_that_of_the_whole_list(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when old ones were written to last and new ones deleted; and where the end of the stream tells nothing."""
+    handles = [await client.start(approval) for _ in range(STARTED)]
+    await handles[0].terminate("an old one, whose newest record is the last one there")
+    await handles[-2].terminate("a new one")
+    await handles[-2].delete()
+    expected = [handles[-1].id, handles[-3].id, handles[-4].id, handles[-5].id]
+
+    found = await newest.newest_started(client.store, lambda _: True, 4)
+    assert found is not None
+    assert [workflow_id for _, workflow_id in found] == expected
+    assert [info.id async for info in client.workflows(limit=4)] == expected
+    assert [info.id async for info in client.workflows()][:4] == expected
+
+    monkeypatch.setattr(newest, "CLOCKS_S", 3600.0)  # all of them were started within the margin
+    assert await newest.newest_started(client.store, lambda _: True, 4) is None
+    assert [info.id async for info in client.workflows(limit=4)] == expected
+
+
+async def test_what_is_rare_is_found_all_the_same(client: Client) -> None:
+    """The end of the stream is given up where it has too few of what is looked for."""
+    old = await client.start(patient)
+    for _ in range(STARTED):
+        await client.start(approval)
+    await old.terminate("")
+
+    def rare(entry: Entry) -> bool:
+        return entry.name == patient.name
+
+    assert await newest.newest_started(client.store, rare, 2) is None
+    assert [info.id async for info in client.workflows(name=patient, limit=2)] == [old.id]
+    listed = [info async for info in client.workflows(state=WorkflowState.terminated, limit=2)]
+    assert [info.id for info in listed] == [old.id]
