@@ -34,6 +34,10 @@ class Child:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self._what = what
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_for(self, line: str) -> None:
         """Wait until it prints this line."""
         assert self._process.stdout is not None

@@ -24,6 +24,7 @@ from bench.processes import cpu_s
 STREAM = "floor_work"
 BUCKET = "floor_jobs"
 SUBJECT = "floor.jobs.noop"
+WARM_UP = 200
 RESULT = b'{"v":1,"state":"completed","result":{"text":"1","size":1}}'
 
 
@@ -224,3 +225,32 @@ async def latency(url: str, jobs: int, rest_s: float) -> dict[str, Any]:
     await nc.publish("floor.stop", b"")
     await nc.close()
     return {"ms": sorted(taken)}
+
+
+async def respond(url: str, seconds: float) -> dict[str, Any]:
+    """Answers requests at once."""
+    nc = await nats.connect(url)
+
+    async def answer(message: Msg) -> None:
+        await message.respond(RESULT)
+
+    await nc.subscribe("floor.ask", queue="workers", cb=answer)
+    stop = await nc.subscribe("floor.stop")
+    await nc.flush()
+    print("serving", flush=True)
+    await stop.next_msg(timeout=seconds)
+    await nc.drain()
+    return {}
+
+
+async def requests(url: str, count: int) -> dict[str, Any]:
+    """One request after the other, to a `respond` in another process."""
+    nc = await nats.connect(url)
+    taken = []
+    for _ in range(WARM_UP + count):
+        started = time.perf_counter()
+        await nc.request("floor.ask", b'{"n":1}', timeout=30)
+        taken.append((time.perf_counter() - started) * 1000)
+    await nc.publish("floor.stop", b"")
+    await nc.close()
+    return {"ms": sorted(taken[WARM_UP:])}

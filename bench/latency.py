@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from bench.child import Child, measure
+from bench.floor import WARM_UP
 from bench.jobs import noop
 from bench.processes import worker_process
 from bench.sizes import Sizes, show
@@ -18,7 +19,6 @@ from bench.table import Aim, Row
 from turnout import Client
 from turnout.testing.server import NatsServer
 
-WARM_UP = 200
 REST_S = 0.02
 
 

@@ -1,6 +1,7 @@
 """Makes a run the one that the documents quote: `python -m bench.publish bench/results/2026-01-01T00-00-00.json`.
 
-It becomes bench/results/published.json; the tables in docs/performance.md and the chart are made from it.
+It becomes bench/results/published.json, or published-workflows.json; the tables in docs/performance.md are made from
+the two, and the chart from the first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CHART = ROOT / "docs" / "images" / "performance.svg"
 
 def renewed(document: str, results: Results) -> str:
     """The document with what stands between its markers made from these results."""
-    for name, text in (("results", results.as_markdown()), ("capacity", capacity.render(results))):
+    for name, text in _texts(results).items():
         begin, end = f"<!-- {name}: made by bench.publish -->\n", f"<!-- end of {name} -->"
         before, there, rest = document.partition(begin)
         _, ends, after = rest.partition(end)
@@ -28,11 +29,19 @@ def renewed(document: str, results: Results) -> str:
     return document
 
 
+def _texts(results: Results) -> dict[str, str]:
+    """What stands between which markers."""
+    if results.suite == "workflows":
+        return {"workflows": results.as_markdown()}
+    return {"results": results.as_markdown(), "capacity": capacity.render(results)}
+
+
 def publish(results: Results) -> None:
-    results.write(PUBLISHED)
+    results.write(PUBLISHED[results.suite])
     DOCUMENT.write_text(renewed(DOCUMENT.read_text(), results))
-    CHART.parent.mkdir(exist_ok=True)
-    CHART.write_text(chart.draw(results))
+    if results.suite == "jobs":
+        CHART.parent.mkdir(exist_ok=True)
+        CHART.write_text(chart.draw(results))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from bench.table import Row, as_json, as_markdown, from_json
 from turnout.testing.server import find_binary
 
 FOLDER = Path(__file__).parent / "results"
-PUBLISHED = FOLDER / "published.json"
-"""The run that the documents quote; the only one that is committed."""
+PUBLISHED = {"jobs": FOLDER / "published.json", "workflows": FOLDER / "published-workflows.json"}
+"""The runs that the documents quote, by suite; the only ones that are committed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +35,7 @@ class Results:
     rows: tuple[Row, ...]
     failed: tuple[str, ...] = ()
     took_s: float = 0.0
+    suite: str = "jobs"
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -8,12 +8,38 @@ import time
 import traceback
 from types import ModuleType
 
-from bench import backlog, drain, failover, finished, firing, idle, latency, replicas, running, scaling, submit, tracing
+from bench import (
+    asking,
+    backlog,
+    drain,
+    failover,
+    fanout,
+    finished,
+    firing,
+    idle,
+    latency,
+    limiting,
+    replaying,
+    replicas,
+    running,
+    scaling,
+    signals,
+    submit,
+    tracing,
+    waiting,
+    workflows,
+)
 from bench.results import FOLDER, Results, machine, now
 from bench.sizes import Sizes, add_arguments, chosen
 from bench.table import Row, as_markdown
 
-PARTS = (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, firing, idle, replicas)
+SUITES: dict[str, tuple[ModuleType, ...]] = {
+    "jobs": (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, firing, idle, replicas),
+    "workflows": (workflows, fanout, asking, signals, replaying, waiting, limiting),
+}
+"""What is measured, and published, together. The second one has limits and priorities as well."""
+
+PARTS = tuple(part for parts in SUITES.values() for part in parts)
 
 
 def name(part: ModuleType) -> str:
@@ -21,14 +47,24 @@ def name(part: ModuleType) -> str:
 
 
 def main() -> None:
-    names = [name(part) for part in PARTS]
+    names = {name(part): suite for suite, parts in SUITES.items() for part in parts}
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measure turnout against bare nats-py on this machine, in turns."
     )
     add_arguments(parser)
-    parser.add_argument("--part", action="append", choices=names, help="only this part; may be given several times")
+    parser.add_argument(
+        "--suite", choices=list(SUITES), help="which parts: those of jobs (the default), or of workflows"
+    )
+    parser.add_argument(
+        "--part", action="append", choices=list(names), help="only this part; may be given several times"
+    )
     arguments = parser.parse_args()
-    results = run([part for part in PARTS if name(part) in (arguments.part or names)], chosen(arguments))
+    wanted = arguments.part or [each for each, suite in names.items() if suite == (arguments.suite or "jobs")]
+    suites = {names[each] for each in wanted} | ({arguments.suite} if arguments.suite else set())
+    if len(suites) > 1:
+        parser.error("parts of one suite at a time: a file has the figures of one")
+    (suite,) = suites
+    results = run([part for part in SUITES[suite] if name(part) in wanted], chosen(arguments), suite)
     print(f"\n{results.as_markdown()} It took {results.took_s:.0f} s.")
     detail = [row for row in results.rows if row.detail]
     if detail:
@@ -38,13 +74,13 @@ def main() -> None:
     sys.exit(1 if results.failed else 0)
 
 
-def run(parts: list[ModuleType], sizes: Sizes) -> Results:
+def run(parts: list[ModuleType], sizes: Sizes, suite: str = "jobs") -> Results:
     """Measure these parts. One that fails does not stop the others; the file is written after each."""
     at, started = now(), time.perf_counter()
     path = FOLDER / f"{at[:19].replace(':', '-')}.json"
     rows: list[Row] = []
     failed: list[str] = []
-    results = Results(at=at, machine=machine(), sizes=sizes, rows=())
+    results = Results(at=at, machine=machine(), sizes=sizes, rows=(), suite=suite)
     for part in parts:
         print(f"{time.perf_counter() - started:5.0f} s: {name(part)} ...", flush=True)
         try:
@@ -59,6 +95,7 @@ def run(parts: list[ModuleType], sizes: Sizes) -> Results:
             rows=tuple(rows),
             failed=tuple(failed),
             took_s=time.perf_counter() - started,
+            suite=suite,
         )
         results.write(path)
     print(f"written to {path}")

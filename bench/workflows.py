@@ -1,4 +1,4 @@
-"""Workflows beside plain jobs, as ratios within one run: `python -m bench.workflows`.
+"""Workflows beside plain jobs.
 
 One client, one worker in the same process, a server of its own. What a machine is busy with besides slows both sides.
 """
@@ -10,11 +10,11 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 
+from bench.child import measure
+from bench.sizes import Sizes, show
+from bench.table import Row
 from turnout import Client, Worker, activity, workflow
 from turnout.testing import NatsServer
-
-TIMES = 60
-QUEUED = 500
 
 
 @activity(concurrency=100)
@@ -37,18 +37,18 @@ async def ten_local() -> int:
     return sum([await nothing.options(local=True)() for _ in range(10)])
 
 
-async def median_s(call: Callable[[], Awaitable[object]]) -> float:
+async def median_ms(call: Callable[[], Awaitable[object]], times: int) -> float:
     """How long one call takes, one after the other, in an idle system."""
     took = []
-    for _ in range(TIMES):
+    for _ in range(times):
         began = time.perf_counter()
         await call()
-        took.append(time.perf_counter() - began)
+        took.append((time.perf_counter() - began) * 1000)
     return statistics.median(took)
 
 
-async def latencies(client: Client) -> tuple[float, float, float, float]:
-    """The p50 of a plain job, of workflows of one activity, of ten, and of ten local ones, in seconds."""
+async def latencies(client: Client, times: int) -> dict[str, float]:
+    """The p50 of a plain job, of workflows of one activity, of ten, and of ten local ones, in milliseconds."""
 
     async def job() -> None:
         await (await client.submit(nothing)).result()
@@ -65,17 +65,20 @@ async def latencies(client: Client) -> tuple[float, float, float, float]:
     async with Worker(client, activities=[nothing], workflows=[one, ten, ten_local], concurrency=100):
         for call in (job, single, local):
             await call()
-        return await median_s(job), await median_s(single), await median_s(tenfold), await median_s(local)
+        return {
+            "job": await median_ms(job, times),
+            "one": await median_ms(single, times),
+            "ten": await median_ms(tenfold, times),
+            "ten_local": await median_ms(local, times),
+        }
 
 
-async def drains(client: Client) -> tuple[float, float]:
+async def drains(client: Client, queued: int) -> dict[str, float]:
     """How many queued jobs, and workflows of one activity, a worker ends a second."""
-    rates = []
-    jobs = [await client.submit(nothing) for _ in range(QUEUED)]
-    rates.append(await drain_rate(client, [job.result() for job in jobs]))
-    workflows = await asyncio.gather(*(client.start(one) for _ in range(QUEUED)))
-    rates.append(await drain_rate(client, [each.result() for each in workflows]))
-    return rates[0], rates[1]
+    jobs = [await client.submit(nothing) for _ in range(queued)]
+    job_rate = await drain_rate(client, [job.result() for job in jobs])
+    workflows = await asyncio.gather(*(client.start(one) for _ in range(queued)))
+    return {"jobs": job_rate, "workflows": await drain_rate(client, [each.result() for each in workflows])}
 
 
 async def drain_rate(client: Client, results: list[Awaitable[int]]) -> float:
@@ -83,21 +86,40 @@ async def drain_rate(client: Client, results: list[Awaitable[int]]) -> float:
     began = time.perf_counter()
     async with worker:
         await asyncio.gather(*results)
-        return QUEUED / (time.perf_counter() - began)
+        return len(results) / (time.perf_counter() - began)
 
 
-async def measure() -> None:
+async def beside_jobs(url: str, times: int, queued: int) -> dict[str, float]:
+    """Latencies and rates, one after the other."""
+    async with Client.connect(url) as client:
+        return {**await latencies(client, times), **await drains(client, queued)}
+
+
+def one_round(sizes: Sizes) -> dict[str, float]:
     with NatsServer() as server:
-        async with Client.connect(server.url) as client:
-            job, single, tenfold, local = await latencies(client)
-            jobs, workflows = await drains(client)
-    print(f"a plain job, p50                         {job * 1e3:8.1f} ms")
-    print(f"a workflow of one activity, p50          {single * 1e3:8.1f} ms   {single / job:5.1f} times a job's")
-    print(f"a workflow of ten activities, p50        {tenfold * 1e3:8.1f} ms   {tenfold / job:5.1f} times a job's")
-    print(f"a workflow of ten local activities, p50  {local * 1e3:8.1f} ms   {local / job:5.1f} times a job's")
-    print(f"queued jobs, drained                     {jobs:8.0f} /s")
-    print(f"queued workflows of one activity         {workflows:8.0f} /s   {workflows / jobs:5.2f} of the jobs' rate")
+        found: dict[str, float] = measure(
+            "bench.workflows:beside_jobs",
+            url=server.url,
+            times=max(5, sizes.turns // 16),
+            queued=max(5, sizes.small // 2),
+        )
+        return found
+
+
+def measured(sizes: Sizes) -> list[Row]:
+    found = [one_round(sizes) for _ in range(sizes.rounds)]
+
+    def row(key: str, work: str, unit: str, against: str, other: str) -> Row:
+        rounds, beside = [each[key] for each in found], [each[against] for each in found]
+        return Row(key=f"workflow_{key}", work=work, unit=unit, rounds=rounds, against=beside, other=other)
+
+    return [
+        row("one", "a workflow of one activity, p50", "ms", "job", "a job"),
+        row("ten", "a workflow of ten activities, p50", "ms", "job", "a job"),
+        row("ten_local", "a workflow of ten local activities, p50", "ms", "job", "a job"),
+        row("workflows", f"drain {sizes.small // 2:,} workflows of one activity", "/s", "jobs", "jobs"),
+    ]
 
 
 if __name__ == "__main__":
-    asyncio.run(measure())
+    show(measured, __doc__)

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from bench import capacity, chart, failover, idle, profile, replicas, running
+from bench import capacity, chart, failover, idle, profile, replicas, running, waiting
 from bench.results import Results, machine, now
 from bench.run import PARTS, name, run
 from bench.sizes import Sizes
@@ -27,7 +27,7 @@ HOLDS = {"spans", "running_lost"}
 """No span is dropped and no lease is lost, however few jobs there are, and however slow the machine is."""
 
 
-WAITING = (failover, idle, running, replicas)
+WAITING = (failover, waiting, idle, running, replicas)
 """These mostly wait; they begin first, and the others run beside them."""
 
 
@@ -120,6 +120,6 @@ def test_samples_count_for_our_innermost_module() -> None:
 
 def test_every_program_explains_itself() -> None:
     """`--help` works for all of it and for a part alone."""
-    for module in ("bench", "bench.drain", "bench.results", "bench.profile"):
+    for module in ("bench", "bench.drain", "bench.waiting", "bench.results", "bench.profile"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, check=True)
         assert b"usage:" in done.stdout
