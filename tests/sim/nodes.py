@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import code
 from tests.sim.invariants import LEASE_S
-from tests.sim.plan import RANKS, REPLACE
+from tests.sim.plan import PAUSE, PAUSED_S, RANKS, REPLACE
 from tests.sim.world import Host
 from turnout.client.client import Client
 from turnout.core.catalog import NodeInfo
@@ -16,10 +16,12 @@ from turnout.core.spec import Body, JobSpec
 from turnout.definition.options import IfExists
 from turnout.errors import InvalidState, JobExists, JobNotFound, TurnoutError
 from turnout.nats.connection import ConnectOptions
+from turnout.store.pauses import Pause
 from turnout.store.perform import Performer, Store
 from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
+from turnout.wire.converter import dump
 from turnout.worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -196,6 +198,8 @@ class Caller:
                 await self._submit(client, job_id, "plain" if of == "bare" else of, if_exists="replace")
             elif kind == "beside":
                 await self._submit_blindly(client, job_id)
+            elif kind == PAUSE:
+                await self._pause(client)
             elif kind in RANKS:
                 await client.job(job_id, ACTIVITY).set_priority(RANKS[kind])
             elif kind == "cancel":
@@ -228,6 +232,14 @@ class Caller:
             priority=RANKS.get(of),
         )
         await client.submit(ref, life=life)
+
+    async def _pause(self, client: Client) -> None:
+        """As a client does it, but that the consumer goes on."""
+        store = client.store
+        now = store.connection.now()
+        await store.connection.store(store.names.pause(ACTIVITY), dump(Pause(now, now + PAUSED_S)))
+        for key, line in (await store.places.lines.all(activity=ACTIVITY)).items():
+            await store.places.hand_on(key, line.lanes, [ACTIVITY])
 
     async def _submit_blindly(self, client: Client, job_id: str) -> None:
         """The look at what is there was before anything was, as when two submit at once."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 
 import attrs
 import pytest
 
 from tests.sim.invariants import LEASE_S, Violation
-from tests.sim.plan import Act, Fault, Plan
+from tests.sim.nodes import ACTIVITY
+from tests.sim.plan import PAUSED_S, Act, Fault, Plan
 from tests.sim.seams import Patch
 from tests.sim.simulation import Simulation, replayable
 from tests.sim.world import Host
@@ -115,7 +117,7 @@ def test_an_accident_while_jobs_wait(kind: str) -> None:
     [
         ((Places, "due", lambda places, rule: 0.0), "L2"),
         ((Places, "vacant", lambda places, rule: True), "L1"),
-        ((PlaceSweep, "_free", lambda sweep, held: _nothing()), "U13"),
+        ((PlaceSweep, "_free", lambda *_: _nothing()), "U13"),
     ],
     ids=["no tokens", "no places", "no sweep"],
 )
@@ -177,6 +179,69 @@ def test_a_crash_while_jobs_of_all_priorities_wait(offset: int) -> None:
     assert whole.turns >= 5
     for effect in range(offset, whole.effects + 1, STEP):
         play_ranked(attrs.evolve(RANKED, seed=offset, crash=(effect,)))
+
+
+PAUSED = attrs.evolve(RANKED, acts=(Act("pause", 4.5), *RANKED.acts))
+
+
+class Paused(Ranked):
+    """Meanwhile the activity is paused, so its jobs that wait are passed over."""
+
+    paused_at = math.inf
+    idle = False
+
+    def _build(self) -> None:
+        super()._build()
+        self.server.streams[kv_stream(self.names.activities_bucket)].on_store = self._pausing
+
+    def _pausing(self, message: Message) -> None:
+        if message.subject == self.names.pause(ACTIVITY):
+            self.paused_at = self.world.now
+
+    def _places(self, message: Message) -> None:
+        super()._places(message)
+        if message.subject.startswith(self.names.places("")):
+            self.idle = bool(message.data and load_places(message.data).idle)
+
+    def _turn(self, holder: Holder, message: Message) -> None:
+        """L5: where nobody dies, nobody has a turn from a second after the pause has begun until it ends."""
+        super()._turn(holder, message)
+        if not self.plan.crash and self.paused_at + 1.0 < self.world.now < self.paused_at + PAUSED_S:
+            raise Violation("L5 not while paused", holder.id)
+
+    def unrest(self) -> str:
+        return super().unrest() or ("somebody is passed over" if self.idle else "")
+
+
+def play_paused(plan: Plan, patches: Iterable[Patch] = ()) -> Paused:
+    simulation = Paused(plan, patches)
+    with replayable(plan):
+        simulation.run()
+    return simulation
+
+
+@pytest.mark.parametrize("offset", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, STEP + 1))])
+def test_a_crash_while_jobs_are_passed_over(offset: int) -> None:
+    """Whoever dies, wherever: when the pause has ended all that were passed over have their turn."""
+    whole = play_paused(attrs.evolve(PAUSED, seed=offset))
+    assert whole.turns >= 5
+    for effect in range(offset, whole.effects + 1, STEP):
+        play_paused(attrs.evolve(PAUSED, seed=offset, crash=(effect,)))
+
+
+@pytest.mark.parametrize(
+    ("patch", "caught_by"),
+    [
+        ((Places, "noting", lambda places, idle, busy: places), "L5"),
+        ((Places, "noting", lambda places, idle, busy: attrs.evolve(places, idle=(*places.idle, *idle))), "U13"),
+    ],
+    ids=["nobody is passed over", "for ever"],
+)
+def test_a_wrong_note_of_who_is_passed_over_is_noticed(patch: Patch, caught_by: str) -> None:
+    """L5 has teeth."""
+    with pytest.raises(Violation) as caught:
+        play_paused(PAUSED, [patch])
+    assert caught.value.name.split()[0] == caught_by
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,17 @@ def test_a_worker_puts_its_name_to_a_place_that_was_handed_on() -> None:
     assert taken.taken_by(holder(node="n"), Rule(1), 0.0) is taken
 
 
+def test_a_place_that_was_received_meanwhile_is_not_freed() -> None:
+    """By whoever has seen that nobody had received it; whoever has the place frees it."""
+    places = Places("k", "k").taken_by(holder(node="n"), Rule(1), 0.0)
+    assert places is not None
+    assert places.without(holder()) is places
+    assert places.without(holder(node="n")).holders == ()
+    promised = Places("k", "k").taken_by(holder(), Rule(1), 0.0)
+    assert promised is not None
+    assert promised.without(holder()).holders == promised.without(holder(node="n")).holders == ()
+
+
 def test_only_what_is_over_for_ever_is_over() -> None:
     """An attempt that has not begun, or runs, is not; one that has ended, was overtaken, or can't begin any more is."""
     second = holder(turn=2, generation=3)

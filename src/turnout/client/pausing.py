@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 
+from turnout.bounded import each
 from turnout.core.failure import one_line
 from turnout.core.retry import seconds
 from turnout.core.spec import valid_name
 from turnout.definition.activity import ActivityRef
-from turnout.errors import ActivityNotFound, InvalidValue
+from turnout.errors import ActivityNotFound, InvalidValue, TurnoutError
 from turnout.store.pauses import Pause
 from turnout.store.perform import Store
 
+logger = logging.getLogger("turnout.client")
+
+_AT_ONCE = 20
 _LONGEST_S = 100 * 365 * 86_400.0
 
 
@@ -44,6 +49,7 @@ class PauseMethods:
         until = None if length_s is None else now + length_s
         await self.store.pauses.put(name, Pause(now, until, one_line(note)))
         await self._announce(name)
+        await self._tell_lines(name, paused=True)
 
     async def resume(self, activity: str | ActivityRef) -> None:
         """Begin attempts of this activity again; nothing happens if it is not paused. ActivityNotFound as of `pause`.
@@ -53,6 +59,7 @@ class PauseMethods:
         name = await self._declared(activity)
         await self.store.pauses.end(name)
         await self._announce(name)
+        await self._tell_lines(name, paused=False)
 
     async def _declared(self, activity: str | ActivityRef) -> str:
         """The activity's name, if a worker has declared it."""
@@ -61,6 +68,16 @@ class PauseMethods:
             known = ", ".join(each.name for each in await self.store.nodes.activities()) or "none"
             raise ActivityNotFound(f"no worker has declared an activity {name}; those known are: {known}")
         return name
+
+    async def _tell_lines(self, activity: str, *, paused: bool) -> None:
+        """Have its jobs passed over that wait for limits, or not any more; the supervisor does what is left of that."""
+        idle, busy = ([activity], []) if paused else ([], [activity])
+        places = self.store.places
+        try:
+            lines = await places.lines.all(activity=activity)
+            await each(lambda key: places.hand_on(key, lines[key].lanes, idle, busy), lines, _AT_ONCE)
+        except TurnoutError as error:
+            logger.info("not all limits know yet that %s was paused or resumed: %s", activity, error)
 
     async def _announce(self, activity: str) -> None:
         """Have the nodes look at once; those that don't hear of it notice within some seconds."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from turnout.core.evolve import evolve
 from turnout.core.frozen import frozen
@@ -138,7 +138,7 @@ class Places:
     for a busy worker does not start in one heap with what comes after. `waker` is who wakes the line when the next
     token is there; "" while nobody waits for one. `lanes`: the priorities beside the default one of which jobs wait, or
     waited when somebody last looked; `passed`: how many have had their turn since it was the turn of the one that had
-    waited longest.
+    waited longest. `idle`: activities of which nobody can start a job now; their jobs are passed over.
     """
 
     key: str
@@ -149,6 +149,7 @@ class Places:
     waker: str = ""
     lanes: tuple[int, ...] = ()
     passed: int = 0
+    idle: tuple[str, ...] = ()
 
     def vacant(self, rule: Rule) -> bool:
         """Whether there is a place, whatever the rate says."""
@@ -197,8 +198,9 @@ class Places:
         return evolve(self, used=max(0.0, self._spent(rule) - (now - self.used_at) * rule.pace) + 1, used_at=now)
 
     def without(self, holder: Holder) -> Places:
-        """With the place of this attempt free; nothing changes if it has none."""
-        left = tuple(each for each in self.holders if not each.same(holder))
+        """With the place of this attempt free; nothing changes if it has none, or if the one that nobody had received
+        has been by now."""
+        left = tuple(each for each in self.holders if not each.same(holder) or (each.node and not holder.node))
         return self if len(left) == len(self.holders) else evolve(self, holders=left)
 
     def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:
@@ -209,6 +211,10 @@ class Places:
             return left
         lost = max(0.0, 1.0 - max(0.0, now - holder.at) * rule.pace)
         return evolve(left, used=max(0.0, self._spent(rule) - lost))
+
+    def noting(self, idle: Collection[str], busy: Collection[str]) -> Places:
+        """With the jobs of these activities passed over, and those of the others not any more."""
+        return evolve(self, idle=tuple(sorted({*self.idle, *idle}.difference(busy))))
 
     def _spent(self, rule: Rule) -> float:
         """What was spent by an earlier rule counts as far as this one knows of tokens."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 
@@ -38,10 +38,11 @@ class Parked:
 
 @attrs.define
 class Line:
-    """How many wait for a key, and of which priorities beside the default one."""
+    """How many wait for a key, of which priorities beside the default one, and of which activities."""
 
     waiting: int = 0
     lanes: set[int] = attrs.field(factory=set)
+    activities: set[str] = attrs.field(factory=set)
 
 
 class Lines:
@@ -86,14 +87,16 @@ class Lines:
             await self.remove(stored.subject, stored.seq)
         return bool(wrong)
 
-    async def all(self, known: Iterable[LimitKey] = ()) -> dict[LimitKey, Line]:
-        """The keys that jobs wait for, and their lines; those that are `known` need not be looked up."""
+    async def all(self, known: Iterable[LimitKey] = (), activity: str = "*") -> dict[LimitKey, Line]:
+        """The keys that jobs wait for, and their lines; those that are `known` need not be looked up. As if none but
+        jobs of this activity waited."""
         found: dict[str, Line] = {}
         some: dict[str, str] = {}
-        async for subject, _ in self._work.subjects(self._names.parked("*", "*", "*")):
+        async for subject, _ in self._work.subjects(self._names.parked("*", activity, "*")):
             if (named := self._names.parked_of(subject)) is not None:
                 line = found.setdefault(named.key, Line())
                 line.waiting += 1
+                line.activities.add(named.activity)
                 if named.priority != DEFAULT_PRIORITY:
                     line.lanes.add(named.priority)
                 some[named.key] = subject
@@ -103,19 +106,26 @@ class Lines:
                 keys[token] = key
         return {keys[token]: line for token, line in found.items() if token in keys}
 
-    async def first(self, key: str, priority: int, begin: int) -> Parked | None:
+    async def activities(self, key: str, priority: int) -> set[str]:
+        """Of which activities jobs wait in this lane of the key's line."""
+        subjects = self._work.subjects(self._names.parked(hashed(key), "*", "*", priority))
+        named = [self._names.parked_of(subject) async for subject, _ in subjects]
+        return {each.activity for each in named if each is not None}
+
+    async def first(self, key: str, priority: int, begin: int, activities: Collection[str] = ("*",)) -> Parked | None:
         """The first from this sequence on whose entry is in this lane of the key's line, by the word of the leader.
 
         Entries of jobs that do not wait for the key are removed. The job's own priority may be another one.
         """
-        subject = self._names.parked(hashed(key), "*", "*", priority)
+        subjects = [self._names.parked(hashed(key), each, "*", priority) for each in activities]
         while True:
-            stored = await self._connection.get_message(self._names.work, seq=begin, next_by_subj=subject)
+            found = await asyncio.gather(*(self._next(subject, begin) for subject in subjects))
+            stored = min(filter(None, found), key=lambda each: each.seq, default=None)
             if stored is None:
                 return None
-            found = await self._parked(stored, key)
-            if found is not None:
-                return found
+            parked = await self._parked(stored, key)
+            if parked is not None:
+                return parked
             begin = stored.seq + 1
 
     async def _parked(self, stored: StoredMessage, key: str) -> Parked | None:
@@ -140,6 +150,9 @@ class Lines:
             logger.warning("the line of %s can't be told: %s", subject, error)
             return None
 
+    async def _next(self, subject: str, begin: int) -> StoredMessage | None:
+        return await self._connection.get_message(self._names.work, seq=begin, next_by_subj=subject)
+
     async def _at(self, subject: str) -> StoredMessage | None:
         return await self._connection.get_message(self._names.work, last_by_subj=subject)
 
@@ -149,11 +162,17 @@ class Lines:
 
 
 class Turns:
-    """One look at the line of a key: who has his turn, one after the other. Each lane is read as far as it takes."""
+    """One look at the line of a key: who has his turn, one after the other. Each lane is read as far as it takes.
 
-    def __init__(self, lines: Lines, key: str, lanes: Iterable[int]) -> None:
+    Jobs of the activities that are `idle` are passed over.
+    """
+
+    def __init__(self, lines: Lines, key: str, lanes: Iterable[int], idle: Collection[str]) -> None:
         self._lines = lines
         self._key = key
+        self._idle = idle
+        self._others: dict[int, set[str]] = {}
+        """Lanes that began with a job that is passed over, and of which activities jobs wait there beside those."""
         self._begin = dict.fromkeys((DEFAULT_PRIORITY, *sorted(lanes)), 1)
         self._first: dict[int, Parked | None] = {}
         """Who is the first of each lane that was read; None: nobody."""
@@ -163,7 +182,7 @@ class Turns:
     @property
     def lanes(self) -> tuple[int, ...]:
         """The lanes beside the default one, without those that were found to be empty."""
-        empty = [lane for lane, first in self._first.items() if first is None]
+        empty = [lane for lane, first in self._first.items() if first is None and lane not in self._others]
         return tuple(sorted(lane for lane in self._begin if lane not in (DEFAULT_PRIORITY, *empty)))
 
     async def next(self, passed: int) -> tuple[Parked, int] | None:
@@ -192,14 +211,19 @@ class Turns:
     async def _read(self, lane: int) -> Parked | None:
         """The first of this lane that has not had his turn. Those that belong into another one are moved there."""
         begin = self._begin[lane]
-        while (parked := await self._lines.first(self._key, lane, begin)) is not None:
+        while True:
+            parked = await self._lines.first(self._key, lane, begin, self._others.get(lane, ("*",)))
+            if parked is None:
+                return None
             record = parked.record
+            if record.activity in self._idle:  # there may be thousands: the others are found by name
+                self._others[lane] = (await self._lines.activities(self._key, lane)).difference(self._idle)
+                continue
             if record.spec.priority == lane:
                 return parked
             await self._lines.move(record.activity, record.id, self._key, record.spec.priority)
             self._gained.add(record.spec.priority)
             begin = parked.seq + 1
-        return None
 
 
 def key_of(record: JobRecord) -> LimitKey:

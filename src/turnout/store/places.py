@@ -10,6 +10,9 @@ a line whose jobs have no other priority is read as if there were none. Whoever 
 that is found to be empty is not noted any more, and looked at once more after that is stored. Of a lane that nobody has
 noted, for want of time, the supervisor's look tells.
 
+Noted is there as well of which activities nobody can start a job now, by whoever pauses one, or by the supervisor: a
+place for such a job would be held for nothing.
+
 Tokens of a rate come with time. The record says who wakes the line for the next one: whoever has given out the last, or
 has found the line without anybody who does. That one sets an alarm, and nobody else does. Nobody overtakes the line
 meanwhile. For an alarm that died with its process the supervisor's look is enough: it gives out what is due, and so the
@@ -65,13 +68,16 @@ _LONGEST_S = 10 * 365 * 86_400.0
 @attrs.frozen
 class _Wish:
     """What somebody wants of a desk: a place, one to be free, or with neither that free places are handed on.
-    `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait."""
+    `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait.
+    `idle`, `busy`: of these activities nobody can start a job now, of those somebody can again."""
 
-    done: asyncio.Future[Entry]
     take: Holder | None = None
     leave: Holder | None = None
     unused: bool = False
     lanes: Collection[int] = ()
+    idle: Collection[str] = ()
+    busy: Collection[str] = ()
+    done: asyncio.Future[Entry] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class PlaceDesks:
@@ -93,16 +99,19 @@ class PlaceDesks:
 
     async def take(self, key: LimitKey, holder: Holder) -> Entry:
         """Whether this attempt has a place now, or has had a token where that is all it needs."""
-        return await self._ask(key, take=holder)
+        return await self._ask(key, _Wish(take=holder))
 
     async def leave(self, key: LimitKey, holder: Holder, *, unused: bool = False) -> None:
         """Free the place of this attempt, if it has one, and hand it on. `unused`: its token was taken for nothing,
         and is handed on as well."""
-        await self._ask(key, leave=holder, unused=unused)
+        await self._ask(key, _Wish(leave=holder, unused=unused))
 
-    async def hand_on(self, key: LimitKey, lanes: Collection[int] = ()) -> None:
-        """Give what is free to those who wait in the line. `lanes`: jobs wait in these, be that noted or not."""
-        await self._ask(key, lanes=lanes)
+    async def hand_on(
+        self, key: LimitKey, lanes: Collection[int] = (), idle: Collection[str] = (), busy: Collection[str] = ()
+    ) -> None:
+        """Give what is free to those who wait in the line. `lanes`: jobs wait in these, be that noted or not. From now
+        on jobs of the activities that are `idle` are passed over, and those of the `busy` ones are not."""
+        await self._ask(key, _Wish(lanes=lanes, idle=idle, busy=busy))
 
     async def park(self, record: JobRecord) -> None:
         """Put the job into the line that its record says it waits in, and hand on what is free of it."""
@@ -161,7 +170,7 @@ class PlaceDesks:
     async def store(self, places: Places, revision: int, rule: Rule) -> None:
         """Write them, if nobody has since they were read; WrongLastSequence."""
         headers = {EXPECTED: str(revision)}
-        if not places.holders:
+        if not places.holders and not places.idle:
             spent_s = min(max(0.0, places.refilled(rule) - self.now()), _LONGEST_S)
             headers[TTL] = for_seconds(_EMPTY_TTL_S + spent_s)
         await self._connection.store(self._names.places(hashed(places.key)), dump_places(places), headers)
@@ -208,20 +217,12 @@ class PlaceDesks:
         except TurnoutError as error:  # the supervisor will
             logger.info("the line of limit %s can't be woken now: %s", key.key, error)
 
-    async def _ask(
-        self,
-        key: LimitKey,
-        take: Holder | None = None,
-        leave: Holder | None = None,
-        *,
-        unused: bool = False,
-        lanes: Collection[int] = (),
-    ) -> Entry:
+    async def _ask(self, key: LimitKey, wish: _Wish) -> Entry:
         desk = self._desks.get(key.key)
         if desk is None:
             desk = self._desks[key.key] = _Desk(self, key)
         try:
-            return await desk.ask(take, leave, unused=unused, lanes=lanes)
+            return await desk.ask(wish)
         finally:
             if desk.idle and self._desks.get(key.key) is desk:
                 del self._desks[key.key]
@@ -241,12 +242,11 @@ class _Desk:
     def idle(self) -> bool:
         return self._task is None
 
-    async def ask(self, take: Holder | None, leave: Holder | None, *, unused: bool, lanes: Collection[int]) -> Entry:
-        done: asyncio.Future[Entry] = self._loop.create_future()
-        self._wishes.append(_Wish(done, take, leave, unused, lanes))
+    async def ask(self, wish: _Wish) -> Entry:
+        self._wishes.append(wish)
         if self._task is None:
             self._task = self._loop.create_task(self._work())
-        return await done
+        return await wish.done
 
     async def _work(self) -> None:
         try:
@@ -286,6 +286,8 @@ class _Desk:
                         if wish.unused
                         else places.without(wish.leave)
                     )
+                if wish.idle or wish.busy:
+                    places = places.noting(wish.idle, wish.busy)
             granted: list[Parked] = []
             if looks:
                 places, granted = await self._granted(places, rule, lanes | set(places.lanes))
@@ -330,7 +332,7 @@ class _Desk:
     async def _granted(self, places: Places, rule: Rule, lanes: Set[int]) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""
         granted: list[Parked] = []
-        turns, waker = Turns(self._places.lines, self._key.key, lanes), places.waker
+        turns, waker = Turns(self._places.lines, self._key.key, lanes, places.idle), places.waker
         while (room := places.room(rule, self._places.now())) and len(granted) < _TOGETHER:
             turn = await turns.next(places.passed)
             if turn is None:

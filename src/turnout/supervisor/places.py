@@ -6,10 +6,11 @@ sees to the lines: whoever died between any two steps has left a job in one, or 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+import attrs
 
 from turnout import wire
 from turnout.bounded import each
@@ -29,6 +30,9 @@ logger = logging.getLogger("turnout.supervisor")
 
 _GRANTED_S = 2.0
 """After so long a job that was given a place should have its message back."""
+
+_UNSERVED_S = 5.0
+"""For so long no node must have worked on an activity: while one takes over from another there may be none."""
 
 _SHARE = 20.0
 """A look that took long is followed by a pause of so many times its length."""
@@ -58,12 +62,24 @@ class LimitUses:
         self._uses = {}
 
 
+@attrs.frozen
+class _Seen:
+    """What a look has seen beside places and lines, and when: the nodes that live, and the activities of which jobs
+    wait that nobody can start now, since they are paused or no node works on them."""
+
+    now: float
+    living: Set[str]
+    idle: Set[str]
+
+
 class PlaceSweep:
     """Looks after the places of all limits."""
 
     def __init__(self, store: Store, uses: LimitUses) -> None:
         self._store = store
         self._uses = uses
+        self._unserved: dict[str, float] = {}
+        """Activities of whose jobs some wait, and since when no node works on them."""
         self._not_before = 0.0
 
     async def look(self) -> None:
@@ -73,35 +89,56 @@ class PlaceSweep:
         begun = boottime()
         if not await self._store.places.ever_used():
             return
-        held = await self._store.places.all()
-        await self._free(held)
-        known = [LimitKey(places.key, places.name) for places in held]
-        lines = await self._store.places.lines.all(known)
-        self._uses.count(held, lines)
-        await each(lambda item: self._hand_on(*item), lines.items(), AT_ONCE)
+        held = {LimitKey(places.key, places.name): places for places in await self._store.places.all()}
+        lines = await self._store.places.lines.all(held)
+        self._uses.count(held.values(), lines)
+        seen = await self._see(lines, [holder for places in held.values() for holder in places.holders])
+        noted = {key: set(places.idle) for key, places in held.items() if places.idle}
+        for key in noted:
+            lines.setdefault(key, Line())
+
+        async def hand_on(key: LimitKey) -> None:
+            line, before = lines[key], noted.get(key, set())
+            wanted = line.activities & seen.idle
+            await self._hand_on(key, line, wanted - before, before - wanted)
+
+        await each(hand_on, lines, AT_ONCE)
+        await self._free(list(held.values()), seen)
         self._not_before = boottime() + _SHARE * (boottime() - begun)
         reach("supervisor.places")
 
-    async def _free(self, held: list[Places]) -> None:
+    async def _see(self, lines: Mapping[LimitKey, Line], holders: Sequence[Holder]) -> _Seen:
+        """Who lives, and whose jobs that wait, or have been given a place, nobody can start."""
+        waiting = {activity for line in lines.values() for activity in line.activities}
+        waiting.update(holder.activity for holder in holders if not holder.node)
+        nodes = await self._store.nodes.living() if waiting or holders else []
+        served = {activity for node in nodes if not node.draining for activity in node.activities}
+        if any(not node.version for node in nodes):
+            served = waiting  # of a node of a later version nobody here knows what it works on
+        now, before = boottime(), self._unserved
+        self._unserved = {activity: before.get(activity, now) for activity in waiting - served}
+        idle = {activity for activity, since in self._unserved.items() if now - since > _UNSERVED_S}
+        if waiting:
+            idle.update(waiting.intersection(await self._store.pauses.held()))
+        return _Seen(self._store.connection.now(), {node.id for node in nodes}, idle)
+
+    async def _free(self, held: list[Places], seen: _Seen) -> None:
         """Free the places of attempts that are over, or that nobody will begin."""
         store = self._store
         holders = [(places, holder) for places in held for holder in places.holders]
         if not holders:
             return
         names = {store.names.record(holder.activity, holder.id) for _, holder in holders}
-        records, nodes = await asyncio.gather(
-            newest_of(store.connection, kv_stream(store.names.jobs_bucket), names), store.nodes.living()
-        )
-        living, now = {node.id for node in nodes}, store.connection.now()
+        records = await newest_of(store.connection, kv_stream(store.names.jobs_bucket), names)
 
         async def one(item: tuple[Places, Holder]) -> None:
             places, holder = item
             raw = records.get(store.names.record(holder.activity, holder.id).encode())
             try:
                 brief = wire.load_brief(raw.data) if raw is not None and raw.data else None
-                if _is_free(holder, brief, now, lives=holder.node in living) and await self._is_still(holder):
+                if _is_free(holder, brief, seen) and await self._is_still(holder):
                     await store.places.leave(LimitKey(places.key, places.name), holder)
-                elif brief is not None and brief.waits_for == places.key and now - holder.at > _GRANTED_S:
+                elif brief is not None and brief.waits_for == places.key and seen.now - holder.at > _GRANTED_S:
                     await self._put_back(holder)
             except UnreadableRecord:
                 return  # newer nodes are at work, and will know
@@ -125,15 +162,17 @@ class PlaceSweep:
         if record is not None and record.waits_for is not None and not holder.node:
             await self._store.places.put_back(record)
 
-    async def _hand_on(self, key: LimitKey, line: Line) -> None:
+    async def _hand_on(self, key: LimitKey, line: Line, idle: Set[str], busy: Set[str]) -> None:
         try:
-            await self._store.places.hand_on(key, line.lanes)
+            await self._store.places.hand_on(key, line.lanes, idle, busy)
         except TurnoutError as error:
             logger.info("the line of limit %s can't be looked after now: %s", key.key, error)
 
 
-def _is_free(holder: Holder, brief: wire.Brief | None, now: float, *, lives: bool) -> bool:
+def _is_free(holder: Holder, brief: wire.Brief | None, seen: _Seen) -> bool:
     if brief is not None and is_over(holder, brief.state, brief.generation, brief.begun):
         return True
-    runs = brief is not None and brief.state is JobState.running and brief.generation == holder.generation
-    return not runs and is_abandoned(holder, now, lives=lives)
+    if brief is not None and brief.state is JobState.running and brief.generation == holder.generation:
+        return False
+    in_vain = not holder.node and holder.activity in seen.idle
+    return in_vain or is_abandoned(holder, seen.now, lives=holder.node in seen.living)
