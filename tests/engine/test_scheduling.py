@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from turnout import (
     wire,
 )
 from turnout.core.record import JobRecord
-from turnout.core.spec import JobSpec
+from turnout.core.spec import Body, JobSpec, SubmitOptions
 from turnout.testing.fixtures import WorkerFactory
 
 LATE_S = 0.5
@@ -254,6 +255,35 @@ async def test_expired_when_a_worker_comes(turnout_client: Client, turnout_worke
         info = await reached(handle, "faulted")
         await other.result(timeout=10)
     assert (info.reason, info.attempt) == ("expired", 0)
+
+
+@pytest.mark.parametrize("limit", ["expires_in", "start_within"])
+async def test_the_deadline_goes_with_the_message(
+    turnout_client: Client, turnout_worker: WorkerFactory, limit: str
+) -> None:
+    """Whoever submitted it died before its record, or published it bare: readers see it overdue, and it never runs."""
+    names, store = turnout_client.store.names, turnout_client.store.connection.store
+    asked: dict[str, Any] = {limit: 0.2}
+    spec = JobSpec(
+        id="half",
+        activity="stamp",
+        submitted_at=turnout_client.store.connection.now(),
+        payload=Body(text='{"value":"late"}', size=16),
+        options=SubmitOptions(**asked),
+    )
+    await turnout_client.store.queue.publish(spec, "nonce")
+    await store(names.bare("stamp"), b"{}", {wire.MSG_ID: "bare", wire.OPTIONS: json.dumps(asked)})
+    reason = {"expires_in": "expired", "start_within": "not_started"}[limit]
+    handles = [turnout_client.job(job_id, stamp) for job_id in ("half", "bare")]
+    for handle in handles:
+        with pytest.raises(JobFaulted):
+            await handle.result(timeout=10)
+        info = await handle.info()
+        assert (info.state, info.reason) == ("faulted", reason)
+    async with turnout_worker(stamp):
+        await until(functools.partial(has_dead_letters, turnout_client, 2))
+    for handle in handles:
+        assert ((await handle.info()).attempt, (await handle.info()).reason) == (0, reason)
 
 
 async def is_past(client: Client, handle: JobHandle[Any]) -> bool:
