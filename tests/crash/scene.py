@@ -16,6 +16,7 @@ from tests.support.waiting import until
 from turnout import Client, JobInfo, wire
 from turnout.core.events import Lost
 from turnout.core.record import JobRecord
+from turnout.definition.fairness import Fairness
 from turnout.nats.stream import kv_stream
 from turnout.store.consumers import consumer_of
 from turnout.store.perform import Performer
@@ -168,10 +169,12 @@ class Scene:
         event = Lost(token=token, now=self.client.store.connection.now())
         await performer.apply(handle.activity, handle.id, event)
 
-    async def consumer(self, activity: str) -> None:
+    async def consumer(self, activity: str, fairness: Fairness | None = None) -> None:
         """The activity's consumer before there is any worker; it delivers 21 times."""
         topology = Topology(self.client.store.connection, self.client.store.names)
-        await topology.ensure_consumer(activity, ConsumerOptions(lease=2, max_attempts=1, max_lost=0))
+        said = "" if fairness is None else fairness.dumps()
+        options = ConsumerOptions(lease=2, max_attempts=1, max_lost=0, fairness=said)
+        await topology.ensure_consumer(activity, options)
 
     async def swallow(self, activity: str) -> None:
         """Take what the consumer delivers, and give it back, until it delivers no more. Nobody runs anything."""

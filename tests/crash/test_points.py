@@ -28,6 +28,7 @@ from turnout import Schedule, crashpoints, wire
 from turnout.core.lifecycle import record_of
 from turnout.core.record import JobState
 from turnout.core.spec import Body
+from turnout.definition.fairness import Fairness
 from turnout.testing import NatsServer
 
 Play = Callable[[Scene], Awaitable[None]]
@@ -632,6 +633,20 @@ async def expires_sent_on(s: Scene) -> None:
     assert info.reason == "not_started"
 
 
+# --- past others of its activity --------------------------------------------------------------------------------------
+
+
+async def let_past(s: Scene) -> None:
+    """A supervisor dies while it lets a job past others because it is its tenant's turn: it runs once, as they do."""
+    await s.consumer("play", Fairness("{end}"))
+    handles = [await s.client.submit(play) for _ in range(8)]
+    handles += [await s.client.submit(play, end="report")]
+    await s.died(await s.supervisor(dies=True))
+    await s.healthy()
+    for handle in handles:
+        assert (await s.ends(handle, "completed")).attempt == 1
+
+
 # --- the matrix -------------------------------------------------------------------------------------------------------
 
 
@@ -866,6 +881,14 @@ PHASES: dict[str, list[tuple[str, Play]]] = {
         ("Received.done", sent_on),
         ("CancelRequested.TakeOff", cancels_sent_on),
         ("Expired.TakeOff", expires_sent_on),
+    ],
+    "dealing turns": [
+        ("PriorityRequested.Save", let_past),
+        ("PriorityRequested.Save:2", let_past),
+        ("PriorityRequested.Replace", let_past),
+        ("PriorityRequested.Remove", let_past),
+        ("PriorityRequested.Remove:2", let_past),
+        ("PriorityRequested.done", let_past),
     ],
     "clearing up": [
         ("Leftover.WriteDeadLetter", left_over),

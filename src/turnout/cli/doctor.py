@@ -20,6 +20,7 @@ from turnout.cli.workflow_checks import workflow_checks
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.definition.fairness import Fairness
 from turnout.errors import OutcomeUnknown, PermissionDenied, StorageRefused, TurnoutError
 from turnout.nats.connection import ApiError, Connection, NoResponders
 from turnout.nats.link import shown
@@ -247,10 +248,12 @@ def _consumer_settings(
 
 def _consumer_options(activity: ActivityInfo) -> ConsumerOptions:
     settings = activity.options
+    fairness = settings.get("fairness")
     return ConsumerOptions(
         lease=settings["lease"],
         max_attempts=_max_attempts(settings.get("retry") or {}),
         max_lost=settings["max_lost"],
+        fairness=Fairness.of(fairness, activity.payload_schema).dumps() if fairness else "",
     )
 
 

@@ -177,7 +177,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         if record.message is not None:
             await self._store.queue.remove(record.message)
         marker = await self._store.registry.delete(record, loaded.revision, end)
-        again = await self._store.queue.find_named(activity, self.id, record.spec.priority)
+        again = await self._store.queue.find_named(activity, self.id, record.spec.lane)
         if again is not None and newer(again, record):
             # Somebody has retried it at the same time: that counts, and goes on from what stands in the record.
             await self._store.registry.save(record, marker, expires=True)

@@ -98,7 +98,7 @@ class Reader:
             if record is None:
                 found = await queue.find(activity, job_id)
             else:
-                found = await queue.find_named(activity, job_id, record.spec.priority)
+                found = await queue.find_named(activity, job_id, record.spec.lane)
             if found is not None and newer(found, record):
                 return Versioned(record_of(found, record), loaded.revision)
             # No newer message: there is none, or it has begun its life, and even ended it, between the two reads.

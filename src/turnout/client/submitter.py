@@ -280,7 +280,7 @@ class Submitter:
             raise OutcomeUnknown(f"{unclear}: it may run") from error
 
     async def _stored(self, event: Submitted | Resubmitted) -> bool:
-        subject = self._store.names.jobs(event.spec.activity, event.spec.id, event.spec.priority)
+        subject = self._store.names.jobs(event.spec.activity, event.spec.id, event.spec.lane)
         stored = await self._store.connection.get_message(self._store.names.work, last_by_subj=subject)
         return stored is not None and stored.headers.get(wire.MSG_ID, "").endswith(f".{event.nonce}")
 

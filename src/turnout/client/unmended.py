@@ -46,7 +46,7 @@ def _follows(message: Delivery, dead_letter: DeadLetter, record: Raw | None) -> 
 
 
 def _own_subject(store: Store, record: JobRecord) -> str:
-    return store.names.jobs(record.activity, record.id, record.spec.priority)
+    return store.names.jobs(record.activity, record.id, record.spec.lane)
 
 
 async def _waiting(store: Store, dead_letters: Sequence[DeadLetter]) -> list[DeadLetter]:

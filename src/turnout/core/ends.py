@@ -14,7 +14,7 @@ from turnout.core.evolve import evolve
 from turnout.core.failure import ErrorInfo, Failure, FaultReason
 from turnout.core.record import Answer, JobRecord, JobState, Outcome, Outside, Token
 from turnout.core.retry import mro_names
-from turnout.core.spec import Body
+from turnout.core.spec import Body, JobSpec
 
 OUTSIDE_ERROR = "FailedOutside"
 """What the error of a job that somebody outside has let fail is called."""
@@ -179,6 +179,7 @@ def fault(record: JobRecord, now: float, reason: FaultReason, error: ErrorInfo, 
     closed = _close_attempt(record, now, outcome, error)
     return evolve(
         closed,
+        spec=_in_line(closed.spec),
         state=JobState.faulted,
         finished_at=now,
         due_at=None,
@@ -193,8 +194,21 @@ def cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorI
     reason = record.cancel_request or ""
     closed = _close_attempt(record, now, outcome, error)
     return evolve(
-        closed, state=JobState.cancelled, finished_at=now, due_at=None, reason=reason, waits_for=None, answer=None
+        closed,
+        spec=_in_line(closed.spec),
+        state=JobState.cancelled,
+        finished_at=now,
+        due_at=None,
+        reason=reason,
+        waits_for=None,
+        answer=None,
     )
+
+
+def _in_line(spec: JobSpec) -> JobSpec:
+    """What may be retried waits with all others of its priority then, though it was let past them in this life."""
+    options = spec.options.prioritized(spec.priority)
+    return spec if options is spec.options else evolve(spec, options=options)
 
 
 def overdue(record: JobRecord, now: float) -> FaultReason | None:

@@ -214,8 +214,8 @@ class RetryRequested:
 
 @frozen(kw_only=True)
 class PriorityRequested:
-    """Somebody wants a job that waits to be of another priority. `at_once`: nor is it to wait for its time any more.
-    `nonce` names this call."""
+    """Somebody wants a job that waits to be of another priority, or in the express lane of its own, whose number
+    `priority` is then. `at_once`: nor is it to wait for its time any more. `nonce` names this call."""
 
     priority: int
     now: float

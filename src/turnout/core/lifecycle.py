@@ -434,7 +434,7 @@ def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects
     options = attrs.evolve(record.spec.options, expires_in=None, start_within=None, from_scratch=event.from_scratch)
     again = evolve(record.spec, generation=record.generation + 1, options=options, after=record.life)
     found = None if event.delivery is None else event.delivery.message
-    expected = found.seq if found is not None and not found.bare and found.priority == again.priority else 0
+    expected = found.seq if found is not None and not found.bare and found.priority == again.lane else 0
     return (*_owed(record), Replace(again, expected))
 
 

@@ -37,6 +37,26 @@ ONE_IN = 20
 """Of so many that start by priority one is whichever has waited longest."""
 
 
+EXPRESS = len(PRIORITIES)
+
+LANES = range(FIRST_PRIORITY, PRIORITIES[-1] + EXPRESS + 1)
+"""The lanes of an activity: that of a priority has its number. Those that are let past others of their priority, so
+that each key of the activity's fairness has its turn, lie in an express lane, whose number is higher by `EXPRESS`."""
+
+
+def is_express(lane: int) -> bool:
+    return lane > PRIORITIES[-1]
+
+
+def priority_of(lane: int) -> int:
+    """The priority of the jobs in a lane.
+
+    >>> priority_of(2), priority_of(2 + EXPRESS)
+    (2, 2)
+    """
+    return lane - EXPRESS if is_express(lane) else lane
+
+
 def checked_priority(value: object) -> int:
     """`value` if it is a priority, else InvalidValue.
 
@@ -131,7 +151,7 @@ class SubmitOptions:
 
     `from_scratch`: this generation begins without the checkpoint that the one before has left. `start_within`: seconds
     from the submission to the begin of the first attempt. `requires`: the properties that a node must have to run it.
-    `priority`: None is the default one.
+    `priority`: None is the default one; of a job that was let past others it is the number of its express lane.
     """
 
     timeout: float | None = None
@@ -175,8 +195,13 @@ class JobSpec:
     @property
     def priority(self) -> int:
         """Whether it starts before others: 1 first, 5 last."""
+        return priority_of(self.lane)
+
+    @property
+    def lane(self) -> int:
+        """Where its message is put."""
         asked = self.options.priority
-        return asked if asked is not None and asked in PRIORITIES else DEFAULT_PRIORITY
+        return asked if asked is not None and asked in LANES else DEFAULT_PRIORITY
 
     @property
     def expires_at(self) -> float | None:

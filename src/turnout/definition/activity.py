@@ -19,7 +19,8 @@ from turnout.core.limits import LimitKey
 from turnout.core.spec import DEFAULT_PRIORITY, SubmitOptions, valid_name
 from turnout.definition.ambient import ambient, needed
 from turnout.definition.codec import Codec
-from turnout.definition.limits import check_fields, keys_of
+from turnout.definition.fairness import Fairness
+from turnout.definition.limits import keys_of
 from turnout.definition.options import (
     ActivityKeywords,
     ActivityOptions,
@@ -28,6 +29,7 @@ from turnout.definition.options import (
     activity_options,
 )
 from turnout.definition.plain_json import PayloadProblem
+from turnout.definition.templates import check_fields
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue, NotDurable
 
 P = ParamSpec("P")
@@ -170,6 +172,13 @@ class Activity(ActivityRef, Generic[P, R_co]):
             return ()
 
     @property
+    def fairness(self) -> Fairness | None:
+        """By what its jobs have their turns; None: they start in the order in which they came."""
+        if self.settings.fairness is None:
+            return None
+        return Fairness.of(self.settings.fairness, self.codec.payload_schema())
+
+    @property
     def doc(self) -> str:
         """The function's docstring, cleaned; "" without one."""
         return inspect.getdoc(self.fn) or ""
@@ -258,7 +267,12 @@ def _define(fn: Callable[P, R], options: ActivityKeywords, localns: dict[str, An
         settings = attrs.evolve(settings, run_in="thread")
     codec = Codec(fn, settings.name, localns)
     if any(limit.fields for limit in settings.limits):
-        check_fields(settings.name, settings.limits, codec.field_names)
+        for limit in settings.limits:
+            check_fields(settings.name, "limit", limit.name, codec.field_names)
+    if settings.fairness is not None:
+        # It is read where there is no code, in the payload as it was sent: a model may call a field otherwise there.
+        sent = codec.payload_schema().get("properties") or codec.field_names
+        check_fields(settings.name, "fairness", settings.fairness, sent)
     return Activity(fn, settings, codec, is_async=is_async)
 
 

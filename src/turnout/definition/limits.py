@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
@@ -12,15 +10,13 @@ import attrs
 
 from turnout.core.limits import LimitKey, Rule
 from turnout.core.retry import seconds
-from turnout.definition.codec import encode_json
-from turnout.errors import DefinitionError, InvalidValue
+from turnout.definition.templates import checked_braces, fields_of, filled
+from turnout.errors import InvalidValue
 
 MAX_NAME = 200
 MAX_LIMITS = 16
 MAX_COUNT = 1_000_000
 _SHORTEST_S = 0.001
-
-_BRACES = re.compile(r"\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
 
 
 def checked_name(value: object) -> str:
@@ -31,13 +27,7 @@ def checked_name(value: object) -> str:
 
 
 def _template(value: object) -> str:
-    name = checked_name(value)
-    rest = _BRACES.sub("", name)
-    if "{" in rest or "}" in rest:
-        raise InvalidValue(
-            f"the braces in a limit's name hold the name of a field, as in 'tenant:{{tenant}}', unlike {value!r}"
-        )
-    return name
+    return checked_braces(checked_name(value), "a limit's name")
 
 
 def checked_rule(
@@ -97,11 +87,11 @@ class Limit:
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that its name names, each as a path."""
-        return tuple(_BRACES.findall(self.name))
+        return fields_of(self.name)
 
     def key(self, values: Mapping[str, Any]) -> LimitKey:
         """The limit as it applies to a payload of these values."""
-        return LimitKey(_BRACES.sub(lambda found: _text(found[1], values), self.name), self.name, self.rule)
+        return LimitKey(filled(self.name, values), self.name, self.rule)
 
 
 def limits_of(value: object) -> tuple[Limit, ...]:
@@ -121,32 +111,6 @@ def limits_of(value: object) -> tuple[Limit, ...]:
     return tuple(sorted(value, key=lambda limit: limit.name))
 
 
-def check_fields(activity: str, limits: Sequence[Limit], known: Sequence[str]) -> None:
-    """DefinitionError for a limit that names a field which the payload of the activity does not have."""
-    for limit in limits:
-        for path in limit.fields:
-            if path.partition(".")[0] not in known:
-                has = ", ".join(known) or "no fields"
-                raise DefinitionError(
-                    f"activity {activity}: limit {limit.name!r} names {path!r}; the payload has {has}"
-                )
-
-
 def keys_of(limits: Sequence[Limit], values: Mapping[str, Any]) -> tuple[LimitKey, ...]:
     """The keys of all these limits for one payload, in the one order in which their places are taken everywhere."""
     return tuple(sorted({each.key(values) for each in limits}, key=lambda key: (key.name, key.key)))
-
-
-def _text(path: str, values: Mapping[str, Any]) -> str:
-    """The value at this path as text; `null` where there is none."""
-    value: Any = values
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, str):
-        return value
-    try:
-        return encode_json(value, "limit")
-    except InvalidValue:
-        return str(value)

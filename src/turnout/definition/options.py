@@ -17,6 +17,7 @@ from turnout.core.record import DEFAULT_POLICY, Policy
 from turnout.core.retry import RetryPolicy, seconds
 from turnout.core.routing import checked_requires
 from turnout.core.spec import BARE_ID, SubmitOptions, check_submission, checked_labels, checked_priority, valid_name
+from turnout.definition.fairness import fairness_template
 from turnout.definition.hooks import HOOK_NAMES, Hook, Hooks
 from turnout.definition.limits import Limit, limits_of
 from turnout.definition.retention import Retention
@@ -57,6 +58,7 @@ class ActivityKeywords(TypedDict, total=False):
     limits: Sequence[Limit] | None
     requires: Mapping[str, str] | None
     priority: int | None
+    fairness: str | None
     run_in: RunIn | None
     retention: Retention | None
     on_start: Hook | None
@@ -181,7 +183,9 @@ class ActivityOptions(Hooks):
     `concurrency`: attempts at once per node, `global_concurrency`: over all nodes; None is no limit of its own.
     `limits`: those that are counted over all nodes and activities, see `Limit`. `requires`: the properties that a node
     must have to run its jobs, beside those that a submission names. `priority`: that of its jobs, unless a submission
-    says otherwise: 1 goes first, 5 last, None is 3. `run_in`: where a sync function runs; None for an async one.
+    says otherwise: 1 goes first, 5 last, None is 3. `fairness`: what is in braces names a field of the payload, as in a
+    limit's name: where jobs wait, each of its values has its turn, however many the others have waiting.
+    `run_in`: where a sync function runs; None for an async one.
     `retention`: how long the records of its ended jobs are kept, whoever ends them, instead of as long as the namespace
     says; the newest declaration counts. `on_start` and so on: see `Hooks`.
 
@@ -200,6 +204,7 @@ class ActivityOptions(Hooks):
     limits: tuple[Limit, ...] = attrs.field(default=(), converter=limits_of)
     requires: dict[str, str] | None = attrs.field(default=None, converter=_requires)
     priority: int | None = attrs.field(default=None, converter=_priority)
+    fairness: str | None = attrs.field(default=None, converter=fairness_template)
     run_in: RunIn | None = attrs.field(default=None, validator=_run_in)
     retention: Retention | None = attrs.field(default=None, validator=_retention)
 

@@ -25,7 +25,11 @@ SCHEDULES = "schedules"
 """The kind of the consumer that hands over the ticks of schedules."""
 
 PRIORITY = "priority"
-"""The kind of a consumer that hands over the activity's jobs of one priority that is not the default."""
+"""The kind of a consumer that hands over what lies in another lane of the activity than its first one: the jobs of one
+priority that is not the default, or those of one that were let past others."""
+
+FAIRNESS = "turnout-fairness"
+"""The entry of a consumer's metadata that says by what its jobs have their turns, if they have any."""
 
 ROUTE = "route"
 """The kind of a consumer that hands over the jobs of an activity to nodes that have what those require."""
@@ -41,13 +45,14 @@ TICKS = "~ticks"
 
 @attrs.frozen
 class Consumer:
-    """A consumer of an activity's jobs: its own, that of its jobs of one `priority`, or that of a route of it,
+    """A consumer of an activity's jobs: its own, that of another lane (`priority`), or that of a route of it,
     `requires` being what nodes have there.
 
     `delivered_seq` is the newest sequence of the stream that it has handed over, `deliveries` how many times it has
     handed over anything. `idle`: it has pulls waiting, so nothing is left to hand over. `pending`: how many messages it
     has not handed to anybody, `unacked` how many are in somebody's hands. `created` tells it from an earlier one of the
-    same name. `paused`: it hands over nothing now, whatever there is.
+    same name. `paused`: it hands over nothing now, whatever there is. `fairness`: by what its jobs have their turns, as
+    its metadata say it.
     """
 
     activity: str
@@ -62,6 +67,7 @@ class Consumer:
     name: str = ""
     requires: dict[str, str] | None = None
     priority: int = DEFAULT_PRIORITY
+    fairness: str = ""
 
     @property
     def route(self) -> Route | None:
@@ -149,4 +155,5 @@ def _consumer(info: Mapping[str, Any]) -> Consumer:
         unacked=info.get("num_ack_pending", 0),
         created=info.get("created", ""),
         paused=bool(info.get("paused")),
+        fairness=(info["config"].get("metadata") or {}).get(FAIRNESS, "") if route is None else "",
     )

@@ -1,4 +1,5 @@
-"""Lanes: which priorities the jobs of an activity have had, beside the default one.
+"""Lanes: which an activity has had jobs in, beside that of the default priority: those of other priorities, and express
+lanes.
 
 Each has subjects and a consumer of its own, for the server hands out what is on one consumer in the order in which it
 came. A lane is noted before its first job is stored: whoever works on the activity finds it there, however late.
@@ -28,7 +29,7 @@ class Lanes:
         self._open: set[tuple[str, int]] = set()
 
     async def open(self, activity: str, priority: int) -> None:
-        """See to it that jobs of this priority are asked for; those of the default one always are."""
+        """See to it that jobs of this lane are asked for; those of the default priority always are."""
         if priority == DEFAULT_PRIORITY or (activity, priority) in self._open:
             return
         subject = self._names.opened(activity, priority)
@@ -45,7 +46,7 @@ class Lanes:
                 self._nodes.look(node.id, activity)
 
     async def all(self, activity: str = "*") -> dict[str, list[int]]:
-        """The priorities beside the default one that the jobs of each activity have had. May be a moment old."""
+        """The lanes beside that of the default priority that jobs of each activity have had. May be a moment old."""
         found: dict[str, list[int]] = {}
         async for stored in scan(self._connection, self._stream, self._names.opened(activity)):
             *_, name, priority = stored.subject.split(".")

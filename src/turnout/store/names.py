@@ -8,25 +8,27 @@ from typing import NamedTuple
 
 import attrs
 
-from turnout.core.spec import DEFAULT_PRIORITY, NAME, PRIORITIES, valid_name
+from turnout.core.spec import DEFAULT_PRIORITY, EXPRESS, NAME, PRIORITIES, is_express, priority_of, valid_name
 from turnout.nats.stream import kv_subject
 
-_LANE = re.compile(rf"({NAME.pattern})~([{PRIORITIES[0]}-{PRIORITIES[-1]}])")
+_LANE = re.compile(rf"({NAME.pattern})~(f?)([{PRIORITIES[0]}-{PRIORITIES[-1]}])")
 
 
-def lane(activity: str, priority: int) -> str:
-    """The token of a subject, and the name of a consumer, that stands for the activity's jobs of this priority.
+def lane(activity: str, number: int) -> str:
+    """The token of a subject, and the name of a consumer, that stands for this lane of the activity.
 
-    >>> lane("convert_video", 3), lane("convert_video", 1)
-    ('convert_video', 'convert_video~1')
+    >>> lane("convert_video", 3), lane("convert_video", 1), lane("convert_video", 3 + EXPRESS)
+    ('convert_video', 'convert_video~1', 'convert_video~f3')
     """
-    return activity if priority == DEFAULT_PRIORITY else f"{activity}~{priority}"
+    if is_express(number):
+        return f"{activity}~f{priority_of(number)}"
+    return activity if number == DEFAULT_PRIORITY else f"{activity}~{number}"
 
 
 def activity_of(token: str) -> tuple[str, int]:
-    """The activity and the priority of a lane. What is no lane's token is an activity's name."""
+    """The activity and the number of a lane. What is no lane's token is an activity's name."""
     found = _LANE.fullmatch(token)
-    return (token, DEFAULT_PRIORITY) if found is None else (found[1], int(found[2]))
+    return (token, DEFAULT_PRIORITY) if found is None else (found[1], int(found[3]) + (EXPRESS if found[2] else 0))
 
 
 class Entry(NamedTuple):
@@ -306,5 +308,5 @@ class Names:
         return (activity, job_id) if priority != DEFAULT_PRIORITY and job_id is not None else None
 
     def priority_of(self, subject: str) -> int:
-        """The priority of the lane that a job's subject is in."""
+        """The number of the lane that a job's subject is in."""
         return activity_of(subject.split(".")[2])[1] if "~" in subject else DEFAULT_PRIORITY

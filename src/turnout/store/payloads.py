@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Collection
 import attrs
 
 from turnout import fastjson
-from turnout.core.record import MessageRef
+from turnout.core.events import Event
+from turnout.core.record import Delivery, MessageRef
 from turnout.core.spec import Body
 from turnout.errors import PayloadTooLarge, TurnoutError
 from turnout.nats.connection import Connection
@@ -52,6 +53,14 @@ def inline(text: str) -> Body | None:
     if len(text) > THRESHOLD_BYTES // 4:
         return None
     return Body(text=text, size=len(text) if text.isascii() else len(text.encode()))
+
+
+def large_of(event: Event) -> Delivery | None:
+    """The message of the event, if its payload is too large to be a part of a record."""
+    delivery: Delivery | None = getattr(event, "delivery", None)
+    if delivery is None or delivery.spec.payload.size <= THRESHOLD_BYTES or delivery.spec.payload.text is None:
+        return None
+    return delivery
 
 
 @attrs.frozen

@@ -58,6 +58,7 @@ from turnout.core.evolve import evolve
 from turnout.core.frozen import frozen
 from turnout.core.lifecycle import decide, newer
 from turnout.core.limits import LimitKey
+from turnout.core.moving import twin_of
 from turnout.core.record import Delivery, JobRecord, MessageRef
 from turnout.core.spec import Body
 from turnout.core.workflows.jobs import ending_of_job
@@ -79,7 +80,7 @@ from turnout.store.limits import Limits
 from turnout.store.names import Names
 from turnout.store.nodes import Nodes
 from turnout.store.pauses import Pauses
-from turnout.store.payloads import THRESHOLD_BYTES, Payloads
+from turnout.store.payloads import Payloads, large_of
 from turnout.store.places import PlaceDesks
 from turnout.store.queue import SubjectTaken, WorkQueue
 from turnout.store.records import Conflict, Registry, Versioned
@@ -307,7 +308,7 @@ class Performer:
         self, event: Event, job: Versioned
     ) -> tuple[Event | None, Versioned, tuple[Effect, ...], int | None]:
         seq = None
-        if (large := _large(event)) is not None:
+        if (large := large_of(event)) is not None:
             event = await self._offload(event, large, job)
         effects = decide(job.record, event)
         for effect in effects:
@@ -470,7 +471,7 @@ class Performer:
         if isinstance(event, _FINDING):
             found = await self._find(activity, job_id, event, job)
             if isinstance(event, Stuck):
-                event = attrs.evolve(event, twin=_twin(event.delivery, found))
+                event = attrs.evolve(event, twin=twin_of(event.delivery, found))
             return attrs.evolve(event, delivery=None if found is None or job.late(found.message) else found)
         return event
 
@@ -478,27 +479,15 @@ class Performer:
         """The job's message; where it is follows from its record. One that is being moved may be in two lanes."""
         queue = self._store.queue
         if isinstance(event, PriorityRequested):
-            return await queue.find_named(activity, job_id, event.priority) or await queue.find(activity, job_id)
-        return await queue.find(activity, job_id, None if job.record is None else job.record.spec.priority)
+            found = await queue.find_named(activity, job_id, event.priority)
+            if found is None and job.record is not None:
+                found = await queue.find_named(activity, job_id, job.record.spec.lane)
+            return found or await queue.find(activity, job_id)
+        return await queue.find(activity, job_id, None if job.record is None else job.record.spec.lane)
 
     def _send(self, message: MessageRef, data: bytes) -> None:
         if message.ack:
             self._store.connection.send(message.ack, data)
-
-
-def _twin(seen: Delivery | None, found: Delivery | None) -> MessageRef | None:
-    """The message that was seen, bare or in another lane, if another one carries the job by now."""
-    if seen is None or found is None or found.message.same(seen.message):
-        return None
-    return seen.message if seen.message.bare or seen.message.priority != found.message.priority else None
-
-
-def _large(event: Event) -> Delivery | None:
-    """The message of the event, if its payload is too large to be a part of a record."""
-    delivery: Delivery | None = getattr(event, "delivery", None)
-    if delivery is None or delivery.spec.payload.size <= THRESHOLD_BYTES or delivery.spec.payload.text is None:
-        return None
-    return delivery
 
 
 def _overtaken(job: Versioned, event: Event) -> bool:

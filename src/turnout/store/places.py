@@ -180,12 +180,13 @@ class PlaceDesks:
         reach("places.granted")
         record, queue = parked.record, self._queue
         while True:
-            found = await queue.find_named(record.activity, record.id, record.spec.priority)
+            found = await queue.find_named(record.activity, record.id, record.spec.lane)
             if found is not None and not found.message.same(record.message):
                 break  # it is there already
             # The message with which it was parked may be on its way out yet: then it is replaced.
             with contextlib.suppress(SubjectTaken):
-                expected = 0 if found is None else found.message.seq
+                here = None if found is None or found.message.priority != record.spec.lane else found.message
+                expected = 0 if here is None else here.seq
                 await queue.replace(record.spec, expected, 1, secrets.token_hex(8))
                 break
         reach("places.released")

@@ -10,7 +10,7 @@ import attrs
 
 from turnout import wire
 from turnout.core.record import Delivery, MessageRef
-from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES, JobSpec
+from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES, JobSpec, is_express, priority_of
 from turnout.errors import InvalidValue, OutcomeUnknown, TurnoutError
 from turnout.nats.connection import (
     ApiError,
@@ -74,7 +74,7 @@ class WorkQueue:
         subject, body, headers = self.message_of(spec, nonce)
         if chosen:
             headers[EXPECTED_SUBJECT] = self._names.anywhere(spec.id)
-        await self._lanes.open(spec.activity, spec.priority)
+        await self._lanes.open(spec.activity, spec.lane)
         ack = await self._store(subject, body, headers)
         return ack.seq if ack is not None else None
 
@@ -88,11 +88,11 @@ class WorkQueue:
         headers[EXPECTED] = "0"
         if chosen:
             headers[EXPECTED_SUBJECT] = self._names.anywhere(spec.id)
-        await self._lanes.open(spec.activity, spec.priority)
+        await self._lanes.open(spec.activity, spec.lane)
         try:
             await self._store(self._names.timer(spec.activity, spec.id), _body(spec), headers)
         except SubjectTaken:
-            fired = await self.find_named(spec.activity, spec.id, spec.priority)
+            fired = await self.find_named(spec.activity, spec.id, spec.lane)
             if fired is None or not fired.scheduled:  # our own timer may have fired before its answer was sent again
                 raise
 
@@ -107,7 +107,7 @@ class WorkQueue:
         headers = wire.message_headers(spec, nonce, replaced=replaced)
         headers[EXPECTED] = str(expected_seq)
         headers[ROLLUP] = ON_SUBJECT
-        await self._lanes.open(spec.activity, spec.priority)
+        await self._lanes.open(spec.activity, spec.lane)
         await self._store(self._subject(spec), _body(spec), headers)
 
     async def send_on(self, spec: JobSpec, subject: str, expected_seq: int, nonce: str) -> None:
@@ -160,6 +160,8 @@ class WorkQueue:
         `priority`: only in this lane, which a job's record tells, if it has one.
         """
         found = await self._last(self._names.jobs(activity, job_id, priority or DEFAULT_PRIORITY))
+        if found is None and priority is not None and is_express(priority):  # it may not have been let past others yet
+            return await self._last(self._names.jobs(activity, job_id, priority_of(priority)))
         if found is not None or priority is not None or activity == "*":
             return found
         others = [self._names.jobs(activity, job_id, lane) for lane in PRIORITIES if lane != DEFAULT_PRIORITY]
@@ -239,7 +241,7 @@ class WorkQueue:
         return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
 
     def _subject(self, spec: JobSpec) -> str:
-        return self._names.jobs(spec.activity, spec.id, spec.priority)
+        return self._names.jobs(spec.activity, spec.id, spec.lane)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck | None:
         sent = False

@@ -15,11 +15,22 @@ import attrs
 
 from turnout import fastjson
 from turnout.core.routing import Route
-from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.core.spec import DEFAULT_PRIORITY, is_express
 from turnout.errors import PermissionDenied, ServerUnsuitable
 from turnout.nats.connection import ApiError, Connection, RequestTimeout
 from turnout.nats.stream import NOT_FOUND, Stream, kv_stream, kv_subject, max_deliveries_advisory
-from turnout.store.consumers import ACTIVITY, KIND, OF_ACTIVITY, PRIORITY, REQUIRES, ROUTE, SCHEDULES, TICKS, route_name
+from turnout.store.consumers import (
+    ACTIVITY,
+    FAIRNESS,
+    KIND,
+    OF_ACTIVITY,
+    PRIORITY,
+    REQUIRES,
+    ROUTE,
+    SCHEDULES,
+    TICKS,
+    route_name,
+)
 from turnout.store.names import Names, lane
 from turnout.store.sizes import shared_out
 
@@ -230,18 +241,20 @@ def _logs(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> 
 
 @attrs.frozen(kw_only=True)
 class ConsumerOptions:
-    """What an activity's options make of its consumer."""
+    """What an activity's options make of its consumer. `fairness`: what whoever deals its jobs' turns has to know."""
 
     lease: float
     max_attempts: int
     max_lost: int
+    fairness: str = ""
 
 
 def consumer_config(
     names: Names, activity: str, options: ConsumerOptions, priority: int = DEFAULT_PRIORITY
 ) -> dict[str, Any]:
-    """The one durable consumer of an activity, or of its jobs of another priority; its ack wait is the lease."""
+    """The one durable consumer of an activity, or of another lane of it; its ack wait is the lease."""
     name = lane(activity, priority)
+    fairness = {FAIRNESS: options.fairness} if options.fairness and not is_express(priority) else {}
     return {
         "durable_name": name,
         "name": name,
@@ -252,7 +265,7 @@ def consumer_config(
         "ack_wait": int(options.lease * _NS),
         "max_deliver": options.max_attempts + options.max_lost + DELIVERIES_BESIDE_BUDGETS,
         "max_ack_pending": -1,
-        "metadata": {KIND: ACTIVITY if priority == DEFAULT_PRIORITY else PRIORITY},
+        "metadata": {KIND: ACTIVITY if priority == DEFAULT_PRIORITY else PRIORITY, **fairness},
     }
 
 
@@ -451,7 +464,8 @@ def differing(wanted: Mapping[str, Any], actual: Mapping[str, Any]) -> tuple[str
 def _as_wanted(value: Any, actual: Any) -> bool:
     """The server leaves out what is empty or false, may list subjects in another order, and adds to metadata."""
     if isinstance(value, dict):
-        return isinstance(actual, dict) and actual.items() >= value.items()
+        over = isinstance(actual, dict) and FAIRNESS in actual and FAIRNESS not in value
+        return isinstance(actual, dict) and actual.items() >= value.items() and not over
     return bool(_plain(actual) == _plain(value))
 
 

@@ -22,7 +22,7 @@ from turnout import wire
 from turnout.bounded import each
 from turnout.core.events import Expired, Leftover, Stuck
 from turnout.core.record import FINAL, JobState
-from turnout.core.spec import NAME
+from turnout.core.spec import NAME, priority_of
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
 from turnout.nats.boottime import boottime
@@ -251,7 +251,7 @@ class Records:
 
 def _line_of(brief: wire.Brief) -> tuple[str, int]:
     """The key and the priority of those among whom the job waits."""
-    return brief.waits_for, brief.priority
+    return brief.waits_for, priority_of(brief.priority)
 
 
 def _moved_at(brief: wire.Brief) -> float:

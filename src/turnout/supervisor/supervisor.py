@@ -40,6 +40,7 @@ from turnout.supervisor.records import Records
 from turnout.supervisor.routes import RouteWatch
 from turnout.supervisor.schedules import Rearming, Ticks
 from turnout.supervisor.sweep import Sweep
+from turnout.supervisor.turns import Turns
 from turnout.supervisor.workflows import OpenWorkflows
 from turnout.telemetry import metrics, workflow_metrics
 
@@ -177,6 +178,7 @@ class Supervisor:
         records = Records(store, apply, owners, settling_s=options.settling, every_s=options.registry_every)
         alarms = Alarms(store, apply, owners)
         ahead = Ahead(store, apply)
+        turns = Turns(store, apply, lambda: list(sweep.consumers.values()))
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
         objects = ObjectCollector(store, options.object_age)
@@ -203,6 +205,7 @@ class Supervisor:
             Duty(name="what was handed over", every_s=often, run=sweep.read, begin=sweep.begin, hurry=owners.vanished),
             Duty(name="the messages", every_s=often, run=sweep.look),
             Duty(name="the priorities", every_s=often, run=read_ahead, begin=ahead.begin),
+            Duty(name="the turns", every_s=often, run=turns.look, begin=turns.begin),
             Duty(name="the new records", every_s=often, run=records.read, begin=records.begin),
             Duty(name="the records", every_s=often, run=records.look),
             Duty(name="the limits", every_s=often, run=places.look),

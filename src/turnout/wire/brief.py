@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from turnout import fastjson
 from turnout.core.record import DEFAULT_POLICY, JobState, MessageRef, Token, life_of
-from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES
+from turnout.core.spec import DEFAULT_PRIORITY, LANES
 from turnout.wire.converter import Garbled, check_version
 from turnout.wire.records import load_token
 
@@ -93,7 +93,7 @@ def _message(raw: dict[str, Any]) -> MessageRef:
 
 def _priority(raw: dict[str, Any]) -> int:
     priority = raw.get("priority")
-    return priority if isinstance(priority, int) and priority in PRIORITIES else DEFAULT_PRIORITY
+    return priority if isinstance(priority, int) and priority in LANES else DEFAULT_PRIORITY
 
 
 def _instant(value: Any, otherwise: float) -> float:

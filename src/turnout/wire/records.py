@@ -200,12 +200,14 @@ def peek(data: bytes) -> Peek | None:
     return Peek(state, int(age[1] or 1), float(age[2]))
 
 
-_PRIORITY = re.compile(rb'"priority":([1-5])[,}]')
+_PRIORITY = re.compile(rb'"priority":([1-9]|10)[,}]')
+_MESSAGE = b'"message":{"seq":'
 
 
 def priority_in(data: bytes) -> int:
-    """The priority of a record's job, unparsed: within texts there are no such quotes."""
-    found = _PRIORITY.search(data)
+    """The lane of a record's job, unparsed: within texts there are no such quotes. That of its message comes later."""
+    message = data.find(_MESSAGE)
+    found = _PRIORITY.search(data, 0, message if message >= 0 else len(data))
     return int(found[1]) if found is not None else DEFAULT_PRIORITY
 
 

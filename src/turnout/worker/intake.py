@@ -6,7 +6,8 @@ activities that are known to have jobs waiting take turns, a slot each; of the o
 ask for one job, so that an idle node has it at once; and for the rest the server is asked to tell when there is one.
 
 Jobs of a priority beside the default one are a lane of their own of their activity, with a consumer of its own. Where
-there are any, lanes of a higher priority get slots first, but for those that are owed to who has waited longest.
+there are any, lanes of a higher priority get slots first, but for those that are owed to who has waited longest. What
+was let past others of its activity and priority gets them before those.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from turnout.bounded import each
 from turnout.core.loglines import fields
 from turnout.core.record import Delivery
 from turnout.core.routing import Route, spelled
+from turnout.core.spec import EXPRESS, is_express, priority_of
 from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError
 from turnout.nats.boottime import boottime
@@ -41,7 +43,7 @@ from turnout.store.queue import parse_received
 from turnout.store.topology import ConsumerOptions, Topology
 from turnout.worker.elders import Elders
 from turnout.worker.executor import NodeStops
-from turnout.worker.line import Line, priority_of, startable
+from turnout.worker.line import Line, rank, startable
 
 logger = logging.getLogger("turnout.worker")
 
@@ -160,7 +162,7 @@ class Intake:
         options = _consumer_options(activity)
 
         async def ensure(update: bool) -> None:
-            config = await topology.ensure_consumer(line.name, options, line.priority, update=update)
+            config = await topology.ensure_consumer(line.name, options, line.lane, update=update)
             paused_until = await self._store.pauses.apply(line.name, config, config["name"])
             line.resume_at(None if paused_until is None else paused_until - self._store.connection.now())
             line.ack_wait_s, line.max_deliver = config["ack_wait"] / 1e9, int(config.get("max_deliver", -1))
@@ -195,16 +197,20 @@ class Intake:
                 for line in self._open_lanes(found):
                     pulling.create_task(self._pull(line))
 
-    def _open_lanes(self, priorities: Mapping[str, Iterable[int]]) -> list[Line]:
-        """The lanes of these priorities that are new here."""
+    def _open_lanes(self, lanes: Mapping[str, Iterable[int]]) -> list[Line]:
+        """Those of these lanes that are new here."""
         added = []
         for name, own in self._lines.items():
-            for priority in sorted(set(priorities.get(name, ())) - {line.priority for line in own.group}):
-                line = Line(self, name, own.limit, own.group, f"{name} of priority {priority}", priority)
-                line.puller = self._puller(line, lane(name, priority), self._ensurer(line, self._activities[name]))
+            for number in sorted(set(lanes.get(name, ())) - {line.lane for line in own.group}):
+                label = f"{name} of priority {priority_of(number)}{', let past others' if is_express(number) else ''}"
+                line = Line(self, name, own.limit, own.group, label, number)
+                line.puller = self._puller(line, lane(name, number), self._ensurer(line, self._activities[name]))
                 self._all.append(line)
                 self._turns.append(line)
                 added.append(line)
+            by_lane = {line.lane: line for line in own.group if line not in self._routes.values()}
+            for number, line in by_lane.items():
+                line.past = by_lane.get(number + EXPRESS)
         if added and not self._ranked:
             self._ranked = self._competing = True
             for line in self._all:
@@ -373,14 +379,17 @@ class Intake:
     def _share_ranked(self, waiting: Sequence[Line], free: int) -> int:
         """By priority, but for what is owed to who has waited longest. How many slots are left."""
         unknown = [line.priority for line in self._peek()]
-        ranked = sorted((line for line in waiting if line.priority <= min(unknown, default=math.inf)), key=priority_of)
+        ranked = sorted((line for line in waiting if line.priority <= min(unknown, default=math.inf)), key=rank)
         kept = 0
-        if free > 0 and ranked and len({*unknown, *map(priority_of, ranked)}) > 1:
+        if free > 0 and ranked and len({*unknown, *map(rank, ranked)}) > 1:
             elder, owed, by_priority = self._elders.owed(ranked, min(free, startable(ranked)))
             kept = free - owed - by_priority
             free = by_priority + owed - (self._grant(elder, min(owed, elder.room)) if elder is not None else 0)
-        for _, some in groupby(ranked, key=priority_of):
-            free = self._share_out([line for line in some if line.room > 0 and not line.reserved], free)
+        for _, some in groupby(ranked, key=rank):
+            left = [line for line in some if line.room > 0 and not line.reserved]
+            passed = [line for line in left if line.past in left]
+            free = self._share_out([line for line in left if line not in passed], free)
+            free = self._share_out(passed, free)
         return free + kept
 
     def _peek(self) -> list[Line]:
@@ -478,7 +487,7 @@ class Intake:
 
     def _begin_held(self) -> None:
         """Slots are free: those that wait for one come first."""
-        for line in sorted(self._turns, key=priority_of) if self._held and not self._solitary else ():
+        for line in sorted(self._turns, key=rank) if self._held and not self._solitary else ():
             while line.held and line.busy < line.limit and self.running < self.slots:
                 self._execute(line, self._unhold(line))
 
@@ -501,4 +510,5 @@ def _consumer_options(activity: Activity[..., Any]) -> ConsumerOptions:
         lease=settings.lease,
         max_attempts=settings.retry.max_attempts,
         max_lost=settings.max_lost,
+        fairness="" if activity.fairness is None else activity.fairness.dumps(),
     )

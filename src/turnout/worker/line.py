@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from turnout.core.record import Delivery
-from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.core.spec import DEFAULT_PRIORITY, priority_of
 from turnout.nats.boottime import boottime
 from turnout.nats.pull import Puller
 
@@ -38,14 +38,17 @@ class Line:
         limit: int,
         group: list[Line],
         label: str = "",
-        priority: int = DEFAULT_PRIORITY,
+        lane: int = DEFAULT_PRIORITY,
     ) -> None:
         self.name = name
         self.label = label or name
         self.limit = limit
         self.group = group
         group.append(self)
-        self.priority = priority
+        self.lane = lane
+        self.priority = priority_of(lane)
+        self.past: Line | None = None
+        """The express lane of its priority, for those that are let past what lies here."""
         self.running = 0
         self.held: deque[tuple[Delivery, asyncio.TimerHandle]] = deque()
         self.ack_wait_s = 0.0
@@ -110,7 +113,7 @@ class Line:
         self._intake.share_soon()
 
 
-def priority_of(line: Line) -> int:
+def rank(line: Line) -> int:
     return line.priority
 
 
