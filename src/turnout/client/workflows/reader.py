@@ -50,7 +50,10 @@ class WorkflowReader:
 
     async def newest(self, workflow_id: str) -> Stored:
         """The newest record by the word of the leader. WorkflowNotFound."""
-        newest = await self._store.histories.newest(workflow_id)
+        return self.there(workflow_id, await self._store.histories.newest(workflow_id))
+
+    def there(self, workflow_id: str, newest: Stored | None) -> Stored:
+        """The newest record of a workflow that is there. WorkflowNotFound."""
         if newest is None or is_deleted(newest):
             raise WorkflowNotFound(
                 f"no workflow {workflow_id} in namespace {self._store.names.ns}: is the id right, or has it expired?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 import attrs
@@ -12,7 +13,7 @@ from turnout.core.workflows.values import InputKind, WorkflowState
 from turnout.errors import InvalidState, WorkflowEnded, WorkflowNotFound
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
-from turnout.store.histories import Stored
+from turnout.store.histories import Histories, Stored
 from turnout.store.others import is_late
 from turnout.store.payloads import life_owner
 from turnout.store.perform import Store
@@ -41,12 +42,48 @@ class Sent:
     after: Stored
 
 
+class Reads:
+    """Reads of newest records, by the word of the leader: those who ask for one at the same time share it.
+
+    It begins after each of them has asked, so that it shows whatever they have stored before. A thousand signals at
+    once need a few of them, not two thousand.
+    """
+
+    def __init__(self, histories: Histories) -> None:
+        self._histories = histories
+        self._to_begin: dict[str, asyncio.Task[Stored | None]] = {}
+        self._tasks: set[asyncio.Task[Stored | None]] = set()
+
+    async def newest(self, workflow_id: str) -> Stored | None:
+        """The newest record of the workflow, None when there is no history."""
+        reading = self._to_begin.get(workflow_id)
+        if reading is None:
+            reading = asyncio.create_task(self._read(workflow_id), name=f"that reads workflow {workflow_id}")
+            self._to_begin[workflow_id] = reading
+            self._tasks.add(reading)
+            reading.add_done_callback(lambda ended: self._ended(workflow_id, ended))
+        return await asyncio.shield(reading)
+
+    async def _read(self, workflow_id: str) -> Stored | None:
+        await asyncio.sleep(0)
+        self._to_begin.pop(workflow_id, None)  # whoever asks from here on wants another one
+        return await self._histories.newest(workflow_id)
+
+    def _ended(self, workflow_id: str, reading: asyncio.Task[Stored | None]) -> None:
+        self._tasks.discard(reading)
+        if self._to_begin.get(workflow_id) is reading:
+            del self._to_begin[workflow_id]  # it was cancelled before it could begin
+        if not reading.cancelled():
+            reading.exception()  # whoever has asked may have gone
+
+
 class Sender:
     """Sends inputs to workflows, and ends them. Errors are those of the connection, and what the methods name."""
 
     def __init__(self, store: Store, reader: WorkflowReader) -> None:
         self._store = store
         self._reader = reader
+        self._reads = Reads(store.histories)
         self._ends = Ends(store, Committer(store).commit)
         self._sent: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
@@ -81,13 +118,13 @@ class Sender:
             record.name, workflow_id, given.kind, data, what=given.what, headers=headers
         )
         self.note(workflow_id, record.life, seq)
-        after = await self._store.histories.newest(workflow_id)
+        after = await self._reads.newest(workflow_id)
         if after is None or await is_late(self._store.histories, after, record.life, seq, input_id):
             raise WorkflowEnded(f"workflow {workflow_id} has ended before the {given.kind} reached it")
         return Sent(seq, before, after)
 
     async def _open(self, workflow_id: str, life: str | None) -> Stored:
-        newest = await self._reader.newest(workflow_id)
+        newest = self._reader.there(workflow_id, await self._reads.newest(workflow_id))
         if life is not None and newest.record.life != life:
             raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
         if newest.record.state.final:
