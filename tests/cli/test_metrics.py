@@ -71,13 +71,16 @@ def survivor(server: NatsServer) -> Iterator[Scraped]:
         cli("workflow", "signal", "listener", "word", '"hush"')
         assert cli("workflow", "result", "listener", "--timeout", "60").stdout.strip() == '"hush"'
         cli("workflow", "start", "broken")
+        cli("workflow", "start", "Counting", "--id", "counted")
+        assert cli("workflow", "update", "counted", "add").stdout.strip() == "1"
+        assert cli("workflow", "query", "counted", "total").stdout.strip() == "1"
         until(lambda: scrape(health).value("workflows_open", workflow="broken", state="stuck"), 60)
         until(lambda: scrape(health).value("jobs_cancelled_total", activity="stay"))
         until(lambda: scrape(health).value("jobs_completed_total", activity="stay"), 60)
         until(lambda: scrape(health).value("queue_depth", activity="add") is not None, 60)
         until(lambda: scrape(health).value("limit_held", limit="stays") is not None, 60)
         page = scrape(health)
-        for job_id in (*ids, "listener"):
+        for job_id in (*ids, "listener", "counted"):
             assert job_id not in page.text
         yield page
         worker.send_signal(signal.SIGTERM)
@@ -109,6 +112,9 @@ def test_workflows_are_counted(survivor: Scraped) -> None:
     assert survivor.value("workflow_task_duration_seconds_count", workflow="listening") == 1
     assert survivor.value("workflows_ended_total", workflow="listening", state="completed") == 1
     assert survivor.value("workflows_ended_total", workflow="listening", state="faulted") == 0
+    for asked in ("query", "update"):
+        name = f"workflow_{asked}_duration_seconds_count"
+        assert survivor.value(name, workflow="Counting", outcome="answered") == 1
     assert survivor.value("workflows_stuck_total", workflow="broken", reason="code_raised") == 1
     assert survivor.value("workflows_open", workflow="broken", state="stuck") == 1
     assert survivor.value("workflows_open", workflow="listening", state="running") == 0

@@ -51,6 +51,8 @@ WORKFLOW_NAME = "turnout.workflow.name"
 WORKFLOW_RUN = "turnout.workflow.run"
 WORKFLOW_STATE = "turnout.workflow.state"
 WORKFLOW_CODE = "turnout.workflow.code"
+WORKFLOW_HANDLER = "turnout.workflow.handler"
+WORKFLOW_ANSWER = "turnout.workflow.answer"
 NODE_ID = "turnout.node.id"
 LINK = "turnout.link"
 SCHEDULE = "turnout.schedule.name"
@@ -150,7 +152,7 @@ def submitting(
     attributes = _produced("submit", activity, job_id, destination)
     if count is not None:
         attributes[BATCH] = count
-    with _produce(f"submit {activity}", attributes, ()):
+    with produce(f"submit {activity}", attributes):
         yield propagation.outgoing(context_api.get_current())
 
 
@@ -169,7 +171,7 @@ def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str
         WORKFLOW_ID: workflow_id,
         WORKFLOW_NAME: name,
     }
-    with _produce(f"start {name}", attributes, ()):
+    with produce(f"start {name}", attributes):
         yield propagation.outgoing(context_api.get_current())
 
 
@@ -186,7 +188,7 @@ def replaying(record: JobRecord, destination: str) -> Iterator[None]:
     else:
         parent = propagation.incoming(record.spec.headers, record.spec.trace_id)
         origin = trace.get_current_span(parent).get_span_context()
-    with _produce(f"retry {record.activity}", attributes, [Link(origin, {LINK: "replay_of"})]):
+    with produce(f"retry {record.activity}", attributes, [Link(origin, {LINK: "replay_of"})]):
         yield
 
 
@@ -209,7 +211,7 @@ def firing(
     if added_with:
         origin = propagation.incoming(added_with, trace_id_of(added_with, "schedule", schedule))
         links = [Link(trace.get_current_span(origin).get_span_context(), {LINK: "schedule"})]
-    with _produce(f"fire {schedule}", attributes, links):
+    with produce(f"fire {schedule}", attributes, links):
         yield propagation.outgoing(context_api.get_current())
 
 
@@ -227,8 +229,11 @@ def _produced(operation: str, activity: str, job_id: str | None, destination: st
 
 
 @contextlib.contextmanager
-def _produce(name: str, attributes: Attributes, links: Sequence[Link]) -> Iterator[None]:
-    span = start(name, context_api.get_current(), SpanKind.PRODUCER, attributes, links)
+def produce(
+    name: str, attributes: Attributes, links: Sequence[Link] = (), kind: SpanKind = SpanKind.PRODUCER
+) -> Iterator[None]:
+    """A span around what is sent within it."""
+    span = start(name, context_api.get_current(), kind, attributes, links)
     try:
         with trace.use_span(span, record_exception=True, set_status_on_exception=False):
             yield

@@ -20,6 +20,9 @@ VERDICTS: tuple[Verdict, ...] = ("same", "different")
 REASONS = ("code_raised", "non_determinism", "held_too_long", "unreadable_history", "activity_missing", POISON)
 """Why a workflow gets stuck."""
 
+Answered = Literal["answered", "rejected", "failed"]
+"""What becomes of a query or an update; a query is never rejected."""
+
 OUTCOMES = ("completed", "faulted", "cancelled")
 """How a local activity ends."""
 
@@ -43,8 +46,12 @@ VERIFICATIONS = new_counter(
     "turnout.workflow.verifications", "{task}", "Tasks that were replayed to verify them.", ("workflow", "outcome")
 )
 
+_BY_OUTCOME = ("workflow", "outcome")
+QUERY = new_histogram("turnout.workflow.query.duration", "How long queries took to be answered.", _BY_OUTCOME)
+UPDATE = new_histogram("turnout.workflow.update.duration", "How long updates took to be answered.", _BY_OUTCOME)
+
 COUNTERS = (STARTED, ENDED, STUCK, LOADS, LOCALS, VERIFICATIONS)
-HISTOGRAMS = (TASK, REPLAY)
+HISTOGRAMS = (TASK, REPLAY, QUERY, UPDATE)
 
 OPEN_STATES = tuple(state for state in WorkflowState if state not in FINAL_STATES)
 
@@ -86,6 +93,18 @@ def verified(name: str, verdict: Verdict) -> None:
     """The run of a task was replayed: the code has done the same again, or not."""
     if Ears.open:
         VERIFICATIONS.add((_known.label(name), verdict))
+
+
+def query_answered(name: str, outcome: Answered, seconds: float) -> None:
+    """A query of a workflow of this name was answered here, so long after it was heard."""
+    if Ears.open:
+        QUERY.record(seconds, (_known.label(name), outcome))
+
+
+def update_answered(name: str, outcome: Answered, seconds: float) -> None:
+    """This process has stored the answer of an update, so long after that was stored."""
+    if Ears.open:
+        UPDATE.record(seconds, (_known.label(name), outcome))
 
 
 def task_done(name: str, seconds: float) -> None:

@@ -61,7 +61,8 @@ def commands_ended(record: Record, pending: Mapping[str, Command]) -> None:
             warn_once(logger, "commands", "the span of a workflow's command could not be emitted: %r", error)
 
 
-def _facts(record: Record) -> spans.Attributes:
+def facts_of(record: Record) -> spans.Attributes:
+    """What is known of the run that a record is of."""
     return {
         spans.WORKFLOW_ID: record.id,
         spans.WORKFLOW_NAME: record.name,
@@ -71,11 +72,11 @@ def _facts(record: Record) -> spans.Attributes:
 
 
 def _run_ended(record: Record) -> None:
-    facts = _facts(record)
+    facts = facts_of(record)
     goes_on = not record.state.final
     facts[spans.WORKFLOW_STATE] = GOES_ON if goes_on else record.state.value
     run = record.done_run
-    links = [_link(record, run - 1)] if run > 1 else []
+    links = [link_to(record, run - 1, "previous_run")] if run > 1 else []
     with chosen_ids.tracer_for(SCOPE, span_id_of(record.life, run)) as tracer:
         span = tracer.start_span(
             f"workflow {record.name}", _above(record), SpanKind.INTERNAL, facts, links, _ns(record.summary.run_at)
@@ -92,7 +93,7 @@ def _run_ended(record: Record) -> None:
 
 
 def _command_ended(record: Record, command: Command, at: float, ending: Ending | None = None) -> None:
-    facts, name = _facts(record), "timer"
+    facts, name = facts_of(record), "timer"
     if ending is not None:
         name = f"local {command.name}"
         facts |= {spans.JOB_ACTIVITY: command.name, spans.OUTCOME: ending.kind.value}
@@ -114,10 +115,11 @@ def _above(record: Record) -> Context:
     return propagation.incoming(headers, record.summary.trace_id)
 
 
-def _link(record: Record, run: int) -> Link:
+def link_to(record: Record, run: int, kind: str) -> Link:
+    """A link to the span of this run of the record's workflow."""
     span_id = int(span_id_of(record.life, run), 16)
     context = SpanContext(int(record.summary.trace_id, 16), span_id, True, TraceFlags(TraceFlags.SAMPLED))
-    return Link(context, {spans.LINK: "previous_run"})
+    return Link(context, {spans.LINK: kind})
 
 
 def _ns(seconds: float) -> int:

@@ -39,7 +39,7 @@ from turnout.core.workflows.values import (
 from turnout.errors import InvalidValue, UnreadableRecord
 from turnout.wire.converter import converter as _converter
 from turnout.wire.converter import register
-from turnout.wire.messages import MSG_ID, PAYLOAD, parse_body
+from turnout.wire.messages import MSG_ID, PAYLOAD, parse_body, traceparent_of
 from turnout.wire.records import dump_record, load_record
 
 VERSION = 1
@@ -51,6 +51,7 @@ LIFE = "Turnout-Life"
 RUN = "Turnout-Run"
 COMMAND = "Turnout-Command"
 INPUT_ID = "Turnout-Id"
+TRACEPARENT = "traceparent"
 OFFLOADED = "Turnout-Offloaded"
 """The header of a record whose body is in the object store: the body's name and size."""
 
@@ -123,6 +124,8 @@ def _input_to_json(given: Input) -> dict[str, Any]:
         raw["ending"] = _ending_to_json(given.ending)
     if given.asker is not None:
         raw["asker"] = _converter.unstructure(given.asker)
+    if given.traceparent:
+        raw["traceparent"] = given.traceparent
     return raw
 
 
@@ -144,6 +147,7 @@ def _input(raw: Mapping[str, Any]) -> Input:
         NO_BODY if body is None else _body(body),
         None if ending is None else _ending(ending),
         None if asker is None else _converter.structure(asker, Asker),
+        get("traceparent", ""),
     )
 
 
@@ -406,6 +410,7 @@ def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers:
         body=body,
         ending=ending,
         asker=asker,
+        traceparent=traceparent_of(headers.get(TRACEPARENT)) if found is InputKind.update else "",
     )
 
 

@@ -136,6 +136,12 @@ def trace_id_of(headers: Mapping[str, str], activity: str, job_id: str) -> str:
     return hashlib.sha256(f"{activity}/{job_id}".encode()).hexdigest()[:32]
 
 
+def traceparent_of(value: object) -> str:
+    """A traceparent as W3C Trace Context has it; "" for what is none."""
+    text = value.strip() if isinstance(value, str) else ""
+    return text if _TRACEPARENT.fullmatch(text) else ""
+
+
 def parse_delivery(
     activity: str,
     job_id: str | None,

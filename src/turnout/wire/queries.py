@@ -9,6 +9,7 @@ import attrs
 
 from turnout import fastjson
 from turnout.errors import UnreadableRecord
+from turnout.wire.messages import traceparent_of
 
 VERSION = 1
 
@@ -21,6 +22,7 @@ class Question:
 
     `life`: of which life, "" for any. `after`: the place in the inbox of an input of the asker's own, which the answer
     must know of. `within_s`: how long the asker waits. `nonce`: the same where the same question is asked once more.
+    `traceparent`: the span of the asker, "" without one.
     """
 
     id: str
@@ -30,6 +32,7 @@ class Question:
     after: int = 0
     within_s: float = 10.0
     nonce: str = ""
+    traceparent: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +62,7 @@ def _question(raw: dict[str, Any]) -> Question:
         after=int(raw.get("after", 0)),
         within_s=float(raw.get("within_s", 10.0)),
         nonce=str(raw.get("nonce", "")),
+        traceparent=traceparent_of(raw.get("traceparent")),
     )
 
 

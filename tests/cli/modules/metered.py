@@ -42,3 +42,20 @@ async def listening() -> str:
 async def broken() -> None:
     """Raise what no workflow ends by."""
     raise RuntimeError("a bug")
+
+
+@workflow
+class Counting:
+    """Answer."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await current_workflow().receive("end")
+
+    @workflow.query
+    def total(self) -> int:
+        return 1
+
+    @workflow.update
+    def add(self) -> int:
+        return 1

@@ -12,6 +12,7 @@ from turnout.errors import QueryFailed, UnreadableRecord, WorkflowNotFound
 from turnout.nats.connection import Disconnected, RequestTimeout
 from turnout.nats.messages import Message, NoResponders
 from turnout.store.perform import Store
+from turnout.telemetry.questions import asking
 from turnout.wire import queries as wire
 
 WITHIN_S = 10.0
@@ -32,6 +33,12 @@ class Asker:
 
     async def ask(self, workflow_id: str, life: str | None, query: str, payload: str, within_s: float) -> str:
         """The result of a query as JSON text. It knows of whatever this client has sent to the workflow before."""
+        with asking("query", query, workflow_id) as traceparent:
+            return await self._ask(workflow_id, life, query, payload, within_s, traceparent)
+
+    async def _ask(
+        self, workflow_id: str, life: str | None, query: str, payload: str, within_s: float, traceparent: str
+    ) -> str:
         record = (await self._reader.newest(workflow_id)).record
         if life is not None and record.life != life:
             raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
@@ -43,6 +50,7 @@ class Asker:
             after=self._sender.sent(workflow_id, record.life),
             within_s=within_s,
             nonce=self._store.chance.nonce(),
+            traceparent=traceparent,
         )
         reached, limit = _Reached(), asyncio.timeout(within_s)
         try:

@@ -25,12 +25,16 @@ SENT_KNOWN = 10_000
 
 @attrs.frozen
 class Given:
-    """An input as a client sends it: `what` names the signal or update, `id` is what it is counted by, if chosen."""
+    """An input as a client sends it: `what` names the signal or update, `id` is what it is counted by, if chosen.
+
+    `traceparent` goes along with an update.
+    """
 
     kind: InputKind
     text: str
     what: str = ""
     id: str | None = None
+    traceparent: str = ""
 
 
 @attrs.frozen
@@ -113,6 +117,8 @@ class Sender:
             **wire.input_headers(life=record.life, input_id=input_id),
             **wire.body_headers(body),
         }
+        if given.traceparent:
+            headers[wire.TRACEPARENT] = given.traceparent
         data = b"" if body.ref is not None else given.text.encode()
         seq = await self._store.inbox.append(
             record.name, workflow_id, given.kind, data, what=given.what, headers=headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +26,8 @@ from turnout.store.starts import IdTaken, Starts
 from turnout.telemetry import spans, workflow_metrics
 
 _TRIES = 10
+
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Starter:
@@ -75,7 +78,7 @@ class Starter:
                 return self.handle(record.id, ref, record.life)
             if not record.state.final:
                 try:
-                    await self._sender.send(record.id, record.life, _given(ref.first))
+                    await self._sender.send(record.id, record.life, _given(ref.first, spans.current_headers()))
                 except WorkflowEnded:
                     return None  # it has just ended: it is begun anew
                 return self.handle(record.id, ref, record.life)
@@ -110,7 +113,7 @@ class Starter:
             headers=headers,
             trace_id=wire.trace_id_of(headers, ref.name, workflow_id),
         )
-        return start if ref.first is None else attrs.evolve(start, carried=(_first(ref.first, now),))
+        return start if ref.first is None else attrs.evolve(start, carried=(_first(ref.first, now, headers),))
 
     def _counted(self, ref: WorkflowRef) -> WorkflowRef:
         """The start with an id for the input that rides along: it is counted by that, however often it is sent."""
@@ -137,10 +140,21 @@ class Starter:
         return WorkflowHandle(workflow_id, self._reach, decode, life, first)
 
 
-def _given(first: First) -> Given:
-    return Given(InputKind(first.kind), first.text, first.name, first.id)
+def _given(first: First, headers: Mapping[str, str] = NO_HEADERS) -> Given:
+    return Given(InputKind(first.kind), first.text, first.name, first.id, _traceparent(first, headers))
 
 
-def _first(first: First, now: float) -> Input:
-    body = Body(text=first.text, size=len(first.text.encode()))
-    return Input(InputKind(first.kind), now, what=first.name, id=first.id or "", body=body)
+def _first(first: First, now: float, headers: Mapping[str, str]) -> Input:
+    return Input(
+        InputKind(first.kind),
+        now,
+        what=first.name,
+        id=first.id or "",
+        body=Body(text=first.text, size=len(first.text.encode())),
+        traceparent=_traceparent(first, headers),
+    )
+
+
+def _traceparent(first: First, headers: Mapping[str, str]) -> str:
+    """The span of the start, for an update that rides along."""
+    return headers.get("traceparent", "") if first.kind == InputKind.update else ""

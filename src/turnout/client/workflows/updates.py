@@ -20,6 +20,7 @@ from turnout.errors import UpdateFailed, UpdateRejected, WorkflowEnded, Workflow
 from turnout.nats.messages import NoResponders
 from turnout.store.histories import Stored
 from turnout.store.perform import Store
+from turnout.telemetry.questions import asking
 
 R = TypeVar("R")
 Decode = Callable[[str], Any]
@@ -104,6 +105,10 @@ class Updater:
         self, workflow_id: str, life: str | None, given: Given, decode: Decode | None = None
     ) -> UpdateHandle[Any]:
         """Store an update. WorkflowNotFound; WorkflowEnded, unless an update of this id was answered before."""
+        with asking("update", given.what, workflow_id) as traceparent:
+            return await self._send(workflow_id, life, attrs.evolve(given, traceparent=traceparent), decode)
+
+    async def _send(self, workflow_id: str, life: str | None, given: Given, decode: Decode | None) -> UpdateHandle[Any]:
         update_id = given.id or self._sender.new_id()
         try:
             sent = await self._sender.send(workflow_id, life, attrs.evolve(given, id=update_id))

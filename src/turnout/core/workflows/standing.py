@@ -13,13 +13,14 @@ import attrs
 
 from turnout.core.frozen import frozen
 from turnout.core.record import JobRecord
-from turnout.core.spec import Asker
+from turnout.core.spec import NO_BODY, Asker
 from turnout.core.workflows.shared import as_task, steps_of
 from turnout.core.workflows.values import (
     ABOUT_OTHERS,
     DELAY,
     TIMEOUT,
     Answer,
+    AnswerState,
     Command,
     CommandKind,
     Input,
@@ -51,7 +52,7 @@ class Standing:
     `begin` stands in a record of this run. `tried_by` are the nodes that were about to try what others had died over,
     since the last record of another kind. `ahead` are the inputs of a fork that come before its inbox's. Of local
     activities, `tried` are the attempts that are recorded, `requested` the commands that were asked to cancel and are
-    waited for.
+    waited for. `asked` are the updates of this run that have no final answer, by their ids and without their bodies.
     """
 
     newest: Record
@@ -73,6 +74,7 @@ class Standing:
     size: int = 0
     tried: Mapping[str, JobRecord] = attrs.field(factory=dict)
     requested: frozenset[str] = frozenset()
+    asked: Mapping[str, Input] = attrs.field(factory=dict)
 
     @property
     def upto(self) -> int:
@@ -131,6 +133,7 @@ def _begun(record: Record, seq: int, start: Start) -> Standing:
         joined=record.joined,
         state=record.state,
         events=1 + len(start.carried),
+        asked={each.id: each for each in start.carried if each.id and each.kind is InputKind.update},
     )
     return _forked(standing) if forks(record) else standing
 
@@ -149,7 +152,7 @@ def _forked(standing: Standing) -> Standing:
     known = sum(len(step.inputs) for step in shared)
     ahead = tuple(attrs.evolve(given, life=record.life) for given in record.inputs[known:])
     pending = {key: _kept_by(command, standing.start.wake) for key, command in standing.pending.items()}
-    return attrs.evolve(standing, newest=record, ahead=ahead, pending=pending)
+    return attrs.evolve(standing, newest=record, ahead=ahead, pending=pending, asked={})  # whoever asked, asked another
 
 
 def _kept_by(command: Command, wake: int) -> Command:
@@ -196,6 +199,7 @@ def _taken(standing: Standing, record: Record, seq: int, before: Standing | None
     seen = _own(standing.seen, None if before is None else before.seen)
     answers = _own(standing.answers, None if before is None else before.answers)
     tried, requested = _own(standing.tried, None if before is None else before.tried), standing.requested
+    asked = _own(standing.asked, None if before is None else before.asked)
     begun, cancel = standing.begun, standing.cancel_request
     for command in record.commands:
         await_end(pending, command)
@@ -207,10 +211,15 @@ def _taken(standing: Standing, record: Record, seq: int, before: Standing | None
             tried[each.what] = each.ending.job
         if each.id:
             seen[each.id] = each.at
+            if each.kind is InputKind.update:
+                asked[each.id] = attrs.evolve(each, body=NO_BODY)
         begun = begun or each.kind is InputKind.begin
         if each.kind is InputKind.cancel and cancel is None:
             cancel = each.body.text or ""
-    answers.update((answer.id, answer) for answer in record.answers)
+    for answer in record.answers:
+        answers[answer.id] = answer
+        if answer.state is not AnswerState.accepted:
+            asked.pop(answer.id, None)
     return Standing(
         newest=record,
         seq=seq,
@@ -229,6 +238,7 @@ def _taken(standing: Standing, record: Record, seq: int, before: Standing | None
         events=standing.events + len(record.inputs) + len(record.commands) + len(record.answers),
         tried=tried,
         requested=requested,
+        asked=asked,
     )
 
 

@@ -128,7 +128,7 @@ class Input:
 
     `seq` is where it lay in the inbox, 0 if it never did. `at` is when it was stored there. `what` names the signal,
     the update or the command; `id` is what an input of the `COUNTED` kinds is counted by. One of nobody's command has
-    no `life`, `run` 0 belongs to the life as a whole.
+    no `life`, `run` 0 belongs to the life as a whole. `traceparent` is of an update: the span of whoever has sent it.
     """
 
     kind: InputKind
@@ -141,6 +141,7 @@ class Input:
     body: Body = NO_BODY
     ending: Ending | None = None
     asker: Asker | None = None
+    traceparent: str = ""
 
 
 # --- what the code asks for ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from turnout.store.histories import Overtaken, Stored, is_deleted
 from turnout.store.inbox import Lying, Wakeup
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
-from turnout.telemetry import workflow_metrics
+from turnout.telemetry import questions, workflow_metrics
 from turnout.telemetry import workflows as telemetry
 from turnout.worker.failure import Redact, error_info
 from turnout.worker.workflows.aftermath import Aftermath, newest_alone
@@ -398,6 +398,7 @@ class Driver:
         record = await self._bodies.offloaded(record)
         seq = await self._store.histories.append(record, standing.seq)
         telemetry.commands_ended(record, standing.pending)
+        questions.updates_answered(record, standing.asked)
         after = stand([(record, seq)], standing)
         await self._commit(Stored(record, seq))
         self._arm(record)

@@ -22,6 +22,7 @@ from turnout.nats.subscription import Subscription
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
+from turnout.telemetry import questions
 from turnout.wire import queries as wire
 from turnout.worker.failure import Redact, error_info, redacted_error
 from turnout.worker.workflows.bodies import Bodies
@@ -165,7 +166,7 @@ class Answering:
 class QueryServer:
     """Listens for the queries about these workflows, and replies; `pinned_to`: also about runs of that build.
 
-    `redact` edits what is told of those that fail.
+    `redact` edits what is told of those that fail; `node` is who answers.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class QueryServer:
         names: Mapping[str, Any],
         answering: Answering,
         *,
+        node: str = "",
         pinned_to: str = "",
         redact: Redact | None = None,
     ) -> None:
@@ -181,6 +183,7 @@ class QueryServer:
         self._workflows = names
         self._builds = ("", pinned_to) if pinned_to else ("",)
         self._redact = redact
+        self._node = node
         self._answering = answering
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -223,8 +226,11 @@ class QueryServer:
         if asked in self._at_work:
             return  # it is asked once more; the answer goes to the first one
         self._at_work.add(asked)
+        heard = questions.Heard(name, question.id, question.query, question.traceparent)
         try:
-            self._send(message.reply, await self._outcome(name, question))
+            reply = await self._outcome(name, question)
+            self._send(message.reply, reply)
+            questions.answered(heard, self._node, reply.failed if reply.result is None else None)
         except Leaving as error:
             logger.debug("a query of workflow %s is left to others: %s", question.id, error)
         except TurnoutError as error:

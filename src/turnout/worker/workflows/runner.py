@@ -47,7 +47,9 @@ class WorkflowRunner:
         self._build = options.build
         self._settling = self._driver.settling
         own = options.build if options.pins else ""
-        self._queries = QueryServer(store, workflows, self._driver.answering, pinned_to=own, redact=options.redact)
+        self._queries = QueryServer(
+            *(store, workflows, self._driver.answering), node=options.node, pinned_to=own, redact=options.redact
+        )
         self._locals = self._driver.locals
         self._dispatcher = Dispatcher(self._driver.task, self._start_bare, self._settling, self._locals.renewed)
         self._settling.again = self._locals.give = self._dispatcher.receive
