@@ -36,8 +36,9 @@ def test_an_account_that_demands_sizes(demanding: Cli) -> None:
     assert "at least 100,000,000" in cli.error("setup", "--max-bytes", "50MB", code=2)
     assert "no size such as 500MB" in cli.error("setup", "--max-bytes", "much", code=2)
     assert "sizes are reserved" in cli.error("setup", "--max-bytes", "1TiB", code=1)
+    assert "sizes are reserved" in cli.error("setup", "--max-bytes", "2GB", code=1)  # with some streams made
     made = cli.json("setup", "--max-bytes", "500MB")
-    assert {each["action"] for each in made} == {"create"}
+    assert {each["action"] for each in made} == {"create", "update"}
     for again in ([], ["--max-bytes", "500MB"]):
         assert {each["action"] for each in cli.json("setup", *again)} == {"keep"}
     with cli.process("worker", "shop", "-o", "json") as worker:
