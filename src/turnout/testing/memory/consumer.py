@@ -10,7 +10,7 @@ import heapq
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Protocol
 
@@ -87,6 +87,8 @@ class Consumer:
         self._outlet = outlet
         self._dseq = 0
         self._next_seq = 1
+        self._fresh: dict[int, None] = {}
+        """What has not been handed to anybody yet: the sequences from the next one on that it is meant for."""
         self._ready: deque[int] = deque()
         self._due: list[tuple[float, int, int]] = []
         self._turns = 0
@@ -107,6 +109,7 @@ class Consumer:
         self._max_ack_pending = int(config.get("max_ack_pending") or 1000)
         self._headers_only = bool(config.get("headers_only"))
         self._explicit = config.get("ack_policy", "explicit") == "explicit"
+        self._look_through()
 
     def _begin(self, config: Mapping[str, Any]) -> None:
         policy = config.get("deliver_policy", "all")
@@ -118,6 +121,11 @@ class Consumer:
             newest = {message.subject: message.seq for message in self.stream.messages.values()}
             self._ready.extend(sorted(seq for subject, seq in newest.items() if self._matches(subject)))
             self._next_seq = self.stream.last_seq + 1
+        self._look_through()
+
+    def _look_through(self) -> None:
+        found = self.stream.messages.values()
+        self._fresh = {each.seq: None for each in found if each.seq >= self._next_seq and self._matches(each.subject)}
 
     def info(self) -> dict[str, Any]:
         """What the server says of it."""
@@ -135,17 +143,9 @@ class Consumer:
             "num_ack_pending": len(self.pending),
             "num_redelivered": sum(count > 1 for count in self.counts.values()),
             "num_waiting": sum(self._outlet.interest(pull.inbox) for pull in self._waiting),
-            "num_pending": sum(1 for _ in self._fresh()),
+            "num_pending": len(self._fresh),
             "ts": rfc3339(self._clock.now_ns()),
         }
-
-    def _fresh(self) -> Iterator[Message]:
-        """What has not been handed to anybody yet."""
-        for message in reversed(self.stream.messages.values()):
-            if message.seq < self._next_seq:
-                return
-            if self._matches(message.subject):
-                yield message
 
     # -- handing over --------------------------------------------------------------------------------------------------
 
@@ -170,8 +170,13 @@ class Consumer:
         self._waiting.append(pull)
         self.pump()
 
+    def stored(self, message: Message) -> None:
+        """The stream has this message."""
+        if message.seq >= self._next_seq and self._matches(message.subject):
+            self._fresh[message.seq] = None
+
     def changed(self, message: Message) -> None:
-        """The stream has stored this message."""
+        """The stream has stored this message, and whatever goes with it is done."""
         if self._waiting and self._matches(message.subject):
             self.pump()
 
@@ -200,6 +205,7 @@ class Consumer:
         """Nobody who waits could take it."""
         if message.seq == self._next_seq - 1 and not self.counts.get(message.seq):
             self._next_seq = message.seq
+            self._fresh[message.seq] = None
         else:
             self._ready.appendleft(message.seq)
 
@@ -224,10 +230,11 @@ class Consumer:
             return None
         self.stream.expire()
         while self._next_seq <= self.stream.last_seq:
-            message = messages.get(self._next_seq)
+            seq = self._next_seq
             self._next_seq += 1
-            if message is not None and self._matches(message.subject):
-                return message
+            if seq in self._fresh:
+                del self._fresh[seq]
+                return messages[seq]
         return None
 
     def _hand_over(self, message: Message, pull: Pull) -> None:
@@ -246,7 +253,7 @@ class Consumer:
         if not pull.left:
             self._withdraw(pull)
         place = f"{self.stream.name}.{self.name}.{count}.{seq}.{self._dseq}.{message.time_ns}"
-        reply = f"$JS.ACK.{place}.{sum(1 for _ in self._fresh())}"
+        reply = f"$JS.ACK.{place}.{len(self._fresh)}"
         data = b"" if self._headers_only else message.data
         self._outlet.deliver(pull.inbox, message.subject, reply, data, message.block)
 
@@ -290,6 +297,11 @@ class Consumer:
     def held(self) -> int:
         """How many messages are in somebody's hand, of a patient server."""
         return sum(pending.turn > 0 and pending.due_at == inf for pending in self.pending.values())
+
+    @property
+    def holds(self) -> bool:
+        """Whether any message is in somebody's hand."""
+        return any(pending.turn > 0 and pending.due_at == inf for pending in self.pending.values())
 
     def next_redelivery(self, ignored: Callable[[Message], bool]) -> float | None:
         """When the first message that was given back with a delay comes again, of those that are not ignored."""
@@ -372,6 +384,7 @@ class Consumer:
         """The message is settled, or not there any more."""
         self.pending.pop(seq, None)
         self.counts.pop(seq, None)
+        self._fresh.pop(seq, None)
 
     # -- accidents -----------------------------------------------------------------------------------------------------
 
@@ -396,6 +409,7 @@ class Consumer:
     def revive(self, seq: int, count: int) -> None:
         """An acknowledgement was undone by a crash."""
         self._recount(seq, max(0, count - 1))
+        self.stored(self.stream.messages[seq])
         if self._matches(self.stream.messages[seq].subject) and seq < self._next_seq:
             pending = self.pending[seq] = Pending(self._dseq)
             self._redeliver(seq, pending)

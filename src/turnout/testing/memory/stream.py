@@ -123,6 +123,8 @@ class Stream:
         self.last_ns = self._clock.now_ns()
         message = Message(self.last_seq, self.last_ns, subject, data, headers)
         self.messages[message.seq] = message
+        for consumer in self.consumers.values():
+            consumer.stored(message)
         of_subject = self._place(subject)
         of_subject.append(message.seq)
         if MSG_ID in headers:

@@ -16,22 +16,24 @@ def matcher(pattern: str) -> Matcher:
     >>> bool(matcher("a.*.c")("a.b.c")), bool(matcher("a.>")("a"))
     (True, False)
     """
-    if "*" not in pattern and ">" not in pattern:
-        return pattern.__eq__
-    tokens = [r"[^.]+" if token == "*" else re.escape(token) for token in pattern.split(".")]
-    if pattern == ">" or pattern.endswith(".>"):
-        tokens[-1] = ".+"
-    return re.compile(r"\.".join(tokens)).fullmatch
+    return pattern.__eq__ if literal(pattern) else re.compile(_expression(pattern)).fullmatch
 
 
 def any_of(patterns: Iterable[str]) -> Matcher:
     """What tells whether a subject is one of any of the patterns'; without patterns every one is."""
-    matchers = [matcher(pattern) for pattern in patterns]
-    if not matchers:
+    given = list(patterns)
+    if not given:
         return lambda _: True
-    if len(matchers) == 1:
-        return matchers[0]
-    return lambda subject: any(matches(subject) for matches in matchers)
+    if len(given) == 1:
+        return matcher(given[0])
+    return re.compile("|".join(_expression(pattern) for pattern in given)).fullmatch
+
+
+def _expression(pattern: str) -> str:
+    tokens = [r"[^.]+" if token == "*" else re.escape(token) for token in pattern.split(".")]
+    if pattern == ">" or pattern.endswith(".>"):
+        tokens[-1] = ".+"
+    return r"\.".join(tokens)
 
 
 def literal(pattern: str) -> bool:
@@ -45,8 +47,13 @@ def mapped(source: str, destination: str, subject: str) -> str | None:
     >>> mapped("a.*.*", "b.{{wildcard(2)}}", "a.x.y")
     'b.y'
     """
-    if not matcher(source)(subject):
-        return None
-    tokens = subject.split(".")
-    wild = [token for token, meant in zip(tokens, source.split("."), strict=False) if meant == "*"]
-    return re.sub(r"\{\{wildcard\((\d+)\)\}\}", lambda found: wild[int(found[1]) - 1], destination)
+    pattern, template = _mapping(source, destination)
+    found = pattern.fullmatch(subject)
+    return found.expand(template) if found is not None else None
+
+
+@functools.lru_cache(maxsize=64)
+def _mapping(source: str, destination: str) -> tuple[re.Pattern[str], str]:
+    """A pattern whose groups are the wildcards, and what they are put into."""
+    expression = _expression(source).replace("[^.]+", "([^.]+)")
+    return re.compile(expression), re.sub(r"\{\{wildcard\((\d+)\)\}\}", r"\\g<\1>", destination)
