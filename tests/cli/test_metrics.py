@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -17,6 +18,8 @@ from tests.cli.conftest import Cli, first_document
 from tests.cli.test_health import Health, until
 from tests.support.otlp import OtlpReceiver
 from tests.telemetry.test_metrics import prometheus_name, read
+from turnout import Client
+from turnout.definition.activity import activity_ref
 from turnout.telemetry import metrics
 from turnout.telemetry.exporters import METRICS
 from turnout.testing.server import NatsServer
@@ -50,6 +53,17 @@ def begin(cli: Cli, activity: str, payload: str = "{}") -> str:
     return job_id
 
 
+def submit_groups(cli: Cli) -> None:
+    """One that ends and is followed, one whose members wait for their time."""
+
+    async def submit() -> None:
+        async with Client.connect(cli.url, namespace=cli.namespace) as client:
+            await client.submit_group("summarize", [{"ended": []}, {"ended": []}], then="summarize")
+            await client.submit_group([(activity_ref("stay").options(delay=3600), {}) for _ in range(3)])
+
+    asyncio.run(submit())
+
+
 @pytest.fixture(scope="module")
 def survivor(server: NatsServer) -> Iterator[Scraped]:
     """The page of a worker that has seen jobs end in every way, one of them on a node that was killed."""
@@ -70,6 +84,9 @@ def survivor(server: NatsServer) -> Iterator[Scraped]:
         cli("job", "cancel", ids[-1])
         cli("workflow", "signal", "listener", "word", '"hush"')
         assert cli("workflow", "result", "listener", "--timeout", "60").stdout.strip() == '"hush"'
+        submit_groups(cli)
+        until(lambda: scrape(health).value("groups_followed_total", activity="summarize"), 60)
+        until(lambda: scrape(health).value("groups_open", activity="stay"), 60)
         cli("workflow", "start", "broken")
         cli("workflow", "start", "Counting", "--id", "counted")
         assert cli("workflow", "update", "counted", "add").stdout.strip() == "1"
@@ -118,6 +135,16 @@ def test_workflows_are_counted(survivor: Scraped) -> None:
     assert survivor.value("workflows_stuck_total", workflow="broken", reason="code_raised") == 1
     assert survivor.value("workflows_open", workflow="broken", state="stuck") == 1
     assert survivor.value("workflows_open", workflow="listening", state="running") == 0
+
+
+def test_groups_are_counted(survivor: Scraped) -> None:
+    """One has finished and was followed, one is open with all of its members."""
+    assert survivor.value("groups_finished_total", activity="summarize") == 1
+    assert survivor.value("groups_followed_total", activity="summarize") == 1
+    assert survivor.value("groups_open", activity="summarize") in (0, None)  # None where no look has seen it open
+    assert survivor.value("groups_open", activity="stay") == 1
+    assert survivor.value("group_members", activity="stay", state="open") == 3
+    assert survivor.value("group_members", activity="stay", state="ended") == 0
 
 
 def test_every_metric_is_on_the_page(survivor: Scraped) -> None:

@@ -14,6 +14,7 @@ import click
 
 from turnout.cli import contexts, logs, options, output, pasting, session, topology
 from turnout.cli.checks import Check
+from turnout.cli.group_checks import group_checks
 from turnout.cli.route_checks import route_checks
 from turnout.cli.schedule_checks import schedule_checks
 from turnout.cli.workflow_checks import workflow_checks
@@ -109,6 +110,8 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
     missing = {change.name for change in changes if change.action == "create"}
     if kv_stream(names.activities_bucket) not in missing:
         async for check in schedule_checks(Store.over(connection, names), nodes):
+            yield check
+        async for check in group_checks(Store.over(connection, names)):
             yield check
     if not missing & {names.inbox, names.history}:
         async for check in workflow_checks(Store.over(connection, names), nodes):

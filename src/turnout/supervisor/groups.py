@@ -8,7 +8,7 @@ thousand at a time. What it remembers of a group is no more than where to go on;
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -25,6 +25,8 @@ from turnout.store.groups import KeptGroup
 from turnout.store.members import ActivityOf, Members
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Conflict
+from turnout.telemetry import group_metrics, metrics
+from turnout.telemetry.group_metrics import GroupUse, OpenGroups
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -55,18 +57,58 @@ class _Open:
     look_at: float = 0.0
     gone_s: float = _GONE_S[0]
     gone_at: float = attrs.field(factory=lambda: boottime() + _GONE_S[0])
+    counted: tuple[int, int] = (0, 0)
 
     @property
     def record(self) -> GroupRecord:
         assert self.kept.record is not None
         return self.kept.record
 
+    @property
+    def left(self) -> int:
+        """How many members have not ended, as far as is seen; unpacked once for each revision."""
+        if self.counted[0] != self.kept.revision:
+            self.counted = self.kept.revision, self.record.seen.left
+        return self.counted[1]
+
+
+class GroupUses:
+    """The open groups as they were last looked at, for any thread to look at: what the metrics tell."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, GroupUse] = {}
+
+    def count(self, groups: Iterable[_Open]) -> None:
+        """These have not finished. An activity that has no open group any more is told with zeros."""
+        uses = dict.fromkeys(self._uses, GroupUse())
+        for group in groups:
+            activity, left, total = group.record.activity, group.left, group.record.total
+            use = uses.get(activity, GroupUse())
+            uses[activity] = GroupUse(use.groups + 1, use.open + left, use.ended + total - left)
+        self._uses = uses
+
+    def look(self) -> OpenGroups:
+        """The open groups by activity."""
+        return self._uses
+
+    def forget(self) -> None:
+        """Somebody else tells it from now on."""
+        self._uses = {}
+
 
 class GroupWatch:
     """Looks after the groups. `gone_after_s`: how soon a member is asked after that is not heard of."""
 
-    def __init__(self, store: Store, performer: Performer, *, gone_after_s: float = _GONE_S[0]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        performer: Performer,
+        uses: GroupUses | None = None,
+        *,
+        gone_after_s: float = _GONE_S[0],
+    ) -> None:
         self._store = store
+        self._uses = uses or GroupUses()
         self._members = Members(store, performer)
         self._gone_after_s = gone_after_s
         self.begin()
@@ -94,6 +136,8 @@ class GroupWatch:
                 log_rarely(logger, level, f"group {group.record.id}", text, group.record.id, error)
             except Exception:  # whatever this group does to its reader, there are others
                 logger.exception("the supervisor has stumbled over group %s, it goes on", group.record.id)
+        if metrics.look():
+            self._uses.count(self._open.values())
         reach("supervisor.groups")
 
     async def _read(self) -> None:
@@ -193,6 +237,7 @@ class GroupWatch:
         finished = evolve(record, finished_at=self._store.connection.now(), then_id=follows)
         await self._store.groups.save(finished, group.kept.revision, keep_s=keep_s)
         self._open.pop(record.id, None)
+        group_metrics.finished(record.activity, followed=bool(follows))
         reach("group.finished")
 
     async def _save(self, group: _Open, record: GroupRecord) -> None:

@@ -30,7 +30,7 @@ from turnout.supervisor.apply import Applier
 from turnout.supervisor.completions import Completions
 from turnout.supervisor.duties import Duties, Duty
 from turnout.supervisor.election import Election
-from turnout.supervisor.groups import GroupWatch
+from turnout.supervisor.groups import GroupUses, GroupWatch
 from turnout.supervisor.judge import Pace
 from turnout.supervisor.objects import ObjectCollector
 from turnout.supervisor.owners import Owners
@@ -42,7 +42,7 @@ from turnout.supervisor.schedules import Rearming, Ticks
 from turnout.supervisor.sweep import Sweep
 from turnout.supervisor.turns import Turns
 from turnout.supervisor.workflows import OpenWorkflows
-from turnout.telemetry import metrics, workflow_metrics
+from turnout.telemetry import group_metrics, metrics, workflow_metrics
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -95,6 +95,7 @@ class Supervisor:
         self._alarmed = asyncio.Event()
         self._queues = Queues()
         self._workflows = OpenWorkflows()
+        self._groups = GroupUses()
         self._limits = LimitUses()
         self.acting = False
 
@@ -110,6 +111,7 @@ class Supervisor:
         unwatched = metrics.watch_queues(self._look_at_queues)
         unwatched_limits = metrics.watch_limits(self._look_at_limits)
         unwatched_workflows = workflow_metrics.watch_open(self._look_at_workflows)
+        unwatched_groups = group_metrics.watch_groups(self._look_at_groups)
         try:
             with contextlib.suppress(TurnoutError):
                 await connection.sync_clock(self._names.work)
@@ -118,6 +120,7 @@ class Supervisor:
             unwatched()
             unwatched_limits()
             unwatched_workflows()
+            unwatched_groups()
             await connection.close()
 
     async def _supervise(self, connection: Connection) -> None:
@@ -157,6 +160,7 @@ class Supervisor:
             self._queues.forget()
             self._workflows.forget()
             self._limits.forget()
+            self._groups.forget()
             await duties.stop()
 
     def _performer(self, store: Store) -> Performer:
@@ -182,7 +186,7 @@ class Supervisor:
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
         objects = ObjectCollector(store, options.object_age)
-        groups = GroupWatch(store, performer)
+        groups = GroupWatch(store, performer, self._groups)
 
         async def clock() -> None:
             await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
@@ -235,3 +239,7 @@ class Supervisor:
     def _look_at_workflows(self) -> workflow_metrics.OpenWorkflows:
         """Likewise."""
         return self._workflows.look() if self.acting and self.looking else {}
+
+    def _look_at_groups(self) -> group_metrics.OpenGroups:
+        """Likewise."""
+        return self._groups.look() if self.acting and self.looking else {}

@@ -18,7 +18,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from turnout.core.changes import Change, Changes
 from turnout.core.failure import FaultReason
 from turnout.core.record import JobRecord, queue_wait
-from turnout.telemetry import workflow_metrics
+from turnout.telemetry import group_metrics, workflow_metrics
 from turnout.telemetry.counts import (
     OTHER,
     SHORT_S,
@@ -106,9 +106,10 @@ COUNTERS = (
     *(EXTENSIONS, LEASE_FAILURES, RECONNECTS, CONFLICTS),
     *workflow_metrics.COUNTERS,
     *(FIRED, MISSED, SKIPPED),
+    *group_metrics.COUNTERS,
 )
 HISTOGRAMS = (DURATION, QUEUE_WAIT, LOOP_LAG, *workflow_metrics.HISTOGRAMS)
-GAUGES = (_RUNNING, _SLOTS, _DEPTH, _OLDEST, _HELD, _WAITING, workflow_metrics.OPEN)
+GAUGES = (_RUNNING, _SLOTS, _DEPTH, _OLDEST, _HELD, _WAITING, workflow_metrics.OPEN, *group_metrics.GAUGES)
 METRICS = (*(each.metric for each in COUNTERS), *(each.metric for each in HISTOGRAMS), *GAUGES)
 """All there are."""
 
@@ -261,6 +262,8 @@ def make(meter: api.Meter) -> None:
         (_HELD, partial(_limited, lambda use: use.held)),
         (_WAITING, partial(_limited, lambda use: use.waiting)),
         (workflow_metrics.OPEN, workflow_metrics.open_now),
+        (group_metrics.OPEN, group_metrics.open_now),
+        (group_metrics.MEMBERS, group_metrics.members_now),
     )
     for metric, read in sums:
         meter.create_observable_up_down_counter(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 from turnout import Limit, RetryPolicy, activity, current_job, current_workflow, workflow
 
@@ -29,6 +30,12 @@ async def stay() -> None:
 async def block(seconds: float) -> None:
     """Block the event loop."""
     time.sleep(seconds)
+
+
+@activity(lease=2)
+async def summarize(ended: list[dict[str, Any]]) -> int:
+    """Follow a group."""
+    return len(ended)
 
 
 @workflow
