@@ -180,3 +180,20 @@ def test_turnout_commands_are_possible(document: Path) -> None:
                     check_options(words[1:])
             elif words[0] == "make":
                 assert set(words[1:]) <= targets
+
+
+@pytest.mark.parametrize("document", documents(), ids=name_of)
+def test_commands_in_the_text_exist(document: Path) -> None:
+    """What is named within a sentence, such as `turnout job ls --state`, has verbs and options that there are."""
+    text = re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.M | re.S)
+    for words in (line.split() for line in re.findall(r"`turnout\s([^`]+)`", text)):
+        command: click.Command = root
+        context = click.Context(root, info_name="turnout")
+        while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z]+", words[0]):
+            found = command.get_command(context, words[0])
+            assert found is not None, f"{command.name} has no {words[0]}"
+            command = found
+            words = words[1:]
+        known = {option for each in command.params for option in each.opts}
+        named = {option for word in words for option in re.findall(r"^\[?(--[a-z-]+)", word)}
+        assert named <= known or isinstance(command, click.Group), command.name
