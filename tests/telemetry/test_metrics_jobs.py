@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,10 +16,12 @@ from turnout.core.failure import FaultReason
 from turnout.core.record import Outcome
 from turnout.nats.connection import Connection, ConnectOptions
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
-from turnout.telemetry import metrics
+from turnout.telemetry import metrics, workflow_metrics
 from turnout.telemetry.counts import OTHER
 from turnout.telemetry.metrics_page import page
 from turnout.testing.server import NatsServer
+
+OUTCOMES = {*Outcome, *workflow_metrics.OUTCOMES, *workflow_metrics.VERDICTS, *get_args(workflow_metrics.Answered)}
 
 TWICE = RetryPolicy(max_attempts=2, delay=0.05)
 
@@ -257,7 +259,7 @@ async def test_labels_are_those_that_are_declared(turnout_client: Client, turnou
                 name = name if name in declared else name.removesuffix(suffix)
             assert set(sample.labels) - EXPORTER_LABELS == declared[name], sample
             if "outcome" in sample.labels:
-                assert sample.labels["outcome"] in set(Outcome)
+                assert sample.labels["outcome"] in OUTCOMES
             if name == "turnout_jobs_faulted_total":
                 assert sample.labels["reason"] in {*FaultReason, OTHER}
 

@@ -183,8 +183,9 @@ def serve(activities: Iterable[str]) -> None:
     """This process works on these activities, or watches over them: their counts are there from now on, from zero."""
     names = list(activities)
     know(names)
+    by_activity = [counter for counter in COUNTERS if counter.metric.labels == _BY_ACTIVITY]
     for name in {label(each) for each in names}:
-        for counter in (SUBMITTED, FIRED, MISSED, SKIPPED, *_BY_CHANGE.values()):
+        for counter in by_activity:
             counter.begin((name,))
         for reason in FaultReason.__members__:
             FAULTED.begin((name, reason))
