@@ -344,7 +344,7 @@ def test_a_reader_that_has_enough(cli: Cli) -> None:
 
 def test_a_reader_that_has_seen_enough_of_a_job(busy: Cli) -> None:
     """`follow | head` is no error: nobody reads on, so nothing is followed."""
-    line = f"set -o pipefail; {' '.join(TURNOUT)} job submit slow '{{\"seconds\": 20}}' --follow --id headed | head -1"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=busy.env, check=False, timeout=15)
+    line = f"set -o pipefail; {' '.join(TURNOUT)} job submit slow '{{\"seconds\": 600}}' --follow --id headed | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=busy.env, check=False, timeout=90)
     assert (done.returncode, done.stderr) == (0, "job headed submitted\n")
     busy("job", "cancel", "headed")

@@ -123,14 +123,15 @@ async def left_behind(client: Client) -> int:
 
 
 async def test_a_freed_place_is_handed_on_at_once(turnout_client: Client, turnout_worker: Any) -> None:
-    """Ten jobs of 50 ms, one at a time over two nodes, are done within 2 s; nothing of them is left."""
+    """Ten jobs of 50 ms, one at a time over two nodes, are done within 2 s, within 8 s where the machine is that busy:
+    had each to wait for a look of the supervisor, it would be 20 s. Nothing of them is left."""
     async with turnout_worker(alone, name="a"), turnout_worker(alone, name="b"):
         begun = time.monotonic()
         handles = await turnout_client.submit_many(alone, [{}] * 10)
         await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
         took = time.monotonic() - begun
         assert most_at_once() == 1
-        assert took < 2.0
+        assert took < 8.0
         await until(partial(nobody_uses, turnout_client, "one"))
         assert await left_behind(turnout_client) == 0
 
