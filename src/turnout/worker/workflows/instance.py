@@ -112,17 +112,30 @@ class Instance:
 
     def apply(self, given: Input) -> Turn:
         """Give the code one input, its body at hand, and let it run until it waits again; what it did."""
+        with self.running():
+            return self.applied(given)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Within this block the thread is the code's: its loop is the running one, and its guard is up.
+
+        Entering takes as long as many an input: whoever replays a history does it once.
+        """
+        with entered(self.calls), guarded(self._guard), self.loop:
+            yield
+
+    def applied(self, given: Input) -> Turn:
+        """Do what `apply` does, within the block of `running`."""
         self.loop.advance_to(given.at)
         self.history_length += 1
         if self._main is None and self.facts.start.due_at is not None and given.kind is not InputKind.begin:
             return self._before_begin(given)
-        with self._running():
-            self._give(given)
+        self._give(given)
         return self._finish()
 
     def prepare(self) -> None:
         """Make the object, for a query that comes before the first task."""
-        with self._running():
+        with self.running():
             self._make_object()
 
     def reseed(self, life: str) -> None:
@@ -131,7 +144,7 @@ class Instance:
 
     def drop(self) -> None:
         """Forget it: nothing of its code runs again."""
-        with self._running():
+        with entered(self.calls), guarded(self._guard):
             self.loop.drop()
 
     @property
@@ -249,11 +262,6 @@ class Instance:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
-        with entered(self.calls), guarded(self._guard):
-            yield
-
     def _before_begin(self, given: Input) -> Turn:
         """A delayed start, or a retry: until its timer no code runs, and what comes meanwhile waits for it."""
         if given.kind is InputKind.cancel:
@@ -288,8 +296,7 @@ class Instance:
             return
         try:
             args, kwargs = self.arguments()
-            with self.loop:
-                self.object = self.workflow.make(args, kwargs)
+            self.object = self.workflow.make(args, kwargs)
         except InvalidArguments as error:
             self.end(Raised(failure_of(error)))
         except Exception as error:  # the class is user code
@@ -417,15 +424,9 @@ class Instance:
 
     def _run(self) -> None:
         while self._broken is None:
-            self.loop.run_until_idle()
-            if not self._check_conditions():
+            self.loop.drain()
+            if not self.mailbox.check():
                 return
-
-    def _check_conditions(self) -> bool:
-        if not self.mailbox.conditions:
-            return False
-        with self.loop:
-            return self.mailbox.check()
 
     def _finish(self) -> Turn:
         if self._broken is not None:

@@ -44,7 +44,9 @@ def looking(instance: Instance) -> Iterator[None]:
     guard = Guard(NotDurable, instance.loop.time, drawn, instance.context.uuid4)
     instance.reading = True
     try:
-        with entered(instance.calls), guarded(guard), instance.loop:
+        # An update is checked in the midst of a task, a query is asked between two.
+        loop = contextlib.nullcontext() if instance.loop.is_running() else instance.loop
+        with entered(instance.calls), guarded(guard), loop:
             yield
     finally:
         instance.reading = False

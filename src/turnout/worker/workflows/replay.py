@@ -38,10 +38,11 @@ def replay(workflow: Workflow[..., Any], records: Sequence[Record], standing: St
     instance.replaying = True
     instance.history_size = first.summary.size
     try:
-        if forks(first):
-            _replay_shared(instance, first)
-        for record in records[1:]:
-            _replay_record(instance, record)
+        with instance.running():
+            if forks(first):
+                _replay_shared(instance, first)
+            for record in records[1:]:
+                _replay_record(instance, record)
     except BaseException:
         instance.drop()
         raise
@@ -67,7 +68,7 @@ def _replay_record(instance: Instance, record: Record) -> None:
     given: list[Command] = []
     end: RunEnd | None = None
     for each in record.inputs:
-        turn = instance.apply(each)
+        turn = instance.applied(each)
         given += turn.commands
         end = turn.end
     compare(record, given, end)
