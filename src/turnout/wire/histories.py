@@ -15,9 +15,10 @@ import attrs
 from turnout import fastjson
 from turnout.core.failure import ErrorInfo
 from turnout.core.retry import RetryPolicy
-from turnout.core.spec import NO_BODY, Asker, Body, SubmitOptions, valid_name
+from turnout.core.spec import NO_BODY, NO_OPTIONS, Asker, Body, SubmitOptions, valid_name
 from turnout.core.workflows.values import (
     COUNTED,
+    NO_SUMMARY,
     Answer,
     ChildOptions,
     Command,
@@ -100,7 +101,7 @@ def _ending_to_json(ending: Ending) -> dict[str, Any]:
 def _ending(raw: Mapping[str, Any]) -> Ending:
     result, error, job = raw.get("result"), raw.get("error"), raw.get("job")
     return Ending(
-        EndKind(raw["kind"]),
+        _END_KINDS[raw["kind"]],
         None if result is None else _body(result),
         None if error is None else _converter.structure(error, ErrorInfo),
         raw.get("reason"),
@@ -131,6 +132,9 @@ def _input_to_json(given: Input) -> dict[str, Any]:
 
 _INPUT_KINDS = {kind.value: kind for kind in InputKind}
 _COMMAND_KINDS = {kind.value: kind for kind in CommandKind}
+_END_KINDS = {kind.value: kind for kind in EndKind}
+_RECORD_KINDS = {kind.value: kind for kind in RecordKind}
+_STATES = {state.value: state for state in WorkflowState}
 
 
 def _input(raw: Mapping[str, Any]) -> Input:
@@ -182,7 +186,7 @@ def _command(raw: Mapping[str, Any]) -> Command:
         get("at"),
         get("target", ""),
         get("about", ""),
-        None if job is None else _converter.structure(job, SubmitOptions),
+        None if job is None else _converter.structure(job, SubmitOptions) if job else NO_OPTIONS,
         None if child is None else _converter.structure(child, ChildOptions),
         get("code", ""),
         get("since", 0.0),
@@ -279,7 +283,7 @@ def _entry(text: str) -> Entry:
         kind=RecordKind(raw["kind"]),
         state=WorkflowState(raw["state"]),
         begins=raw.get("begins", False),
-        summary=_converter.structure(raw.get("summary", {}), Summary),
+        summary=_summary(raw.get("summary")),
         **_DEFAULTS | {name: raw[name] for name in _ENTRY_PLAIN if name in raw},
     )
 
@@ -288,7 +292,51 @@ def _versioned(raw: Any, what: str) -> dict[str, Any]:
     version = raw["v"]
     if not isinstance(version, int) or version > VERSION:
         raise UnreadableRecord(f"{what} of version {version}, this turnout reads up to {VERSION}: upgrade it")
-    return dict(raw)
+    found: dict[str, Any] = raw
+    return found
+
+
+def _summary(raw: Mapping[str, Any] | None) -> Summary:
+    """Somebody else may have written it, and a listing shows it: each field is made what it has to be."""
+    if not raw:
+        return NO_SUMMARY
+    get = raw.get
+    finished_at, due_at, cancel_request = get("finished_at"), get("due_at"), get("cancel_request")
+    return Summary(
+        float(get("started_at", 0.0)),
+        None if finished_at is None else float(finished_at),
+        {str(name): str(value) for name, value in get("labels", _NOTHING).items()},
+        str(get("details", "")),
+        tuple([_wait(each) for each in get("waits", ())]),
+        int(get("waiting", 0)),
+        int(get("events", 0)),
+        int(get("size", 0)),
+        str(get("parent", "")),
+        str(get("trace_id", "")),
+        None if due_at is None else float(due_at),
+        None if cancel_request is None else str(cancel_request),
+        float(get("run_at", 0.0)),
+        str(get("traceparent", "")),
+        str(get("pin", "")),
+        str(get("schedule", "")),
+    )
+
+
+def _wait(raw: Mapping[str, Any]) -> Wait:
+    get = raw.get
+    since, due_at, attempt = get("since"), get("due_at"), get("attempt")
+    return Wait(
+        str(raw["kind"]),
+        str(get("name", "")),
+        str(get("id", "")),
+        None if since is None else float(since),
+        None if due_at is None else float(due_at),
+        str(get("code", "")),
+        None if attempt is None else int(attempt),
+    )
+
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 _RECORD_PLAIN = (
@@ -338,21 +386,37 @@ def load_history_record(data: bytes) -> Record:
 
 def _record(data: bytes) -> Record:
     raw = _versioned(fastjson.loads(data), "a workflow's record")
-    start, result, failure = raw.get("start"), raw.get("result"), raw.get("failure")
+    get = raw.get
+    start, result, failure = get("start"), get("result"), get("failure")
     return Record(
-        kind=RecordKind(raw["kind"]),
-        state=WorkflowState(raw["state"]),
-        inputs=tuple([_input(each) for each in raw.get("inputs", ())]),
-        commands=tuple([_command(each) for each in raw.get("commands", ())]),
-        withdrawn=tuple([_command(each) for each in raw.get("withdrawn", ())]),
-        patches=tuple(raw.get("patches", ())),
-        answers=tuple([_converter.structure(each, Answer) for each in raw.get("answers", ())]),
-        joined=tuple([_converter.structure(each, Asker) for each in raw.get("joined", ())]),
+        id=raw["id"],
+        name=get("name", ""),
+        kind=_RECORD_KINDS[raw["kind"]],
+        number=get("number", 0),
+        life=get("life", ""),
+        run=get("run", 1),
+        nonce=get("nonce", ""),
+        state=_STATES[raw["state"]],
+        at=get("at", 0.0),
+        node=get("node", ""),
+        build=get("build", ""),
+        upto=get("upto", 0),
+        behind=get("behind", 0),
+        inputs=tuple([_input(each) for each in get("inputs", ())]),
+        commands=tuple([_command(each) for each in get("commands", ())]),
+        answers=tuple([_converter.structure(each, Answer) for each in get("answers", ())]),
+        patches=tuple(get("patches", ())),
+        withdrawn=tuple([_command(each) for each in get("withdrawn", ())]),
+        joined=tuple([_converter.structure(each, Asker) for each in get("joined", ())]),
         start=None if start is None else _start(start),
         result=None if result is None else _body(result),
         failure=None if failure is None else _converter.structure(failure, Failure),
-        summary=_converter.structure(raw.get("summary", {}), Summary),
-        **_DEFAULTS | {name: raw[name] for name in _RECORD_PLAIN if name in raw},
+        reason=get("reason"),
+        gc_at=get("gc_at"),
+        carries_out=get("carries_out", 0),
+        left=get("left", 0),
+        unreceived=get("unreceived", 0),
+        summary=_summary(get("summary")),
     )
 
 
