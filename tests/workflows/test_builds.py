@@ -96,10 +96,12 @@ async def test_the_next_run_is_the_newest_builds(client: Client, server: NatsSer
     async with Client.connect(server.url, namespace=client.namespace) as other, worker(client, "one"):
         handle = await client.start("counter", {"rounds": 2})
         await waits(client, handle.id)
+        assert await handle.query("said") == "one"
         async with worker(other, "two"):
             for _ in range(4):
                 await handle.signal("go")
             assert await handle.result(timeout=30) == ["two", "two"]
+            assert await handle.query("said") == "two"
             assert (await handle.info()).build == "two"
 
 

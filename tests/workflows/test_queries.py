@@ -23,8 +23,9 @@ from turnout import (
     current_workflow,
     workflow,
 )
-from turnout.testing import WorkflowEnvironment
-from turnout.wire.queries import Question, dump_question
+from turnout.nats.messages import Message
+from turnout.testing import NatsServer, WorkflowEnvironment
+from turnout.wire.queries import Question, Reply, dump_question, dump_reply
 
 
 @workflow
@@ -150,6 +151,10 @@ class Parcel:
     @workflow.query
     def tells(self) -> None:
         current_workflow().set_details("changed")
+
+    @workflow.query
+    def first(self) -> str:
+        return self.items[0]
 
     @workflow.query
     def large(self, size: int) -> str:
@@ -317,6 +322,90 @@ async def test_two_workers_share_the_queries(client: Client) -> None:
             assert [len(each) for each in answers] == [n + 1] * 4
 
 
+async def test_no_client_is_told_less_than_another(client: Client, server: NatsServer) -> None:
+    """What a query has told one client, the next query of any client knows as well, whichever worker's cache is old."""
+    handle = await client.start(Parcel.run, "ann")
+    async with (
+        Client.connect(server.url, namespace=client.namespace) as other,
+        Worker(client, workflows=ALL),
+        Worker(other, workflows=ALL),
+    ):
+        theirs = other.workflow(handle.id, Parcel.run)
+        for _ in range(8):  # both workers have it in their caches
+            with pytest.raises(QueryFailed, match="IndexError"):
+                await handle.query(Parcel.first)
+        for n in range(10):
+            await theirs.signal(Parcel.put, f"item {n}")
+            assert len(await theirs.query(Parcel.content)) == n + 1
+            assert [len(await handle.query(Parcel.content)) for _ in range(4)] == [n + 1] * 4
+            assert [await handle.query(Parcel.first) for _ in range(4)] == ["item 0"] * 4
+
+
+async def test_what_a_worker_knew_is_not_enough(client: Client) -> None:
+    """An answer that tells of a record before the newest is none: a worker is asked once more, to look for itself."""
+    handle = await client.start(Parcel.run, "ann")
+    names, connection = client.store.names, client.store.connection
+    heard: list[bool] = []
+
+    def answer(message: Message) -> None:
+        compares = json.loads(message.data)["compares"]
+        heard.append(compares)
+        reply = Reply(result='"old"', seq=1) if compares else Reply(result='"new"')
+        connection.send(message.reply, dump_reply(reply))
+
+    await client.start(Parcel.run.options(id="before"), "bob")
+    await client.workflow("before").terminate()
+    later = await client.start(Parcel.run, "carl")
+    answering = await connection.subscribe(names.query("Parcel"), answer, queue="workers")
+    assert await handle.query(Parcel.address) == "old"
+    assert await later.query(Parcel.address) == "new"
+    assert heard == [True, True, False]
+    await answering.close()
+
+
+async def test_a_cached_one_is_looked_at_once(client: Client, worker: Worker, server: NatsServer) -> None:
+    """The newest record is read by the asker alone, while a worker answers from its cache."""
+    handle = await client.start(Parcel.run, "ann")
+    await handle.signal(Parcel.put, "cup")
+    assert await handle.query(Parcel.content) == ["cup"]
+    await until(lambda: _is_covered(client, handle.id))
+    looks: list[bytes] = []
+    async with Client.connect(server.url, namespace=client.namespace) as listener:
+        api = f"$JS.API.STREAM.MSG.GET.{client.store.names.history}"
+        listening = await listener.store.connection.subscribe(api, lambda message: looks.append(message.data))
+        for _ in range(3):
+            assert await handle.query(Parcel.content) == ["cup"]
+        await listener.store.connection.flush()
+        await listening.close()
+    assert [handle.id.encode() in each for each in looks] == [True] * 3
+
+
+async def _is_covered(client: Client, workflow_id: str) -> bool:
+    """Whether nothing lies in the inbox any more."""
+    names = client.store.names
+    subject = names.input("Parcel", workflow_id, ">")
+    return await client.store.connection.get_message(names.inbox, next_by_subj=subject) is None
+
+
+async def test_another_life_of_the_id(client: Client, worker: Worker, server: NatsServer) -> None:
+    """Who has asked a workflow before asks the one that lives under its id now; the old one is gone."""
+    first = await client.start(Parcel.run.options(id="p"), "ann")
+    by_id = client.workflow("p")
+    await first.signal(Parcel.put, "cup")
+    assert await by_id.query("address") == "ann"
+    async with Client.connect(server.url, namespace=client.namespace) as other:
+        await other.start(Parcel.run.options(id="p", if_exists="replace"), "bob")
+        assert await by_id.query("address") == "bob"
+        with pytest.raises(WorkflowNotFound, match="started again"):
+            await first.query(Parcel.address)
+        await other.workflow("p").terminate()
+        await other.workflow("p").delete()
+        with pytest.raises(WorkflowNotFound, match="no workflow p"):
+            await by_id.query("address")
+        await other.start(Mistaken.run.options(id="p"), 2)
+        assert await by_id.query("part") == 0.5
+
+
 async def test_a_question_that_its_worker_has_lost(client: Client) -> None:
     """A worker that takes a question and says nothing is not waited for: it is asked once more, of another one."""
     handle = await client.start(Parcel.run, "ann")
@@ -362,6 +451,19 @@ async def test_garbage_is_no_question(client: Client, worker: Worker) -> None:
         assert json.loads(answer.data)["failed"]
         connection.send(names.query("Parcel"), body)
     assert await handle.query(Parcel.address) == "ann"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"v": 1, "result": "1", "seq": "x"}', b'{"v": 1, "result": "1", "seq": []}']
+)
+async def test_garbage_is_no_answer(client: Client, body: bytes) -> None:
+    """What is no reply of a worker fails the query."""
+    handle = await client.start(Parcel.run, "ann")
+    names, connection = client.store.names, client.store.connection
+    answering = await connection.subscribe(names.query("Parcel"), lambda each: connection.send(each.reply, body))
+    with pytest.raises(QueryFailed, match="not the answer to a query"):
+        await handle.query(Parcel.address)
+    await answering.close()
 
 
 async def test_queries_in_the_test_environment() -> None:

@@ -22,7 +22,8 @@ class Question:
 
     `life`: of which life, "" for any. `after`: the place in the inbox of an input of the asker's own, which the answer
     must know of. `within_s`: how long the asker waits. `nonce`: the same where the same question is asked once more.
-    `traceparent`: the span of the asker, "" without one.
+    `traceparent`: the span of the asker, "" without one. `compares`: the asker reads the newest record itself, and
+    compares: the worker need not, where the reply says which record's state it tells.
     """
 
     id: str
@@ -33,14 +34,19 @@ class Question:
     within_s: float = 10.0
     nonce: str = ""
     traceparent: str = ""
+    compares: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """What a query has come to: the JSON text of a result, or why there is none."""
+    """What a query has come to: the JSON text of a result, or why there is none.
+
+    `seq`: at which record, which may not be the newest; 0 where the worker has read the newest one.
+    """
 
     result: str | None = None
     failed: str = ""
+    seq: int = 0
 
 
 def dump_question(question: Question) -> bytes:
@@ -63,6 +69,7 @@ def _question(raw: dict[str, Any]) -> Question:
         within_s=float(raw.get("within_s", 10.0)),
         nonce=str(raw.get("nonce", "")),
         traceparent=traceparent_of(raw.get("traceparent")),
+        compares=raw.get("compares") is True,
     )
 
 
@@ -77,7 +84,7 @@ def load_reply(data: bytes) -> Reply:
 
 
 def _reply(raw: dict[str, Any]) -> Reply:
-    return Reply(result=raw.get("result"), failed=str(raw.get("failed") or ""))
+    return Reply(result=raw.get("result"), failed=str(raw.get("failed") or ""), seq=int(raw.get("seq", 0)))
 
 
 def _guarded(make: Callable[[dict[str, Any]], T], data: bytes, what: str) -> T:

@@ -1,7 +1,8 @@
 """Answering queries: requests of core NATS, to whichever worker of the workflow is free (W12).
 
 The answer is that of the newest record's state: of the instance in the cache where it is that record's, else of one
-that is replayed. A query is nobody's input: nothing of it is recorded.
+that is replayed. An asker who reads the newest record himself is answered from the cache at once, and is told which
+record's state that is. A query is nobody's input: nothing of it is recorded.
 """
 
 from __future__ import annotations
@@ -81,11 +82,36 @@ class Answering:
         self.leaving = False
         """Whether nobody is waited for any more."""
 
-    async def answer(self, name: str, question: wire.Question) -> str:
-        """The result as JSON text. QueryFailed, and the errors of the connection.
+    async def answer(self, name: str, question: wire.Question) -> wire.Reply:
+        """The result. QueryFailed, and the errors of the connection.
 
         TimeoutError when the asker's own inputs are not taken in time. What has begun to run is never broken off.
         """
+        reply = await self._at_hand(name, question) if question.compares else None
+        return reply or wire.Reply(result=await self._of_the_newest(name, question))
+
+    async def _at_hand(self, name: str, question: wire.Question) -> wire.Reply | None:
+        """The result of the instance in the cache, and of which record it is; None without one that may do.
+
+        A failure is told of the newest record alone.
+        """
+        async with self.turns.of(question.id), self._gate:
+            cached = self._cache.take(question.id)
+            if cached is None:
+                return None
+            standing = cached.standing
+            same = standing.newest.name == name and question.life in ("", standing.life)
+            if not same or standing.upto < question.after:
+                self._cache.put(question.id, cached)
+                return None
+            try:
+                return wire.Reply(result=await self._asked(cached, question), seq=standing.seq)
+            except QueryFailed:
+                if await self._store.histories.is_newest(question.id, standing.seq):
+                    raise
+                return None
+
+    async def _of_the_newest(self, name: str, question: wire.Question) -> str:
         for _ in range(_READ_AGAIN):
             async with asyncio.timeout(question.within_s * SHARE):
                 newest = await self._reached(question)
@@ -124,7 +150,9 @@ class Answering:
         if cached is not None and cached.standing.seq < newest.seq:
             await self._code.run(cached.instance.drop)
             cached = None
-        cached = cached or await self._replayed(newest)
+        return await self._asked(cached or await self._replayed(newest), question)
+
+    async def _asked(self, cached: Cached, question: wire.Question) -> str:
         instance, keep = cached.instance, False
         try:
             text = await self._code.run(lambda: ask(instance, question.query, question.payload))
@@ -258,12 +286,13 @@ class QueryServer:
         return error if self._redact is None else redacted_error(error, self._redact)
 
     async def _replied(self, name: str, question: wire.Question) -> wire.Reply:
-        text = await self._answering.answer(name, question)
+        reply = await self._answering.answer(name, question)
         most = self._store.connection.max_payload - REPLY_ROOM
-        size = len(wire.dump_reply(wire.Reply(result=text)))
+        size = len(wire.dump_reply(reply))
         if size > most:
-            raise QueryFailed(f"query {question.query}: a result of {size} bytes is over the server's limit of {most}")
-        return wire.Reply(result=text)
+            large = f"query {question.query}: a result of {size} bytes is over the server's limit of {most}"
+            return wire.Reply(failed=self._shown(ErrorInfo("QueryFailed", large)).message, seq=reply.seq)
+        return reply
 
     def _send(self, subject: str, reply: wire.Reply) -> None:
         self._store.connection.send(subject, wire.dump_reply(reply))
