@@ -114,6 +114,21 @@ def ack_subject(stream: str, consumer: str, message: tuple[int, int], consumer_s
     return f"$JS.ACK.{stream}.{consumer}.1.{seq}.{consumer_seq}.{time_ns}.0"
 
 
+def delivery_of(reply: str) -> tuple[int, int, int] | None:
+    """The delivery that the reply subject of a message tells: its number, and the message's sequence and time in ns.
+
+    None of a message that no consumer handed over. Newer servers name a domain and an account before the stream.
+
+    >>> delivery_of("$JS.ACK.work.pull.2.17.40.1750000000000000000.0")
+    (2, 17, 1750000000000000000)
+    """
+    parts = reply.split(".")
+    if len(parts) < 9:
+        return None
+    offset = 2 if len(parts) >= 11 else 0
+    return int(parts[4 + offset]), int(parts[5 + offset]), int(parts[7 + offset])
+
+
 @attrs.frozen
 class Stream:
     """A stream of this name. Errors are those of the connection; `ApiError` with `NOT_FOUND` where it doesn't exist."""

@@ -16,7 +16,7 @@ from turnout.core.workflows.values import Ending, Input, InputKind, key_of, toke
 from turnout.errors import OutcomeUnknown, ServerUnavailable
 from turnout.nats.connection import Connection, PubAck, StoredMessage
 from turnout.nats.messages import Message
-from turnout.nats.stream import Stream, scheduled
+from turnout.nats.stream import Stream, delivery_of, scheduled
 from turnout.store.chance import Chance
 from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
@@ -217,12 +217,10 @@ def _input(
 
 def parse_wakeup(names: Names, received: Message) -> Wakeup | None:
     """A message that the consumer handed over; None when its subject is none of an inbox."""
-    named = names.input_of(received.subject)
-    parts = received.reply.split(".")
-    if named is None or len(parts) < 9:
+    named, told = names.input_of(received.subject), delivery_of(received.reply)
+    if named is None or told is None:
         return None
-    offset = 2 if len(parts) >= 11 else 0
-    number, seq, time_ns = int(parts[4 + offset]), int(parts[5 + offset]), int(parts[7 + offset])
+    number, seq, time_ns = told
     headers = received.headers
     given = None
     if named[2]:

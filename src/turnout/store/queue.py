@@ -25,7 +25,7 @@ from turnout.nats.connection import (
 )
 from turnout.nats.messages import EXPECTED, EXPECTED_SUBJECT, level_of
 from turnout.nats.pages import at_sequences
-from turnout.nats.stream import ON_SUBJECT, ROLLUP, Stream, ack_subject, nak, scheduled
+from turnout.nats.stream import ON_SUBJECT, ROLLUP, Stream, ack_subject, delivery_of, nak, scheduled
 from turnout.once import log_rarely
 from turnout.store.consumers import Consumer
 from turnout.store.lanes import Lanes
@@ -284,17 +284,11 @@ class WorkQueue:
 
 
 def parse_received(names: Names, received: Message, max_deliver: int) -> Delivery | None:
-    """A message that the consumer handed over; None when it is none of a job.
-
-    The reply subject tells all: `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<..>.<timestamp>.<pending>`, with a
-    domain and an account hash before the stream in servers that send the longer form.
-    """
-    named = names.job_of(received.subject)
-    parts = received.reply.split(".")
-    if named is None or len(parts) < 9:
+    """A message that the consumer handed over; None when it is none of a job."""
+    named, told = names.job_of(received.subject), delivery_of(received.reply)
+    if named is None or told is None:
         return None
-    offset = 2 if len(parts) >= 11 else 0
-    number, seq, stamp = int(parts[4 + offset]), int(parts[5 + offset]), int(parts[7 + offset])
+    number, seq, stamp = told
     routed, priority = names.is_routed(received.subject), names.priority_of(received.subject)
     message = MessageRef(seq, stamp, received.reply, bare=routed, priority=priority)
     delivery = wire.parse_delivery(named[0], named[1], message, received.data, received.headers)

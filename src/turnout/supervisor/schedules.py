@@ -20,7 +20,7 @@ from turnout.errors import TurnoutError
 from turnout.nats.connection import Disconnected, Message
 from turnout.nats.messages import level_of
 from turnout.nats.pull import Puller, Room, Source
-from turnout.nats.stream import ACK, nak
+from turnout.nats.stream import ACK, delivery_of, nak
 from turnout.once import log_rarely
 from turnout.store.consumers import TICKS
 from turnout.store.perform import Performer, Store
@@ -117,7 +117,7 @@ class Ticks:
 
     async def _advance(self, name: str, message: Message) -> float | None:
         """Deal with what is due; in how many seconds to look again, None when the next tick does that."""
-        number, stored_at = _of_reply(message.reply)
+        number, _, stored_ns = delivery_of(message.reply) or (1, 0, 0)
         again = number > 1
         while True:
             kept = await self._store.schedules.load(name)
@@ -125,7 +125,7 @@ class Ticks:
             if record is None:
                 return None
             # The server has brought it: by its clock it is due, however ours was measured.
-            now = max(self._store.connection.now(), stored_at)
+            now = max(self._store.connection.now(), stored_ns / 1e9)
             try:
                 saved = await self._step(record, kept.revision, now, again=again)
             except Conflict:
@@ -194,10 +194,3 @@ def _to_look_at(record: ScheduleRecord, near: float) -> bool:
     """Whether something of the schedule is due by then."""
     tick = record.next_tick
     return not record.paused and (bool(record.backlog) or (tick is not None and tick <= near))
-
-
-def _of_reply(reply: str) -> tuple[int, float]:
-    """How often a message was handed over, and when it was stored (unix seconds): the reply subject tells."""
-    parts = reply.split(".")
-    offset = 2 if len(parts) >= 11 else 0
-    return int(parts[4 + offset]), int(parts[7 + offset]) / 1e9
