@@ -15,7 +15,6 @@ from turnout.definition.codec import encode_json
 from turnout.definition.fits import misfit
 from turnout.definition.plain_json import decode_json
 from turnout.errors import InvalidValue, NotCompletable
-from turnout.store.payloads import inline
 from turnout.store.perform import Applied, Performer, Store
 
 
@@ -41,7 +40,7 @@ class OutsideMethods:
         _checked(attempt)
         activity = await self._named()
         text = await self._encoded(activity, value)
-        body = inline(text) or await self._store.payloads.put(text, "result", self.id)
+        body = await self._store.payloads.put(text, "result", self.id)
         await self._answer(activity, Answer(attempt, result=body))
 
     async def fail(self, message: str, fatal: bool = False, attempt: int | None = None) -> None:

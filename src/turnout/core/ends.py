@@ -177,32 +177,19 @@ def _complete(record: JobRecord, now: float, result: Body) -> JobRecord:
 
 def fault(record: JobRecord, now: float, reason: FaultReason, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
     closed = _close_attempt(record, now, outcome, error)
-    return evolve(
-        closed,
-        spec=_in_line(closed.spec),
-        state=JobState.faulted,
-        finished_at=now,
-        due_at=None,
-        error=error,
-        reason=reason,
-        waits_for=None,
-        answer=None,
-    )
+    return _given_up(evolve(closed, state=JobState.faulted, error=error, reason=reason), now)
 
 
 def cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorInfo | None = None) -> JobRecord:
     reason = record.cancel_request or ""
     closed = _close_attempt(record, now, outcome, error)
-    return evolve(
-        closed,
-        spec=_in_line(closed.spec),
-        state=JobState.cancelled,
-        finished_at=now,
-        due_at=None,
-        reason=reason,
-        waits_for=None,
-        answer=None,
-    )
+    return _given_up(evolve(closed, state=JobState.cancelled, reason=reason), now)
+
+
+def _given_up(record: JobRecord, now: float) -> JobRecord:
+    """The record of a job that has ended without a result: it waits for nothing, and may be retried."""
+    spec = _in_line(record.spec)
+    return evolve(record, spec=spec, finished_at=now, due_at=None, waits_for=None, answer=None)
 
 
 def _in_line(spec: JobSpec) -> JobSpec:

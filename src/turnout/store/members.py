@@ -29,7 +29,6 @@ from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.groups import KeptGroup
 from turnout.store.member_list import Member, as_json, list_parameter, member_of
-from turnout.store.payloads import inline
 from turnout.store.perform import Performer, Store
 from turnout.store.queue import SubjectTaken
 from turnout.store.records import Conflict, Versioned
@@ -200,7 +199,7 @@ class Members:
             id=job_id,
             activity=activity,
             submitted_at=self._store.connection.now(),
-            payload=inline(text) or await self._store.payloads.put(text, "payload", job_id),
+            payload=await self._store.payloads.put(text, "payload", job_id),
             headers=record.headers,
             options=options,
             trace_id=wire.trace_id_of(record.headers, activity, job_id),

@@ -15,7 +15,7 @@ from turnout.core.workflows.task import Starting
 from turnout.core.workflows.values import InputKind, Start
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
-from turnout.store.payloads import inline, life_owner
+from turnout.store.payloads import life_owner
 from turnout.store.perform import Performer, Store
 from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
@@ -78,7 +78,7 @@ class ScheduledRuns:
 
     async def _submit(self, schedule: ScheduleRecord, run_id: str, headers: dict[str, str]) -> bool:
         job = schedule.job
-        body = inline(job.payload) or await self._store.payloads.put(job.payload, "payload", run_id)
+        body = await self._store.payloads.put(job.payload, "payload", run_id)
         spec = JobSpec(
             id=run_id,
             activity=job.name,

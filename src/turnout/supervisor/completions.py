@@ -19,7 +19,6 @@ from turnout.definition.plain_json import PayloadProblem, decode_json
 from turnout.errors import AmbiguousJob, TurnoutError
 from turnout.nats.connection import ApiError, StoredMessage
 from turnout.nats.stream import Stream
-from turnout.store.payloads import inline
 from turnout.store.perform import Performer, Store
 from turnout.store.records import scan
 
@@ -86,5 +85,5 @@ class Completions:
         wrong = None if contract is None else misfit(contract.result_schema, value)
         if wrong is not None:
             raise Dropped(f"the result is not what {record.activity} returns: {wrong}")
-        body = inline(text or "null") or await self._store.payloads.put(text, "result", record.id)
+        body = await self._store.payloads.put(text or "null", "result", record.id)
         return Answer(result=body)
