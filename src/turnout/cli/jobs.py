@@ -13,7 +13,6 @@ import click
 
 from turnout.cli import exits, jobview, output, session, several, traceview, waiting
 from turnout.cli import follow as following
-from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
 from turnout.cli.waiting import Wait
 from turnout.client.handle import AnyHandle
@@ -127,7 +126,7 @@ def result(job_id: str, activity: str | None, timeout_s: float | None) -> int:
     """Print the result of a job that has completed; say how it ended otherwise."""
 
     async def work(s: Session) -> int:
-        info = await until_the_end(s.client.job(job_id, activity), timeout_s)
+        info = await waiting.until_the_end("job", s.client.job(job_id, activity), timeout_s)
         wait.ends()
         return _print_end(info)
 
@@ -178,36 +177,14 @@ async def wait_and_show(s: Session, handle: AnyHandle, timeout_s: float | None, 
     """Wait for the end, showing the progress if asked; print the result, or the whole job as JSON. By outcome."""
     if follow:
         with following.display(to_stderr=s.json) as seen:
-            info = await until_the_end(handle, timeout_s, seen)
+            info = await waiting.until_the_end("job", handle, timeout_s, seen)
     else:
-        info = await until_the_end(handle, timeout_s)
+        info = await waiting.until_the_end("job", handle, timeout_s)
     wait.ends()
     if s.json:
         s.show(info, list)
         return EXITS[info.state]
     return _print_end(info)
-
-
-async def until_the_end(
-    handle: AnyHandle, timeout_s: float | None, seen: Callable[[JobInfo], None] = lambda _: None
-) -> JobInfo:
-    """The job as it ended. WaitedTooLong after `timeout_s`, but never before having looked once."""
-    info = await handle.info()
-    seen(info)
-    if info.state.final:
-        return info
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            async for info in handle.watch():
-                seen(info)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    if not info.state.final:
-        waited = f" after {timeout_s:g} s of waiting" if timeout_s else ""
-        raise WaitedTooLong(f"job {handle.id} is {info.state}{waited}; it goes on")
-    return info
 
 
 def _print_end(info: JobInfo) -> int:

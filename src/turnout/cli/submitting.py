@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import attrs
 import click
 
 from turnout.cli import jobs, output, pasting, session, waiting
 from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
+from turnout.cli.waiting import Patience
 from turnout.client.handle import AnyHandle
 from turnout.definition.activity import activity_ref
 from turnout.definition.codec import encode_json
@@ -22,38 +22,32 @@ from turnout.errors import TurnoutError
 from turnout.telemetry.setup import set_up as set_up_telemetry
 
 
-@attrs.frozen
-class Patience:
-    """Whether to wait for the job's end, to show its progress meanwhile, and for how many seconds."""
-
-    wait: bool
-    follow: bool
-    timeout_s: float | None
-
-
 def submit(activity: str, payload: str | None, options: Mapping[str, Any], patience: Patience) -> int:
     """Submit a job and, if asked, wait for it. What is wrong with the input is said before anything is connected."""
-    if patience.timeout_s is not None and not (patience.wait or patience.follow):
-        raise click.UsageError("--timeout is how long to wait: it goes with --wait or --follow")
     ref = activity_ref(activity).options(**dict(options))
     body = read_payload(payload)
     encode_json(body, "payload")
-    end_telemetry = set_up_telemetry("turnout-cli")
 
     async def work(s: Session) -> int:
         handle = await s.client.submit(ref, body)
-        if patience.follow or patience.wait:
+        if patience.waits:
             wait.begins("job", handle.id)
         await _tell_if_nobody_works(s, activity)
-        if patience.follow or patience.wait:
+        if patience.waits:
             output.note(f"job {handle.id} submitted")
             return await jobs.wait_and_show(s, handle, patience.timeout_s, wait, follow=patience.follow)
         await _show_submitted(s, handle)
         return 0
 
+    with waiting.interruptible() as wait:
+        return run_traced(work)
+
+
+def run_traced(work: Callable[[Session], Coroutine[Any, Any, int]]) -> int:
+    """Run a verb that begins something, so that its trace begins here."""
+    end_telemetry = set_up_telemetry("turnout-cli")
     try:
-        with waiting.interruptible() as wait:
-            return session.run(work, create=True)
+        return session.run(work, create=True)
     finally:
         end_telemetry()
 

@@ -18,7 +18,7 @@ _MESSAGE = 200
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """Why an attempt did not complete, in brief."""
+    """Why an attempt, or a step of a workflow, did not complete, in brief."""
 
     type: str
     message: str
@@ -77,7 +77,7 @@ def trace_of(info: JobInfo, now: float, jaeger: str | None) -> JobTrace:
         state=info.state,
         suspect=info.suspect,
         trace_id=info.trace_id,
-        url=f"{jaeger.rstrip('/')}/trace/{info.trace_id}" if jaeger else None,
+        url=page_of(info.trace_id, jaeger),
         submitted_at=info.submitted_at,
         started_at=info.started_at,
         finished_at=info.finished_at,
@@ -86,6 +86,15 @@ def trace_of(info: JobInfo, now: float, jaeger: str | None) -> JobTrace:
         not_kept=max(info.attempt - len(info.attempts), 0),
         attempts=[_attempt(info, *pair, now) for pair in zip(befores, info.attempts, strict=False)],
     )
+
+
+def page_of(trace_id: str, jaeger: str | None) -> str | None:
+    """The trace's page, if the address of Jaeger's pages is known.
+
+    >>> page_of("4bf92f3577b34da6a3ce929d0e0e4736", "http://localhost:16686/")
+    'http://localhost:16686/trace/4bf92f3577b34da6a3ce929d0e0e4736'
+    """
+    return f"{jaeger.rstrip('/')}/trace/{trace_id}" if jaeger else None
 
 
 def _attempt(info: JobInfo, before: AttemptInfo | None, tried: AttemptInfo, now: float) -> AttemptTrace:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import attrs
+import click
 
 from turnout.cli import output, pasting
+from turnout.cli.exits import WaitedTooLong
+
+
+@attrs.frozen
+class Patience:
+    """Whether to wait for the end of what is begun, to show its progress meanwhile, and for how many seconds.
+
+    `click.UsageError` for a timeout of no wait.
+    """
+
+    wait: bool
+    follow: bool
+    timeout_s: float | None
+
+    def __attrs_post_init__(self) -> None:
+        if self.timeout_s is not None and not self.waits:
+            raise click.UsageError("--timeout is how long to wait: it goes with --wait or --follow")
+
+    @property
+    def waits(self) -> bool:
+        """Whether the end is waited for at all."""
+        return self.wait or self.follow
 
 
 @attrs.define
@@ -35,3 +60,49 @@ def interruptible() -> Iterator[Wait]:
         if wait.said:
             output.note(wait.said)
         raise
+
+
+class _Seen(Protocol):
+    @property
+    def state(self) -> Any: ...
+
+
+InfoT = TypeVar("InfoT", bound=_Seen)
+_InfoT_co = TypeVar("_InfoT_co", bound=_Seen, covariant=True)
+
+
+class _Watchable(Protocol[_InfoT_co]):
+    """The handle of a job or of a workflow."""
+
+    @property
+    def id(self) -> str: ...
+
+    async def info(self) -> _InfoT_co: ...
+
+    def watch(self) -> AsyncIterator[_InfoT_co]: ...
+
+
+async def until_the_end(
+    kind: str,
+    handle: _Watchable[InfoT],
+    timeout_s: float | None,
+    seen: Callable[[InfoT], None] = lambda _: None,
+) -> InfoT:
+    """The job or workflow as it ended, `seen` in each of its states. WaitedTooLong after `timeout_s`, but never before
+    having looked once."""
+    info = await handle.info()
+    if info.state.final:
+        seen(info)
+        return info
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            async for info in handle.watch():
+                seen(info)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    if not info.state.final:
+        waited = f" after {timeout_s:g} s of waiting" if timeout_s else ""
+        raise WaitedTooLong(f"{kind} {handle.id} is {info.state}{waited}; it goes on")
+    return info

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,8 +12,8 @@ import click
 from turnout.cli import exits, output, pasting, session, several, waiting, workflowtrace, workflowview
 from turnout.cli.exits import WaitedTooLong
 from turnout.cli.session import Session
-from turnout.cli.submitting import Patience, read_payload
-from turnout.cli.waiting import Wait
+from turnout.cli.submitting import read_payload, run_traced
+from turnout.cli.waiting import Patience, Wait
 from turnout.client.workflows.handle import AnyWorkflowHandle
 from turnout.client.workflows.info import WorkflowInfo
 from turnout.core.workflows.values import WorkflowState
@@ -22,7 +21,6 @@ from turnout.definition.codec import encode_json
 from turnout.definition.handlers import update_ref
 from turnout.definition.workflow import workflow_ref
 from turnout.errors import InvalidState, WorkflowEnded
-from turnout.telemetry.setup import set_up as set_up_telemetry
 
 EXITS = {
     WorkflowState.completed: exits.OK,
@@ -34,26 +32,20 @@ EXITS = {
 
 def start(name: str, payload: str | None, options: Mapping[str, Any], patience: Patience) -> int:
     """Start a workflow and, if asked, wait for it. Wrong input is refused before anything is connected."""
-    if patience.timeout_s is not None and not (patience.wait or patience.follow):
-        raise click.UsageError("--timeout is how long to wait: it goes with --wait or --follow")
     ref = workflow_ref(name).options(**dict(options))
     body = read_payload(payload)
     encode_json(body, "payload")
-    end_telemetry = set_up_telemetry("turnout-cli")
 
     async def work(s: Session) -> int:
         handle = await s.client.start(ref, body)
-        if patience.follow or patience.wait:
+        if patience.waits:
             wait.begins("workflow", handle.id)
             output.note(f"workflow {handle.id} started")
             return await _wait_and_show(s, handle, patience.timeout_s, wait, follow=patience.follow)
         return await _begun(s, handle)
 
-    try:
-        with waiting.interruptible() as wait:
-            return session.run(work, create=True)
-    finally:
-        end_telemetry()
+    with waiting.interruptible() as wait:
+        return run_traced(work)
 
 
 async def ls(s: Session, filters: Mapping[str, Any], limit: int) -> int:
@@ -95,7 +87,7 @@ def result(workflow_id: str, timeout_s: float | None) -> int:
     """Print the result of a workflow that has completed; say how it ended otherwise."""
 
     async def work(s: Session) -> int:
-        info = await _until_the_end(s.client.workflow(workflow_id), timeout_s)
+        info = await waiting.until_the_end("workflow", s.client.workflow(workflow_id), timeout_s)
         wait.ends()
         return _print_end(info)
 
@@ -222,7 +214,7 @@ async def delete(s: Session, ids: Sequence[str]) -> int:
 async def _wait_and_show(
     s: Session, handle: AnyWorkflowHandle, timeout_s: float | None, wait: Wait, *, follow: bool
 ) -> int:
-    info = await _until_the_end(handle, timeout_s, _tell if follow else None)
+    info = await waiting.until_the_end("workflow", handle, timeout_s, _tell if follow else lambda _: None)
     wait.ends()
     if s.json:
         s.show(info, list)
@@ -234,28 +226,6 @@ def _tell(info: WorkflowInfo) -> None:
     waits = workflowview.waits(info)
     details = output.one_line(info.details, 80) if info.details else ""
     output.note("  ".join(part for part in (workflowview.state(info), waits, details) if part))
-
-
-async def _until_the_end(
-    handle: AnyWorkflowHandle, timeout_s: float | None, seen: Callable[[WorkflowInfo], None] | None = None
-) -> WorkflowInfo:
-    """The workflow as it ended. WaitedTooLong after `timeout_s`, but never before having looked once."""
-    info = await handle.info()
-    if info.state.final:
-        return info
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            async for info in handle.watch():
-                if seen is not None:
-                    seen(info)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-    if not info.state.final:
-        waited = f" after {timeout_s:g} s of waiting" if timeout_s else ""
-        raise WaitedTooLong(f"workflow {handle.id} is {info.state}{waited}; it goes on")
-    return info
 
 
 def _print_end(info: WorkflowInfo) -> int:

@@ -9,6 +9,7 @@ import attrs
 
 from turnout.cli import output, timeline
 from turnout.cli.timeline import Page, Row
+from turnout.cli.traceview import Problem, page_of
 from turnout.client.workflows.history import History
 from turnout.client.workflows.info import WorkflowInfo
 from turnout.core.workflows.standing import asked_again, forks
@@ -26,14 +27,6 @@ from turnout.core.workflows.values import (
 
 _MESSAGE = 200
 _KINDS = {CommandKind.joining: "result of"}
-
-
-@attrs.frozen(kw_only=True)
-class Problem:
-    """Why something did not come to its end, in brief."""
-
-    type: str
-    message: str
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +81,7 @@ def trace_of(info: WorkflowInfo, history: History, now: float, jaeger: str | Non
         state=newest.state,
         run=newest.run,
         trace_id=info.trace_id,
-        url=f"{jaeger.rstrip('/')}/trace/{info.trace_id}" if jaeger else None,
+        url=page_of(info.trace_id, jaeger),
         started_at=_instant(begun),
         finished_at=_instant(newest.at) if newest.state.final else None,
         duration=max(end - begun, 0.0),

@@ -10,7 +10,6 @@ import asyncio
 import attrs
 
 from turnout import crashpoints
-from turnout.core.workflows.effects import effects_of
 from turnout.core.workflows.task import Starting, first_record
 from turnout.core.workflows.values import InputKind, Record
 from turnout.errors import TurnoutError
@@ -74,8 +73,3 @@ class Starts:
             else:
                 raise IdTaken(newest)
         raise Overtaken(f"workflow {record.id} could not be started: its history changes all the time")
-
-
-def has_effects(record: Record) -> bool:
-    """Whether a start has something to see to besides its first task: the timer of the whole workflow."""
-    return bool(effects_of(record))

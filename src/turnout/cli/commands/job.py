@@ -68,6 +68,7 @@ def submit(
       turnout job submit convert_video '{"path": "a.mp4"}' --label customer=42 --follow
     """
     from turnout.cli import submitting
+    from turnout.cli.waiting import Patience
 
     options = {
         "id": id_,
@@ -83,7 +84,7 @@ def submit(
         "labels": dict(labels),
     }
     given = {name: value for name, value in options.items() if value is not None}
-    return submitting.submit(activity, payload, given, submitting.Patience(wait, follow, timeout))
+    return submitting.submit(activity, payload, given, Patience(wait, follow, timeout))
 
 
 _FILTERS = (

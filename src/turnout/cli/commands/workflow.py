@@ -50,7 +50,7 @@ def start(
       turnout workflow start order '{"sku": "a"}' --id o-17 --follow
     """
     from turnout.cli import workflows
-    from turnout.cli.submitting import Patience
+    from turnout.cli.waiting import Patience
 
     options = {"id": id_, "if_exists": if_exists, "delay": delay, "at": at, "labels": dict(labels) or None}
     given = {key: value for key, value in options.items() if value is not None}

@@ -187,12 +187,6 @@ class Stream:
         self._drop(self._on(schedule.subject), "fired")
         self._tell(copy)
 
-    def restart_schedules(self) -> None:
-        """The server is back: what should have fired meanwhile fires now."""
-        for message in list(self.messages.values()):
-            if SCHEDULE in message.headers:
-                self._arm(message, message.headers)
-
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, seq: int) -> Message | None:

@@ -9,18 +9,6 @@ from collections.abc import Mapping
 _CRLF = b"\r\n"
 
 
-def headers_of(block: bytes) -> dict[str, str]:
-    """The headers of a block; of a repeated name the last counts."""
-    if not block:
-        return {}
-    found: dict[str, str] = {}
-    for line in block.decode("utf-8", "replace").split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            found[name.strip()] = value.strip()
-    return found
-
-
 def block_of(headers: Mapping[str, str], status: str = "") -> bytes:
     """The block of these headers, or of a notice with this status; b"" when there is nothing to say."""
     if not headers and not status:
