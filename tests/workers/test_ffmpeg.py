@@ -110,11 +110,18 @@ def reaped(pid: int) -> bool:
     return False
 
 
+async def started() -> tuple[asyncio.Task[ffmpeg.Report], int]:
+    """A run that has no end, and its process: it reports, so nothing of its start is left to be cancelled."""
+    reported = asyncio.Event()
+    running = asyncio.create_task(ffmpeg.run(ENDLESS, lambda _: reported.set()))
+    await reported.wait()
+    return running, await one("ffmpeg")
+
+
 @pytest.mark.parametrize("frozen", [False, True], ids=["running", "frozen"])
 async def test_a_cancelled_run_leaves_no_process(frozen: bool) -> None:
     """When a cancelled run returns, its ffmpeg has ended and was reaped, even one that cannot react to signals."""
-    running = asyncio.create_task(ffmpeg.run(ENDLESS))
-    pid = await one("ffmpeg")
+    running, pid = await started()
     if frozen:
         os.kill(pid, signal.SIGSTOP)
     running.cancel()
@@ -126,8 +133,7 @@ async def test_a_cancelled_run_leaves_no_process(frozen: bool) -> None:
 async def test_an_impatient_cancel_leaves_no_process_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second cancel cuts the grace short: ffmpeg is killed, and reaped all the same."""
     monkeypatch.setattr(ffmpeg, "TERMINATE_GRACE_S", 60.0)
-    running = asyncio.create_task(ffmpeg.run(ENDLESS))
-    pid = await one("ffmpeg")
+    running, pid = await started()
     os.kill(pid, signal.SIGSTOP)
     running.cancel()
     await asyncio.sleep(0)
