@@ -26,7 +26,7 @@ def worker(cli: Cli) -> Iterator[None]:
 
 def eventually(ask: Callable[[], Any], so: Callable[[Any], bool]) -> Any:
     """What `ask` gives as soon as it is so."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not so(answer := ask()):
         assert time.monotonic() < deadline, answer
     return answer

@@ -68,15 +68,16 @@ class Committer:
         await self._perform_together(stored, together)
         for effect in effects:
             if not isinstance(effect, _TOGETHER):
-                await self._perform(stored, effect)
+                await self.perform(stored, effect)
 
     async def _perform_together(self, stored: Stored, effects: Iterable[Effect]) -> None:
         waiting = list(effects)
         while waiting:
             part, waiting = waiting[:IN_FLIGHT], waiting[IN_FLIGHT:]
-            await each(functools.partial(self._perform, stored), part, IN_FLIGHT)
+            await each(functools.partial(self.perform, stored), part, IN_FLIGHT)
 
-    async def _perform(self, stored: Stored, effect: Effect) -> None:
+    async def perform(self, stored: Stored, effect: Effect) -> None:
+        """Perform one effect of this record's run."""
         if crashpoints.ARMED:
             crashpoints.reach(f"workflow.{type(effect).__name__}")
         record, inbox = stored.record, self._store.inbox

@@ -12,7 +12,7 @@ import attrs
 
 from turnout.core.frozen import frozen
 from turnout.core.spec import Asker
-from turnout.core.workflows.values import Ending, Input, InputKind, key_of, token_of
+from turnout.core.workflows.values import COLLECTION, Ending, Input, InputKind, key_of, token_of
 from turnout.errors import OutcomeUnknown, ServerUnavailable
 from turnout.nats.connection import Connection, PubAck, StoredMessage
 from turnout.nats.messages import Message
@@ -104,7 +104,7 @@ class Inbox:
         """Have the server put a `gc` into the inbox at `at` (W10)."""
         headers = histories.input_headers(life=life)
         headers |= scheduled(at, self._names.input(name, workflow_id, InputKind.gc))
-        await self._store(self._names.workflow_timer(name, workflow_id, life, 0, "gc"), b"", headers)
+        await self._store(self._names.workflow_timer(name, workflow_id, life, 0, COLLECTION), b"", headers)
 
     async def clear_timers(self, name: str, workflow_id: str, life: str, run: int | str, command: str = "") -> None:
         """Purge one pending timer, or without a command those of a run, or with run "" those of a life."""

@@ -184,6 +184,15 @@ class WorkQueue:
         )
         return bare or routed
 
+    async def carries(self, activity: str, job_id: str) -> bool:
+        """Whether any message or timer carries this job, by the word of the leader; one that is parked for a limit has
+        a record that says so."""
+        subjects = self._names.anywhere(job_id), self._names.routed("*", activity, job_id)
+        for subject in subjects:
+            if await self._connection.get_message(self._names.work, last_by_subj=subject) is not None:
+                return True
+        return False
+
     async def find_routed(self, activity: str, job_id: str) -> Delivery | None:
         """The job's message on a route by the word of the leader, None when there is none."""
         subject = self._names.routed("*", activity, job_id)

@@ -31,6 +31,7 @@ from turnout.supervisor.completions import Completions
 from turnout.supervisor.duties import Duties, Duty
 from turnout.supervisor.election import Election
 from turnout.supervisor.groups import GroupUses, GroupWatch
+from turnout.supervisor.histories import HistoryWalk
 from turnout.supervisor.judge import Pace
 from turnout.supervisor.objects import ObjectCollector
 from turnout.supervisor.owners import Owners
@@ -51,12 +52,14 @@ logger = logging.getLogger("turnout.supervisor")
 class SupervisorOptions:
     """How often it looks, and how long it waits, in seconds.
 
-    `liveness_ttl`: how long its own key lives, how long it must be sure of itself before it calls a node dead, and how
-    long a job that was handed to somebody may wait for its attempt. `look_every`: between two looks at the nodes, the
-    messages and the records. `sweep_every`: between two looks at what alarms are kept, the queues and the clock.
-    `registry_every`: between two walks of the records, when there are very many new ones. `objects_every`: between two
-    walks of all objects; `object_age`: for so long an object is kept even if nothing refers to it. `settling`: how long
-    an ended job's message may be on its way out. `stuck_leases`: after so many leases what nobody takes is requeued.
+    `liveness_ttl`: how long its own key lives, how long it must be sure of itself before it calls a node dead, and
+    how long a job that was handed to somebody may wait for its attempt. `look_every`: between two looks at the nodes,
+    the messages and the records. `sweep_every`: between two looks at what alarms are kept, the queues and the clock.
+    `registry_every`: between two walks of the records, when there are very many new ones. `objects_every`: between
+    two walks of all objects; `object_age`: for so long an object is kept even if nothing refers to it.
+    `histories_every`: between two walks of the workflows; `history_age`: those with a younger record are left alone.
+    `settling`: how long an ended job's message may be on its way out. `stuck_leases`: after so many leases what
+    nobody takes is requeued.
     """
 
     liveness_ttl: float = 10.0
@@ -65,6 +68,8 @@ class SupervisorOptions:
     registry_every: float = 30.0
     objects_every: float = 600.0
     object_age: float = 3600.0
+    histories_every: float = 1800.0
+    history_age: float = 600.0
     settling: float = 10.0
     stuck_leases: float = 2.0
 
@@ -186,6 +191,7 @@ class Supervisor:
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
         objects = ObjectCollector(store, options.object_age)
+        histories = HistoryWalk(store, performer, options.history_age)
         groups = GroupWatch(store, performer, self._groups)
 
         async def clock() -> None:
@@ -202,7 +208,8 @@ class Supervisor:
             if metrics.look():
                 await self._workflows.count(store)
 
-        often, seldom, walk = options.look_every, options.sweep_every, options.objects_every
+        often, seldom = options.look_every, options.sweep_every
+        walk, rarely = options.objects_every, options.histories_every
         return [
             Duty(name="the nodes", every_s=often, run=owners.look, begin=owners.begin),
             Duty(name="the late nodes", every_s=often, run=owners.ask_late),
@@ -222,6 +229,7 @@ class Supervisor:
             Duty(name="the pauses", every_s=seldom, run=store.pauses.set_right),
             Duty(name="the schedules", every_s=seldom, run=Rearming(store).look),
             Duty(name="the clock", every_s=seldom, run=clock),
+            Duty(name="the histories", every_s=rarely, after_s=rarely, run=histories.walk),
             Duty(name="the objects", every_s=walk, after_s=walk, run=objects.collect),
         ]
 

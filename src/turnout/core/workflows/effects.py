@@ -175,7 +175,7 @@ def _effects(record: Record, ended: Collection[str]) -> Iterator[Effect]:
     begun = record.start if record.kind is RecordKind.start else None
     for command in asked_again(record) if forks(record) else record.commands:
         if command.id not in ended:
-            yield from _asked(record, command)
+            yield from asked(record, command)
     yield from _withdrawn(record)
     if begun is not None and begun.timeout is not None:
         yield SetTimer(TIMEOUT, 0, record.begun_at + begun.timeout)
@@ -189,7 +189,8 @@ def _effects(record: Record, ended: Collection[str]) -> Iterator[Effect]:
             yield ScheduleCollection(record.gc_at)
 
 
-def _asked(record: Record, command: Command) -> Iterator[Effect]:
+def asked(record: Record, command: Command) -> Iterator[Effect]:
+    """What a command wants done that a record of this run, the newest or one before it, has asked for."""
     if command.kind is CommandKind.local:
         return  # its worker runs it by itself (W15)
     run = record.done_run

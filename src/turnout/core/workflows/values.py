@@ -25,6 +25,9 @@ DELAY = "delay"
 TIMEOUT = "timeout"
 """The command of the timer of the whole workflow. It belongs to no run (run 0) and needs no code."""
 
+COLLECTION = "gc"
+"""What the timer is called that removes what is left of an ended workflow. It belongs to no run either."""
+
 BEGIN = "begin"
 
 

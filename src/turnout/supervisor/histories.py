@@ -1,0 +1,212 @@
+"""Finding workflows that nothing will wake any more, since storage was lost: what is missing is put back (W14).
+
+A workflow whose newest record is old waits for something that is there: an input, a job, a child, a timer, or a
+signal. Where it isn't, its end is looked for in the inbox first, then whether the history is the same still; only then
+is what the command asked for stored once more, which joins whatever was there after all. A local activity is left
+alone: the input that it keeps is the only one that may run it again (W15).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import attrs
+
+from turnout import wire
+from turnout.bounded import each as for_each
+from turnout.core.spec import Asker
+from turnout.core.workflows.effects import (
+    Effect,
+    ScheduleCollection,
+    SendJoin,
+    SetTimer,
+    Tell,
+    Wake,
+    asked,
+    ended_in,
+)
+from turnout.core.workflows.jobs import ending_of_job
+from turnout.core.workflows.standing import stand
+from turnout.core.workflows.values import (
+    COLLECTION,
+    TIMEOUT,
+    Command,
+    CommandKind,
+    Input,
+    InputKind,
+    Record,
+    RecordKind,
+    Wait,
+    WaitKind,
+    key_of,
+    token_of,
+)
+from turnout.errors import TurnoutError
+from turnout.nats.pages import newest_of
+from turnout.nats.stream import kv_stream
+from turnout.store.commit import Committer
+from turnout.store.histories import Stored, is_deleted
+from turnout.store.perform import Performer, Store
+from turnout.wire.histories import Entry
+
+logger = logging.getLogger("turnout.supervisor")
+
+_PAGE = 200
+_AT_ONCE = 8
+
+
+@attrs.frozen
+class _Missing:
+    """What a workflow waits for in vain, for people to read, and what puts it back."""
+
+    what: str
+    effect: Effect
+
+
+class HistoryWalk:
+    """Walks the workflows of a namespace. `least_age_s`: those with a younger record are left alone."""
+
+    def __init__(self, store: Store, performer: Performer, least_age_s: float) -> None:
+        self._store = store
+        self._committer = Committer(store, performer)
+        self._least_age_s = least_age_s
+
+    async def walk(self) -> int:
+        """Put back what is missing; of how many workflows something was. Errors are those of the connection."""
+        old = [(key, entry) async for key, entry in self._store.histories.entries() if self._is_old(entry.at)]
+        mended = 0
+        for begin in range(0, len(old), _PAGE):
+            suspects = await self._suspects(old[begin : begin + _PAGE])
+            mended += sum(await for_each(self._see_to, suspects, _AT_ONCE))
+        return mended
+
+    def _is_old(self, at: float) -> bool:
+        return at <= self._store.connection.now() - self._least_age_s
+
+    # --- at a glance --------------------------------------------------------------------------------------------------
+
+    async def _suspects(self, page: Sequence[tuple[str, Entry]]) -> list[str]:
+        """Those whose entry does not show that all they wait for is there: most sleepers cost no read of their own."""
+        names, connection = self._store.names, self._store.connection
+        timers = {subject for key, entry in page for subject in self._timers(key, entry)}
+        jobs = [self._job(key, entry, wait) for key, entry in page for wait in _of_kind(entry, WaitKind.activity)]
+        there = {*await newest_of(connection, names.inbox, timers)}
+        there |= {*await newest_of(connection, names.work, {names.jobs(*job) for job in jobs})}
+        records = await newest_of(connection, kv_stream(names.jobs_bucket), {names.record(*job) for job in jobs})
+        there |= {subject for subject, raw in records.items() if raw.data and not wire.load_brief(raw.data).state.final}
+        return [key for key, entry in page if not self._in_order(key, entry, there)]
+
+    def _in_order(self, key: str, entry: Entry, there: set[bytes]) -> bool:
+        if entry.state.final:
+            return entry.kind is RecordKind.deleted or all(each.encode() in there for each in self._timers(key, entry))
+        waits = entry.summary.waits
+        if not waits or len(waits) < entry.summary.waiting:
+            return False
+        return all(self._is_there(key, entry, wait, there) for wait in waits)
+
+    def _is_there(self, key: str, entry: Entry, wait: Wait, there: set[bytes]) -> bool:
+        match wait.kind:
+            case WaitKind.timer:
+                return self._timer(key, entry, wait.id).encode() in there
+            case WaitKind.activity:
+                names, job = self._store.names, self._job(key, entry, wait)
+                lies = any(subject.encode() in there for subject in (names.record(*job), names.jobs(*job)))
+                return lies or wait.attempt is not None  # a local one
+            case _:
+                return not wait.id  # a signal, or a condition of its own code
+
+    def _job(self, key: str, entry: Entry, wait: Wait) -> tuple[str, str]:
+        """The activity and the id of the job that it waits for."""
+        return wait.name, key_of(key, entry.life, entry.run, wait.id)
+
+    def _timers(self, key: str, entry: Entry) -> Iterator[str]:
+        if entry.state.final:
+            yield self._store.names.workflow_timer(entry.name, key, entry.life, 0, COLLECTION)
+        for wait in _of_kind(entry, WaitKind.timer):
+            yield self._timer(key, entry, wait.id)
+
+    def _timer(self, key: str, entry: Entry, command: str) -> str:
+        return self._store.names.workflow_timer(entry.name, key, entry.life, entry.run, token_of(command))
+
+    # --- one by one ---------------------------------------------------------------------------------------------------
+
+    async def _see_to(self, workflow_id: str) -> bool:
+        """Whether something was missing, and is put back. What one workflow does to its reader stops no other."""
+        try:
+            return await self._mend(workflow_id)
+        except TurnoutError as error:
+            logger.info("workflow %s can't be looked after now: %s", workflow_id, error)
+            return False
+
+    async def _mend(self, workflow_id: str) -> bool:
+        newest = await self._store.histories.newest(workflow_id)
+        if newest is None or is_deleted(newest) or not self._is_old(newest.record.at):
+            return False
+        lying = await self._store.inbox.read(newest.record.name, workflow_id, set(), whole=True)
+        missing = [each async for each in self._missing(newest, [each.given for each in lying])]
+        if not missing or not await self._store.histories.is_newest(workflow_id, newest.seq):
+            return False
+        lost = ", ".join(each.what for each in missing)
+        logger.warning("workflow %s waits for what is not there, it is put back: %s", workflow_id, lost)
+        for each in missing:
+            await self._committer.perform(newest, each.effect)
+        return True
+
+    async def _missing(self, newest: Stored, inputs: Sequence[Input]) -> AsyncIterator[_Missing]:
+        record = newest.record
+        if record.state.final:
+            lies = any(given.kind is InputKind.gc for given in inputs)
+            if record.gc_at is not None and not lies and not await self._has_timer(record, 0, COLLECTION):
+                yield _Missing("its collection", ScheduleCollection(record.gc_at))
+            return
+        records = await self._store.histories.read(record.id, newest)
+        standing = stand([(each.record, each.seq) for each in records])
+        ended = ended_in(record, inputs)
+        for command in standing.pending.values():
+            effect = None if command.id in ended else await self._lost(record, command)
+            if effect is not None:
+                yield _Missing(f"{command.kind} {command.name or command.target or command.id}", effect)
+        limit, fired = standing.start.timeout, any(given.what == TIMEOUT for given in inputs)
+        if limit is not None and not fired and not await self._has_timer(record, 0, TIMEOUT):
+            yield _Missing("its timeout", SetTimer(TIMEOUT, 0, records[0].record.begun_at + limit))
+        if not standing.begun and not standing.pending and not inputs:
+            yield _Missing("its start", Wake())
+
+    async def _lost(self, record: Record, command: Command) -> Effect | None:
+        """What puts back what this command waits for; None where that is there."""
+        match command.kind:
+            case CommandKind.activity:
+                return await self._lost_job(record, command)
+            case CommandKind.child | CommandKind.joining:
+                return await self._lost_other(record, command)
+            case CommandKind.timer if await self._has_timer(record, record.done_run, token_of(command.id)):
+                return None
+            case CommandKind.timer | CommandKind.signal | CommandKind.cancel:
+                return next(asked(record, command), None)
+            case _:
+                return None
+
+    async def _lost_job(self, record: Record, command: Command) -> Effect | None:
+        key = key_of(record.id, record.life, record.done_run, command.id)
+        job = (await self._store.registry.load(command.name, key)).record
+        if job is None:  # one that nobody has begun has no record either
+            waits = await self._store.queue.carries(command.name, key)
+            return None if waits else next(asked(record, command), None)
+        if not job.state.final:
+            return None  # jobs have walks of their own
+        return Tell(Asker(record.id, record.name, record.life, record.done_run, command.id), ending_of_job(job))
+
+    async def _lost_other(self, record: Record, command: Command) -> Effect | None:
+        other = await self._store.histories.newest(command.target)
+        if other is None and command.kind is CommandKind.child:
+            return next(asked(record, command), None)
+        return SendJoin(command) if other is None or other.record.state.final else None
+
+    async def _has_timer(self, record: Record, run: int, token: str) -> bool:
+        subject = self._store.names.workflow_timer(record.name, record.id, record.life, run, token)
+        return await self._store.connection.get_message(self._store.names.inbox, last_by_subj=subject) is not None
+
+
+def _of_kind(entry: Entry, kind: WaitKind) -> Iterator[Wait]:
+    return (wait for wait in entry.summary.waits if wait.kind == kind)
