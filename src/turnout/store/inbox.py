@@ -217,10 +217,10 @@ def _input(
 
 def parse_wakeup(names: Names, received: Message) -> Wakeup | None:
     """A message that the consumer handed over; None when its subject is none of an inbox."""
-    named, told = names.input_of(received.subject), delivery_of(received.reply)
-    if named is None or told is None:
+    named, handed = names.input_of(received.subject), delivery_of(received.reply)
+    if named is None or handed is None:
         return None
-    number, seq, time_ns = told
+    number, seq, time_ns = handed
     headers = received.headers
     given = None
     if named[2]:

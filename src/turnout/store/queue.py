@@ -294,10 +294,10 @@ class WorkQueue:
 
 def parse_received(names: Names, received: Message, max_deliver: int) -> Delivery | None:
     """A message that the consumer handed over; None when it is none of a job."""
-    named, told = names.job_of(received.subject), delivery_of(received.reply)
-    if named is None or told is None:
+    named, handed = names.job_of(received.subject), delivery_of(received.reply)
+    if named is None or handed is None:
         return None
-    number, seq, stamp = told
+    number, seq, stamp = handed
     routed, priority = names.is_routed(received.subject), names.priority_of(received.subject)
     message = MessageRef(seq, stamp, received.reply, bare=routed, priority=priority)
     delivery = wire.parse_delivery(named[0], named[1], message, received.data, received.headers)

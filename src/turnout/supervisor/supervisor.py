@@ -190,8 +190,6 @@ class Supervisor:
         turns = Turns(store, apply, lambda: list(sweep.consumers.values()))
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
-        objects = ObjectCollector(store, options.object_age)
-        histories = HistoryWalk(store, performer, options.history_age)
         groups = GroupWatch(store, performer, self._groups)
 
         async def clock() -> None:
@@ -209,7 +207,6 @@ class Supervisor:
                 await self._workflows.count(store)
 
         often, seldom = options.look_every, options.sweep_every
-        walk, rarely = options.objects_every, options.histories_every
         return [
             Duty(name="the nodes", every_s=often, run=owners.look, begin=owners.begin),
             Duty(name="the late nodes", every_s=often, run=owners.ask_late),
@@ -229,8 +226,17 @@ class Supervisor:
             Duty(name="the pauses", every_s=seldom, run=store.pauses.set_right),
             Duty(name="the schedules", every_s=seldom, run=Rearming(store).look),
             Duty(name="the clock", every_s=seldom, run=clock),
-            Duty(name="the histories", every_s=rarely, after_s=rarely, run=histories.walk),
-            Duty(name="the objects", every_s=walk, after_s=walk, run=objects.collect),
+            *self._walks(store, performer),
+        ]
+
+    def _walks(self, store: Store, performer: Performer) -> list[Duty]:
+        """What is looked through as a whole, now and then."""
+        objects = ObjectCollector(store, self._options.object_age)
+        histories = HistoryWalk(store, performer, self._options.history_age)
+        rare, rarer = self._options.objects_every, self._options.histories_every
+        return [
+            Duty(name="the objects", every_s=rare, after_s=rare, run=objects.collect),
+            Duty(name="the histories", every_s=rarer, after_s=rarer, run=histories.walk),
         ]
 
     def _hear(self, _: Message) -> None:
