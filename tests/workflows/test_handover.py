@@ -14,6 +14,7 @@ from turnout.store.histories import Histories
 from turnout.store.inbox import Wakeup
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import own_namespace
+from turnout.worker.workflows import handover
 from turnout.worker.workflows.dispatch import Dispatcher
 
 
@@ -105,6 +106,17 @@ async def test_an_end_is_not_told_to_the_inbox_of_a_workflow_at_hand(client: Cli
         assert await handle.result(timeout=30) == 12
         assert await ends_of(client, handle.id) == [0, 0, 0, 0]
         await until(lambda: is_empty(client))
+
+
+async def test_a_late_node_tells_no_inbox(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a task takes: while it runs, the end is in its hands."""
+    monkeypatch.setattr(handover, "WITHIN_S", 0.0)
+    async with worker(client, sums):
+        handle = await client.start(sums)
+        assert await handle.result(timeout=30) == 12
+        await until(lambda: is_empty(client))
+        stored = await client.store.connection.api(f"STREAM.INFO.{client.store.names.inbox}", {})
+        assert stored["state"]["last_seq"] == 2  # the start, and the timer of the end's removal
 
 
 async def test_many_ends_at_once(client: Client) -> None:

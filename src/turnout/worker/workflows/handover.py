@@ -16,7 +16,7 @@ from turnout.errors import TurnoutError
 from turnout.store.inbox import Wakeup
 
 WITHIN_S = 1.0
-"""For how long a record may be waited for until the inbox is told after all."""
+"""For how long a record may be waited for until the inbox is told after all: longer while a task runs here."""
 
 _Key = tuple[str, str, int, str]
 
@@ -26,32 +26,43 @@ class WantsInput(TurnoutError):
 
 
 class Handover:
-    """Gives ends to workflows of this node. `has`: whether one is at work here, or in memory."""
+    """Gives ends to workflows of this node. `has`: whether one is in memory, `at_work`: whether a task of it runs."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._waiting: dict[_Key, asyncio.Future[bool]] = {}
+        self._timers: dict[_Key, asyncio.TimerHandle] = {}
         self._not_for: set[str] = set()
         self._closed = False
         self.has: Callable[[str], bool] = lambda _: False
+        self.at_work: Callable[[str], bool] = lambda _: False
         self.give: Callable[[Wakeup], None] = lambda _: None
 
     def offer(self, record: JobRecord) -> asyncio.Future[bool] | None:
         """Give the end of this job to its workflow: whether a record has it will be told. None: tell the inbox."""
         parent = record.spec.options.parent
-        if self._closed or parent is None or parent.name in self._not_for or not self.has(parent.id):
+        if self._closed or parent is None or parent.name in self._not_for:
+            return None
+        if not (self.at_work(parent.id) or self.has(parent.id)):
             return None
         ending = ending_of_job(record)
         key = (parent.id, parent.life, parent.run, parent.command)
         if key in self._waiting or (ending.result is not None and ending.result.ref is not None):
             return None  # what is large becomes an object of the workflow's when the inbox is told
-        loop, now = asyncio.get_running_loop(), self._now()
+        now = self._now()
         given = Input(InputKind.done, now, what=parent.command, life=parent.life, run=parent.run, ending=ending)
+        loop = asyncio.get_running_loop()
         taken = self._waiting[key] = loop.create_future()
-        late = loop.call_later(WITHIN_S, self._tell, key, False)
-        taken.add_done_callback(lambda _: late.cancel())
+        self._timers[key] = loop.call_later(WITHIN_S, self._late, key)
         self.give(Wakeup(parent.name, parent.id, 0, int(now * 1e9), 1, "", given, handed_over=True))
         return taken
+
+    def _late(self, key: _Key) -> None:
+        """A task that runs here takes the end or leaves it: told as well, a node that is late had twice the work."""
+        if self.at_work(key[0]):
+            self._timers[key] = asyncio.get_running_loop().call_later(WITHIN_S, self._late, key)
+        else:
+            self._tell(key, False)
 
     def taken(self, record: Record) -> None:
         """The record is stored, and so are its effects."""
@@ -82,5 +93,8 @@ class Handover:
 
     def _tell(self, key: _Key, taken: bool) -> None:
         waiting = self._waiting.pop(key, None)
-        if waiting is not None and not waiting.done():
+        if waiting is None:
+            return
+        self._timers.pop(key).cancel()
+        if not waiting.done():
             waiting.set_result(taken)

@@ -55,7 +55,8 @@ class WorkflowRunner:
         self._settling.again = self._locals.give = self._dispatcher.receive
         self.handover = self._driver.handover
         """Takes the ends of this node's jobs to its workflows."""
-        self.handover.has = lambda each: self._dispatcher.is_at_work(each) or self._driver.has(each)
+        self.handover.has = self._driver.has
+        self.handover.at_work = self._dispatcher.is_at_work
         self.handover.give = self._dispatcher.receive
         self._pinned = PinServer(store, workflows if own else (), own, self._dispatcher.receive)
         self._pullers = {name: self._puller(name) for name in workflows}
