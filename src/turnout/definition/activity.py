@@ -162,10 +162,15 @@ class Activity(ActivityRef, Generic[P, R_co]):
         """
         return self.codec.encode_arguments(args, kwargs)
 
+    @functools.cached_property
+    def fixed_limit_keys(self) -> tuple[LimitKey, ...] | None:
+        """The limits that apply to each of its jobs, whatever the payload; None if that tells."""
+        return None if any(limit.fields for limit in self.limits) else keys_of(self.limits, {})
+
     def limit_keys(self, text: str | None) -> tuple[LimitKey, ...]:
         """The limits that apply to the job of this payload; none to one that the function would refuse."""
-        if not any(limit.fields for limit in self.limits):
-            return keys_of(self.limits, {})
+        if self.fixed_limit_keys is not None:
+            return self.fixed_limit_keys
         try:
             return keys_of(self.limits, self.codec.values(text or ""))
         except (PayloadProblem, InvalidArguments):

@@ -75,6 +75,8 @@ class Admission:
                 await retry_while_away(partial(self._store.places.leave, key, holder))
 
     async def _find_keys(self, payload: Body) -> tuple[LimitKey, ...]:
+        if (fixed := self._activity.fixed_limit_keys) is not None:
+            return fixed
         try:
             return self._activity.limit_keys(await self._store.payloads.get(payload))
         except ObjectGone:
