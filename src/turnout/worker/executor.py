@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -88,8 +88,9 @@ class Executor:
         self._count = itertools.count()
         self._aborting = False
         self._declining: set[asyncio.Task[Applied]] = set()
-        self.handed_over: set[asyncio.Task[None]] = set()
-        """See to jobs that have ended here, and whose workflow is at work on that."""
+        self.finishing: set[asyncio.Task[None]] = set()
+        """See to what is left of jobs that have ended here: their places of limits, or the word of the workflow that is
+        at work on that."""
         self._store = store
         self._node = parts.id
         self._activities = activities
@@ -138,7 +139,7 @@ class Executor:
                 reach("execute.started")
                 over = await self._attempt(job, performer, lease, tracing)
                 if admission is not None and over:
-                    await admission.leave()
+                    self._finish(admission.leave())  # without a slot
             elif admission is not None and record is not None:
                 await admission.leave_over(record)
         except NodeStops:
@@ -248,10 +249,12 @@ class Executor:
             return False
         lease.handed_over = True
         lease.detach()
-        finishing = self._handed_over(taken, performer, lease, outcome, record)
-        self.handed_over.add(task := asyncio.get_running_loop().create_task(finishing))
-        task.add_done_callback(self.handed_over.discard)
+        self._finish(self._handed_over(taken, performer, lease, outcome, record))
         return True
+
+    def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        self.finishing.add(task := asyncio.get_running_loop().create_task(work))
+        task.add_done_callback(self.finishing.discard)
 
     async def _handed_over(
         self,

@@ -246,8 +246,8 @@ class Runner:
             _, left = await asyncio.wait(self._intake.tasks, timeout=CLEANUP_S + 2.0)
             for task in left:
                 task.cancel()
-        if self._executor.handed_over:
-            await asyncio.wait(self._executor.handed_over, timeout=CLEANUP_S)
+        if self._executor.finishing:
+            await asyncio.wait(self._executor.finishing, timeout=CLEANUP_S)
         if self._loops:
             await asyncio.wait(self._loops)
         self._draining = True
