@@ -14,7 +14,7 @@ import pytest
 from tests.support.rawsocket import raw_publish
 from tests.support.waiting import until
 from turnout import Client, InvalidValue, JobHandle, JobState, Limit, LimitInfo, RetryPolicy, activity, current_job
-from turnout.core.limits import Rule
+from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
 from turnout.testing import NatsServer
 
@@ -178,6 +178,50 @@ async def test_a_job_that_waits_holds_no_slot(turnout_client: Client, turnout_wo
         assert consumer.pending == 0
         await holder.cancel("enough")
         await asyncio.gather(*(handle.result(timeout=30) for handle in waiting))
+
+
+async def test_free_places_are_handed_on_together(turnout_client: Client, turnout_worker: Any) -> None:
+    """Of twenty jobs for which there is room at once, not each is looked for in the line by itself."""
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    asked: list[bytes] = []
+    await turnout_client.set_limit("two", 0)
+    async with turnout_worker(left, concurrency=10):
+        handles = await turnout_client.submit_many(left, [{"seconds": 0.0}] * 20)
+        for handle in handles:
+            await until(partial(parked, turnout_client, handle.id))
+        verb = f"$JS.API.STREAM.MSG.GET.{names.work}"
+        heard = await connection.subscribe(verb, lambda request: asked.append(request.data))
+        await turnout_client.set_limit("two", 20)
+        await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
+        await until(partial(nobody_uses, turnout_client, "two"))
+        await heard.close()
+    assert 0 < sum(b"next_by_subj" in each for each in asked) < 20, asked
+
+
+async def test_two_that_change_places_at_once_give_none_twice(turnout_client: Client, nats_server: NatsServer) -> None:
+    """Each believes what it has written last until the other has written: never more are let in than there are places,
+    and nobody is kept out once they are free."""
+    key, inside, most = LimitKey("few", "few", Rule(3)), 0, 0
+
+    async def attempt(client: Client, name: str, number: int) -> None:
+        nonlocal inside, most
+        holder = Holder("left", f"{name}-{number}", 1, 1, 0.0, name)
+        while await client.store.places.take(key, holder) is not Entry.held:
+            await asyncio.sleep(0)
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.001)
+        inside -= 1
+        await client.store.places.leave(key, holder)
+
+    async with Client.connect(nats_server.url, namespace=turnout_client.namespace) as other:
+        async with asyncio.timeout(60):
+            both = (turnout_client, "one"), (other, "another")
+            await asyncio.gather(*(attempt(client, name, n) for n in range(40) for client, name in both))
+    assert most == 3
+    found = (await turnout_client.store.places.load("few"))[0]
+    assert found is not None
+    assert found.holders == ()
 
 
 async def _running(client: Client, job_id: str) -> bool:

@@ -119,11 +119,15 @@ class Holder:
     node: str = ""
 
     def same_job(self, other: Holder) -> bool:
-        return (self.activity, self.id) == (other.activity, other.id)
+        return self.id == other.id and self.activity == other.activity
 
     def same(self, other: Holder) -> bool:
         """Whether both are the same attempt."""
         return self.same_job(other) and self.order == other.order
+
+    def freed_by(self, other: Holder) -> bool:
+        """Whether this place is free as soon as that attempt wants none."""
+        return self.same(other) and not (self.node and not other.node)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -155,6 +159,10 @@ class Places:
         """Whether there is a place, whatever the rate says."""
         return rule.concurrency is None or len(self.holders) < rule.concurrency
 
+    def free(self, rule: Rule) -> int:
+        """How many places there are, at least 1; of a rate there are tokens for one at a time, mostly."""
+        return 1 if rule.concurrency is None or rule.rate is not None else max(1, rule.concurrency - len(self.holders))
+
     def room(self, rule: Rule, now: float) -> bool:
         """Whether another attempt may have a place now, with a token if the limit has a rate."""
         return self.vacant(rule) and self.due(rule) <= now
@@ -180,10 +188,12 @@ class Places:
         A job has one place at most: the one of its earlier attempt, which is over, becomes that of the later one. Each
         attempt needs a token of its own.
         """
-        held = next((each for each in self.holders if each.same_job(holder)), None)
+        held = next((each for each in self.holders if each.id == holder.id and each.same_job(holder)), None)
         if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
             return self  # the record will say to a late one that it is late
-        others = evolve(self, holders=tuple(each for each in self.holders if each is not held))
+        others = self
+        if held is not None:
+            others = evolve(self, holders=tuple(each for each in self.holders if each is not held))
         if others.due(rule) > now or (held is None and not self.vacant(rule)):
             return None
         if rule.counts or not holder.node:
@@ -197,10 +207,13 @@ class Places:
         now = max(now, self.used_at)
         return evolve(self, used=max(0.0, self._spent(rule) - (now - self.used_at) * rule.pace) + 1, used_at=now)
 
-    def without(self, holder: Holder) -> Places:
-        """With the place of this attempt free; nothing changes if it has none, or if the one that nobody had received
-        has been by now."""
-        left = tuple(each for each in self.holders if not each.same(holder) or (each.node and not holder.node))
+    def without(self, *holders: Holder) -> Places:
+        """With the places of these attempts free; nothing changes for one that has none, or if the one that nobody had
+        received has been by now."""
+        leaving: dict[str, list[Holder]] = {}
+        for holder in holders:
+            leaving.setdefault(holder.id, []).append(holder)
+        left = tuple(each for each in self.holders if not any(map(each.freed_by, leaving.get(each.id, ()))))
         return self if len(left) == len(self.holders) else evolve(self, holders=left)
 
     def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:

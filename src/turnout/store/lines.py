@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
+from itertools import islice
 
 import attrs
 
@@ -25,6 +27,9 @@ from turnout.store.records import Registry
 from turnout.wire.limits import dump_key, load_key
 
 logger = logging.getLogger("turnout.store")
+
+_AHEAD = 100
+"""So many entries of a lane are read at once, at most."""
 
 
 @attrs.frozen
@@ -123,12 +128,24 @@ class Lines:
             stored = min(filter(None, found), key=lambda each: each.seq, default=None)
             if stored is None:
                 return None
-            parked = await self._parked(stored, key)
+            parked = await self.parked(stored, key)
             if parked is not None:
                 return parked
             begin = stored.seq + 1
 
-    async def _parked(self, stored: StoredMessage, key: str) -> Parked | None:
+    async def some(self, key: str, priority: int, begin: int, count: int) -> list[StoredMessage]:
+        """So many entries of this lane of the key's line, from this sequence on. That there are none is the word of the
+        leader; there may be some that were removed a moment ago."""
+        subject = self._names.parked(hashed(key), "*", "*", priority)
+        first = await self._next(subject, begin)
+        if first is None or count == 1:
+            return [] if first is None else [first]
+        # A replica may be behind, but knows all that lies before the last that it knows.
+        body = {"seq": first.seq + 1, "next_by_subj": subject, "batch": count - 1}
+        return [first, *[stored async for stored in self._connection.direct_get(self._names.work, body)]]
+
+    async def parked(self, stored: StoredMessage, key: str) -> Parked | None:
+        """The job of this entry by the word of the leader. If it does not wait for the key, the entry is removed."""
         named = self._names.parked_of(stored.subject)
         if named is not None:
             try:
@@ -161,16 +178,34 @@ class Lines:
         return self._names.parked(key.hash, record.activity, record.id, record.spec.priority)
 
 
+class Head:
+    """Entries of a line that were read and have not had their turn: the first of each lane, without a gap.
+
+    It lasts from one look to the next for whoever has seen in between that nobody else has handed on.
+    """
+
+    def __init__(self) -> None:
+        self.entries: defaultdict[int, deque[StoredMessage]] = defaultdict(deque)
+        self.begin: defaultdict[int, int] = defaultdict(lambda: 1)
+        """Where the entries of a lane begin that were not read."""
+        self.many = 1
+        """How many are read next at once: the more, the longer it lasts."""
+
+
 class Turns:
-    """One look at the line of a key: who has his turn, one after the other. Each lane is read as far as it takes.
+    """One look at the line of a key: who has his turn, one after the other. Each lane is read as far as it takes, and
+    no further than what is known of it from the `head`.
 
     Jobs of the activities that are `idle` are passed over.
     """
 
-    def __init__(self, lines: Lines, key: str, lanes: Iterable[int], idle: Collection[str]) -> None:
+    def __init__(self, lines: Lines, key: str, lanes: Iterable[int], idle: Collection[str], head: Head) -> None:
         self._lines = lines
         self._key = key
         self._idle = idle
+        self._head = head
+        self._ahead: dict[int, Parked | None] = {}
+        """Of entries of the head, by their sequence, who waits there."""
         self._others: dict[int, set[str]] = {}
         """Lanes that began with a job that is passed over, and of which activities jobs wait there beside those."""
         self._begin = dict.fromkeys((DEFAULT_PRIORITY, *sorted(lanes)), 1)
@@ -184,6 +219,18 @@ class Turns:
         """The lanes beside the default one, without those that were found to be empty."""
         empty = [lane for lane, first in self._first.items() if first is None and lane not in self._others]
         return tuple(sorted(lane for lane in self._begin if lane not in (DEFAULT_PRIORITY, *empty)))
+
+    async def read(self, count: int) -> None:
+        """Read at once what so many turns take."""
+        if self._idle:
+            return  # those that are not passed over are found by name
+        self._head.many = max(self._head.many, min(count, _AHEAD))
+        await asyncio.gather(*(self._fill(lane) for lane in self._begin if not self._head.entries[lane]))
+        entries: list[StoredMessage] = []
+        for lane in sorted(self._begin):
+            entries += islice(self._head.entries[lane], max(1, count - len(entries)))
+        found = await asyncio.gather(*(self._lines.parked(entry, self._key) for entry in entries))
+        self._ahead = {entry.seq: parked for entry, parked in zip(entries, found, strict=True)}
 
     async def next(self, passed: int) -> tuple[Parked, int] | None:
         """Who has his turn, where so many have passed who has waited longest, and how many will have then; None when
@@ -206,13 +253,15 @@ class Turns:
         """He has had his turn."""
         lane = parked.record.spec.priority
         self._begin[lane] = parked.seq + 1
+        if not self._idle:
+            self._head.entries[lane].popleft()
         del self._first[lane]
 
     async def _read(self, lane: int) -> Parked | None:
         """The first of this lane that has not had his turn. Those that belong into another one are moved there."""
         begin = self._begin[lane]
         while True:
-            parked = await self._lines.first(self._key, lane, begin, self._others.get(lane, ("*",)))
+            parked = await (self._named(lane, begin) if self._idle else self._known(lane, begin))
             if parked is None:
                 return None
             record = parked.record
@@ -224,6 +273,32 @@ class Turns:
             await self._lines.move(record.activity, record.id, self._key, record.spec.priority)
             self._gained.add(record.spec.priority)
             begin = parked.seq + 1
+
+    async def _named(self, lane: int, begin: int) -> Parked | None:
+        return await self._lines.first(self._key, lane, begin, self._others.get(lane, ("*",)))
+
+    async def _known(self, lane: int, begin: int) -> Parked | None:
+        entries = self._head.entries[lane]
+        while True:
+            while entries:
+                entry = entries[0]
+                if entry.seq >= begin:
+                    known = entry.seq in self._ahead
+                    parked = self._ahead[entry.seq] if known else await self._lines.parked(entry, self._key)
+                    if parked is not None:
+                        return parked
+                entries.popleft()
+            await self._fill(lane)
+            if not entries:
+                return None
+
+    async def _fill(self, lane: int) -> None:
+        head = self._head
+        found = await self._lines.some(self._key, lane, head.begin[lane], head.many)
+        if found:
+            head.entries[lane].extend(found)
+            head.begin[lane] = found[-1].seq + 1
+            head.many = min(2 * head.many, _AHEAD)
 
 
 def key_of(record: JobRecord) -> LimitKey:

@@ -18,31 +18,32 @@ has found the line without anybody who does. That one sets an alarm, and nobody 
 meanwhile. For an alarm that died with its process the supervisor's look is enough: it gives out what is due, and so the
 alarm is its own.
 
-All that goes on at one node about one key goes through a desk, which does it together.
+All that goes on at one node about one key goes through a desk, which does it together. What the desk has written last,
+and what it has read of the line, it believes until somebody else has written: so it reads the line and the records of
+those whose turn it is while it asks for the places, and the write fails if they have changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import secrets
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 
 import attrs
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
 from turnout.core.record import JobRecord
-from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.core.spec import DEFAULT_PRIORITY, is_express
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, WrongLastSequence
 from turnout.nats.messages import EXPECTED
 from turnout.nats.stream import TTL, Stream, for_seconds
 from turnout.store.limits import Limits
-from turnout.store.lines import Lines, Parked, Turns, key_of
+from turnout.store.lines import Head, Lines, Parked, Turns, key_of
 from turnout.store.names import Names
 from turnout.store.queue import SubjectTaken, WorkQueue
 from turnout.store.records import Registry, scan
@@ -55,6 +56,9 @@ _EMPTY_TTL_S = 60
 
 _TOGETHER = 100
 """So many places are handed on with one write, at most."""
+
+_RELEASED_S = 1.0
+"""So long it takes at most, mostly, until a job that was given a place has its message back."""
 
 _ALARM_S = 600.0
 """An alarm looks at the clock as often as this, at least."""
@@ -93,7 +97,7 @@ class PlaceDesks:
         self._limits = limits
         self._desks: dict[str, _Desk] = {}
         self._alarms: dict[str, asyncio.TimerHandle] = {}
-        self._ringing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.nonce = secrets.token_hex(8)
         """What it is called as the one who wakes a line."""
 
@@ -162,36 +166,62 @@ class PlaceDesks:
         """Put the message of a job that was given a place back into the stream, and take the job out of the line."""
         await self.release(await self.lines.find(record))
 
-    async def load(self, key: str) -> tuple[Places | None, int]:
-        """Who holds the places of a key, and the revision; by the word of the leader."""
+    async def load(self, key: str, known: tuple[Places | None, int] = (None, 0)) -> tuple[Places | None, int]:
+        """Who holds the places of a key, and the revision; by the word of the leader. What is `known` is not
+        decoded again."""
         stored = await self._connection.get_message(self._names.limits, last_by_subj=self._names.places(hashed(key)))
-        return (None, 0) if stored is None or not stored.data else (load_places(stored.data), stored.seq)
+        if stored is None or not stored.data:
+            return None, 0
+        return known if stored.seq == known[1] else (load_places(stored.data), stored.seq)
 
-    async def store(self, places: Places, revision: int, rule: Rule) -> None:
-        """Write them, if nobody has since they were read; WrongLastSequence."""
+    async def store(self, places: Places, revision: int, rule: Rule) -> int:
+        """Write them, if nobody has since they were read, and return the new revision; WrongLastSequence."""
         headers = {EXPECTED: str(revision)}
         if not places.holders and not places.idle:
             spent_s = min(max(0.0, places.refilled(rule) - self.now()), _LONGEST_S)
             headers[TTL] = for_seconds(_EMPTY_TTL_S + spent_s)
-        await self._connection.store(self._names.places(hashed(places.key)), dump_places(places), headers)
+        return (await self._connection.store(self._names.places(hashed(places.key)), dump_places(places), headers)).seq
 
     async def release(self, parked: Parked) -> None:
         """Put the job's message back into the stream; its place has been stored. Whoever does it twice does no harm."""
         reach("places.granted")
         record, queue = parked.record, self._queue
-        while True:
+        # The message with which it was parked is out by now, mostly, and there is nothing to be found.
+        expected = None if is_express(record.spec.lane) else 0
+        while expected is None or not await self._replaced(record, expected):
             found = await queue.find_named(record.activity, record.id, record.spec.lane)
             if found is not None and not found.message.same(record.message):
                 break  # it is there already
-            # The message with which it was parked may be on its way out yet: then it is replaced.
-            with contextlib.suppress(SubjectTaken):
-                here = None if found is None or found.message.priority != record.spec.lane else found.message
-                expected = 0 if here is None else here.seq
-                await queue.replace(record.spec, expected, 1, secrets.token_hex(8))
-                break
+            # That message may be on its way out yet: then it is replaced.
+            here = None if found is None or found.message.priority != record.spec.lane else found.message
+            expected = 0 if here is None else here.seq
         reach("places.released")
         if parked.seq:
             await self.lines.remove(parked.subject, parked.seq)
+
+    def release_soon(self, granted: Iterable[Parked]) -> None:
+        """Do so for all of these while others go on."""
+
+        async def one(parked: Parked) -> None:
+            try:
+                await self.release(parked)
+            except TurnoutError as error:  # the place is the job's; the supervisor will see that it waits still
+                logger.info("job %s has a place and is not put back yet: %s", parked.record.id, error)
+
+        for parked in granted:
+            self._keep(asyncio.get_running_loop().create_task(one(parked)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replaced(self, record: JobRecord, expected_seq: int) -> bool:
+        """Whether the job's message has been put in place of the one at this sequence."""
+        try:
+            await self._queue.replace(record.spec, expected_seq, 1, secrets.token_hex(8))
+        except SubjectTaken:
+            return False
+        return True
 
     async def rule(self, key: LimitKey) -> Rule:
         return await self._limits.rule(key)
@@ -208,9 +238,7 @@ class PlaceDesks:
 
     def _ring(self, key: LimitKey) -> None:
         del self._alarms[key.key]
-        task = asyncio.get_running_loop().create_task(self._wake(key))
-        self._ringing.add(task)
-        task.add_done_callback(self._ringing.discard)
+        self._keep(asyncio.get_running_loop().create_task(self._wake(key)))
 
     async def _wake(self, key: LimitKey) -> None:
         try:
@@ -218,15 +246,15 @@ class PlaceDesks:
         except TurnoutError as error:  # the supervisor will
             logger.info("the line of limit %s can't be woken now: %s", key.key, error)
 
+    def close(self, key: LimitKey) -> None:
+        """Nobody wants anything of this key now."""
+        self._desks.pop(key.key, None)
+
     async def _ask(self, key: LimitKey, wish: _Wish) -> Entry:
         desk = self._desks.get(key.key)
         if desk is None:
             desk = self._desks[key.key] = _Desk(self, key)
-        try:
-            return await desk.ask(wish)
-        finally:
-            if desk.idle and self._desks.get(key.key) is desk:
-                del self._desks[key.key]
+        return await desk.ask(wish)
 
 
 class _Desk:
@@ -238,10 +266,16 @@ class _Desk:
         self._loop = asyncio.get_running_loop()
         self._wishes: list[_Wish] = []
         self._task: asyncio.Task[None] | None = None
+        self._forget()
+        self._owed: Set[int] | None = None
+        """The lanes that have to be looked at again with the line, if any have: there may be room for somebody who has
+        joined it meanwhile, or nobody to wake them, or nobody knows any more that they wait there."""
 
-    @property
-    def idle(self) -> bool:
-        return self._task is None
+    def _forget(self) -> None:
+        self._known: tuple[Places | None, int] = (None, 0)
+        """Who held the places when that was read or written last. It is mostly so still."""
+        self._head = Head()
+        self._rule = Rule()
 
     async def ask(self, wish: _Wish) -> Entry:
         self._wishes.append(wish)
@@ -251,47 +285,32 @@ class _Desk:
 
     async def _work(self) -> None:
         try:
-            while self._wishes:
+            while self._wishes or self._owed is not None:
                 wishes, self._wishes = self._wishes, []
                 try:
-                    await self._fulfil(wishes)
+                    await self._round(wishes)
                 except Exception as error:  # whatever it is, those who asked are told, and ask again
+                    self._forget()
                     for wish in wishes:
                         if not wish.done.done():
                             wish.done.set_exception(error)
         finally:
             self._task = None
+            self._places.close(self._key)
             for wish in self._wishes:
                 wish.done.cancel()
 
-    async def _fulfil(self, wishes: Sequence[_Wish]) -> None:
-        """One round, and while it has made room that nobody has taken another look at the line."""
-        looks = any(wish.take is None for wish in wishes)
-        lanes = {lane for wish in wishes for lane in wish.lanes if lane != DEFAULT_PRIORITY}
-        again = await self._round(wishes, lanes, looks=looks)
-        while looks and again is not None:
-            again = await self._round((), again, looks=True)
-
-    async def _round(self, wishes: Sequence[_Wish], lanes: Set[int], *, looks: bool) -> Set[int] | None:
-        """None, or the lanes that have to be looked at again with the line: there may be room for somebody who has
-        joined it meanwhile, or nobody to wake them, or nobody knows any more that they wait there."""
+    async def _round(self, wishes: Sequence[_Wish]) -> None:
+        """Fulfil these with one write, and look at the line if anybody has made room or a look is owed."""
+        owed, self._owed = self._owed, None
+        opens = any(wish.take is None for wish in wishes)
+        lanes = {lane for wish in wishes for lane in wish.lanes if lane != DEFAULT_PRIORITY}.union(owed or ())
         while True:
-            (before, revision), rule = await asyncio.gather(
-                self._places.load(self._key.key), self._places.rule(self._key)
-            )
-            old = places = before or Places(self._key.key, self._key.name)
-            for wish in wishes:
-                if wish.leave is not None:
-                    places = (
-                        places.never_begun(wish.leave, rule, self._places.now())
-                        if wish.unused
-                        else places.without(wish.leave)
-                    )
-                if wish.idle or wish.busy:
-                    places = places.noting(wish.idle, wish.busy)
+            old, revision, rule, turns = await self._read(wishes, lanes if opens or owed is not None else None)
+            places = self._left(old, wishes, rule)
             granted: list[Parked] = []
-            if looks:
-                places, granted = await self._granted(places, rule, lanes | set(places.lanes))
+            if turns is not None:
+                places, granted = await self._granted(places, rule, turns)
             answers: list[Entry] = []
             for wish in wishes:
                 places, answer = self._taken(places, wish.take, rule)
@@ -300,40 +319,81 @@ class _Desk:
                 places = evolve(places, waker=self._places.nonce)  # until now no alarm could be set
             if places != old:
                 try:
-                    await self._places.store(places, revision, rule)
+                    revision = await self._places.store(places, revision, rule)
                 except WrongLastSequence:
+                    self._forget()
                     continue
                 reach("places.stored")
             break
+        self._known, self._rule = (places, revision), rule
         for wish, answer in zip(wishes, answers, strict=True):
             if not wish.done.done():
                 wish.done.set_result(answer)
-        for parked in granted:
-            try:
-                await self._places.release(parked)
-            except TurnoutError as error:  # the place is the job's; the supervisor will see that it waits still
-                logger.info("job %s has a place and is not put back yet: %s", parked.record.id, error)
+        self._places.release_soon(granted)
         if places.waker == self._places.nonce and not math.isinf(due := places.due(rule)):
             self._places.wake_at(self._key, due)
         room, woken = places.room(rule, self._places.now()), bool(old.waker and not places.waker)
         known = lanes | set(old.lanes)
-        return known if places != old and (room or woken or not known <= set(places.lanes)) else None
+        again = (room and (opens or granted)) or woken or not known <= set(places.lanes)
+        if turns is not None and places != old and again:
+            self._owed = known
+
+    async def _read(self, wishes: Sequence[_Wish], lanes: Set[int] | None) -> tuple[Places, int, Rule, Turns | None]:
+        """Who holds the places and what holds for them, by the word of the leader; and the line, if these lanes of it
+        are to be looked at: what was known is believed while it is asked whether that is so still."""
+        (believed, revision), turns = self._known, None
+        if lanes is not None and believed is not None:
+            left = self._left(believed, wishes, self._rule)
+            (before, found), rule, turns = await asyncio.gather(
+                self._places.load(self._key.key, self._known),
+                self._places.rule(self._key),
+                self._line(left, self._rule, lanes),
+            )
+        else:
+            (before, found), rule = await asyncio.gather(
+                self._places.load(self._key.key, self._known), self._places.rule(self._key)
+            )
+        places = before or Places(self._key.key, self._key.name)
+        if found != revision:
+            self._head, turns = Head(), None
+        if lanes is not None and turns is None:
+            turns = await self._line(self._left(places, wishes, rule), rule, lanes)
+        return places, found, rule, turns
+
+    async def _line(self, places: Places, rule: Rule, lanes: Set[int]) -> Turns:
+        """A look at the line, which is read as far as there is room."""
+        if places.idle:
+            self._head = Head()
+        turns = Turns(self._places.lines, self._key.key, lanes | set(places.lanes), places.idle, self._head)
+        if places.room(rule, self._places.now()):
+            await turns.read(min(places.free(rule), _TOGETHER))
+        return turns
+
+    def _left(self, places: Places, wishes: Sequence[_Wish], rule: Rule) -> Places:
+        """Without those who want to be free, and with what is noted."""
+        leaving = [wish.leave for wish in wishes if wish.leave is not None and not wish.unused]
+        places = places.without(*leaving) if leaving else places
+        for wish in wishes:
+            if wish.leave is not None and wish.unused:
+                places = places.never_begun(wish.leave, rule, self._places.now())
+            if wish.idle or wish.busy:
+                places = places.noting(wish.idle, wish.busy)
+        return places
 
     def _taken(self, places: Places, holder: Holder | None, rule: Rule) -> tuple[Places, Entry]:
         """With a place for this holder, if it wants one and there is one that nobody waits for."""
         if holder is None:
             return places, Entry.passed
-        promised = any(each.same_job(holder) for each in places.holders)
-        waited_for = rule.rate is not None and places.waker and not promised
+        waited_for = rule.rate is not None and places.waker and not any(map(holder.same_job, places.holders))
         taken = None if waited_for else places.taken_by(holder, rule, self._places.now())
         if taken is None:
             return places, Entry.refused
         return taken, Entry.held if rule.counts else Entry.passed
 
-    async def _granted(self, places: Places, rule: Rule, lanes: Set[int]) -> tuple[Places, list[Parked]]:
+    async def _granted(self, places: Places, rule: Rule, turns: Turns) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""
         granted: list[Parked] = []
-        turns, waker = Turns(self._places.lines, self._key.key, lanes, places.idle), places.waker
+        waker = places.waker
         while (room := places.room(rule, self._places.now())) and len(granted) < _TOGETHER:
             turn = await turns.next(places.passed)
             if turn is None:
@@ -342,8 +402,11 @@ class _Desk:
             turns.take(parked)
             record, now = parked.record, self._places.now()
             holder = Holder(record.activity, record.id, record.generation, record.begun + 1, now)
-            if not any(each.same(holder) for each in places.holders):
+            held = next((each for each in places.holders if each.same(holder)), None)
+            if held is None:
                 places = evolve(places.taken_by(holder, rule, now) or places, passed=passed)
+            elif now - held.at < _RELEASED_S:
+                continue  # whoever has let him in is at it
             granted.append(parked)
         if room or rule.rate is None or not places.vacant(rule) or await turns.next(places.passed) is None:
             waker = ""
