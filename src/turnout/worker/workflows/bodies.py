@@ -24,14 +24,12 @@ class Bodies:
 
         One for another life than `life` stays as it is: it is void, and what it names may have gone with that life.
         """
-        if life and given.life not in ("", life):
+        if not _refers(given) or (life and given.life not in ("", life)):
             return given
         body = await self.fetched(given.body)
         ending = given.ending
         if ending is not None and ending.result is not None:
             ending = attrs.evolve(ending, result=await self.fetched(ending.result))
-        if body is given.body and ending is given.ending:
-            return given
         return attrs.evolve(given, body=body, ending=ending)
 
     async def inputs(self, given: Iterable[Input]) -> tuple[Input, ...]:
@@ -39,6 +37,8 @@ class Bodies:
 
     async def of_record(self, record: Record) -> Record:
         """The record with the texts of all that a replay needs."""
+        if record.start is None and not any(map(_refers, record.inputs)):
+            return record
         inputs = await self.inputs(record.inputs)
         start = None if record.start is None else await self._of_start(record.start)
         return evolve(record, inputs=inputs, start=start)
@@ -91,6 +91,12 @@ class Bodies:
 
     async def _put(self, body: Body, what: str, owner: str, key: str) -> Body:
         return await self._payloads.put(body.text or "", what, owner, key=key)
+
+
+def _refers(given: Input) -> bool:
+    """Whether a body of the input is an object: hardly ever."""
+    result = None if given.ending is None else given.ending.result
+    return given.body.ref is not None or (result is not None and result.ref is not None)
 
 
 def _strange(given: Input, owner: str) -> bool:
