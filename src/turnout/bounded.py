@@ -20,6 +20,9 @@ async def each(call: Callable[[A], Awaitable[T]], items: Iterable[A], at_once: i
     >>> asyncio.run(each(double, range(3), at_once=2))
     [0, 2, 4]
     """
+    items = list(items)
+    if len(items) == 1:  # as most often; a task for it would cost more than many a call
+        return [await call(items[0])]
     gate = asyncio.Semaphore(at_once)
 
     async def one(item: A) -> T:
