@@ -272,6 +272,16 @@ def state_of(entry: bytes) -> WorkflowState:
     return _guarded(lambda raw: WorkflowState(fastjson.loads(raw)["state"]), entry, "a workflow's entry")
 
 
+def glance_at(entry: str) -> tuple[RecordKind, int, WorkflowState]:
+    """The kind, the number and the state that an entry tells, all else left unread. UnreadableRecord as above."""
+
+    def glance(text: str) -> tuple[RecordKind, int, WorkflowState]:
+        raw = fastjson.loads(text)
+        return _RECORD_KINDS[raw["kind"]], raw.get("number", 0), _STATES[raw["state"]]
+
+    return _guarded(glance, entry, "a workflow's entry")
+
+
 def load_entry(text: str) -> Entry:
     """The entry in a record's header. UnreadableRecord when it is none, or a newer turnout's."""
     return _guarded(_entry, text, "a workflow's entry")

@@ -47,13 +47,14 @@ def mapped(source: str, destination: str, subject: str) -> str | None:
     >>> mapped("a.*.*", "b.{{wildcard(2)}}", "a.x.y")
     'b.y'
     """
-    pattern, template = _mapping(source, destination)
+    pattern, parts = _mapping(source, destination)
     found = pattern.fullmatch(subject)
-    return found.expand(template) if found is not None else None
+    return "".join(each if isinstance(each, str) else found[each] for each in parts) if found is not None else None
 
 
 @functools.lru_cache(maxsize=64)
-def _mapping(source: str, destination: str) -> tuple[re.Pattern[str], str]:
-    """A pattern whose groups are the wildcards, and what they are put into."""
+def _mapping(source: str, destination: str) -> tuple[re.Pattern[str], list[str | int]]:
+    """A pattern whose groups are the wildcards, and what is put together: text, and the numbers of groups."""
     expression = _expression(source).replace("[^.]+", "([^.]+)")
-    return re.compile(expression), re.sub(r"\{\{wildcard\((\d+)\)\}\}", r"\\g<\1>", destination)
+    pieces = re.split(r"\{\{wildcard\((\d+)\)\}\}", destination)
+    return re.compile(expression), [int(each) if place % 2 else each for place, each in enumerate(pieces)]

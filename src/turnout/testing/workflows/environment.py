@@ -62,13 +62,13 @@ class _Watch:
     def _stored(self, message: Message) -> None:
         workflow_id = message.subject.rpartition(".")[2]
         history = self.histories.setdefault(workflow_id, [])
-        entry = wire.load_entry(message.headers[wire.ENTRY])
-        if entry.number == 0:
+        kind, number, state = wire.glance_at(message.headers[wire.ENTRY])
+        if number == 0:
             history.clear()
         history.append(message)
-        if entry.kind not in (RecordKind.stuck, RecordKind.trying):
+        if kind not in (RecordKind.stuck, RecordKind.trying):
             self._environment.went_on(workflow_id)
-        if entry.state.final and entry.kind != "deleted":
+        if state.final and kind is not RecordKind.deleted:
             self._environment.ended(workflow_id)
 
 

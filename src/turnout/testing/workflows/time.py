@@ -229,10 +229,11 @@ class Skipper:
     def _busy(self) -> bool:
         if self._network.moving or self.working:
             return True
-        streams = self._server.streams.values()
-        held = (consumer.held for stream in streams for consumer in stream.consumers.values())
+        consumers = (each for stream in self._server.streams.values() for each in stream.consumers.values())
         asleep = self.asleep()
-        return any(held) if not asleep else sum(held) > asleep
+        if not asleep:
+            return any(consumer.holds for consumer in consumers)
+        return sum(consumer.held for consumer in consumers) > asleep
 
     def begin(self) -> None:
         """Something begins that the network does not see."""
