@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
@@ -159,8 +158,8 @@ class WorkflowHandle(Generic[R]):
 
         With an id (`Cart.checkout.options(id="u1")`) it is done once, however often it is sent.
         """
-        started = await self._start_update(update, args, kwargs)
-        return await started.result()
+        given, decode = self._as_input(update, args, kwargs)
+        return await self._updater.call(self.id, self._life, given, decode)
 
     @overload
     async def start_update(
@@ -178,16 +177,16 @@ class WorkflowHandle(Generic[R]):
         What it came to is told by the handle's `result()`. WorkflowNotFound; WorkflowEnded, but an id that was answered
         is answered again.
         """
-        return await self._start_update(update, args, kwargs)
+        given, decode = self._as_input(update, args, kwargs)
+        return await self._updater.send(self.id, self._life, given, decode)
 
-    async def _start_update(
+    def _as_input(
         self, update: str | NamedUpdate | Update[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> UpdateHandle[Any]:
+    ) -> tuple[Given, Callable[[str], Any] | None]:
         name, text = named_call(update, args, kwargs)
         typed = update if isinstance(update, Update) else None
         given = given_update(name, text, None if isinstance(update, str) else update.id)
-        decode = typed.codec.decode_result if typed is not None else None
-        return await self._updater.send(self.id, self._life, given, decode)
+        return given, typed.codec.decode_result if typed is not None else None
 
     @property
     def first_update(self) -> UpdateHandle[Any]:
@@ -250,8 +249,8 @@ class WorkflowHandle(Generic[R]):
     async def watch(self) -> AsyncIterator[WorkflowInfo]:
         """The workflow now, then whenever it has changed (quick changes are coalesced), until it has ended."""
         seq = 0
-        async with contextlib.aclosing(self._reader.changes(self.id)) as changes:
-            async for stored in changes:
+        async with self._reader.listening(self.id) as notices:
+            async for stored in self._reader.changes(self.id, notices):
                 if stored.seq == seq:
                     continue
                 seq = stored.seq

@@ -106,8 +106,8 @@ class WorkflowReader:
         return await self.awaited(workflow_id, self._end(workflow_id, life))
 
     async def _end(self, workflow_id: str, life: str | None) -> Stored:
-        async with contextlib.aclosing(self.changes(workflow_id, ends_only=True)) as changes:
-            async for stored in changes:
+        async with self.listening(workflow_id, ends_only=True) as notices:
+            async for stored in self.changes(workflow_id, notices):
                 if life is not None and stored.record.life != life:
                     raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
                 if stored.record.state.final:
@@ -117,20 +117,30 @@ class WorkflowReader:
     poll_s = _POLL_S
     """How soon it is looked again where no notice has come, and how late that gets."""
 
-    async def changes(self, workflow_id: str, *, ends_only: bool = False) -> AsyncGenerator[Stored]:
-        """The newest record now, and again whenever there may be a newer one; ends never."""
+    @contextlib.asynccontextmanager
+    async def listening(self, workflow_id: str, *, ends_only: bool = False) -> AsyncIterator[Notices]:
+        """Within this block each record of the workflow is heard of, maybe only its end."""
         notices = Notices(self._store.connection, _tells_end if ends_only else None, kept_of=_entry_of)
         await notices.begin(self._store.names.recorded(workflow_id))
         try:
-            pause = self.poll_s[0]
-            while True:
-                notices.take()
-                stored = await self._unless_away(workflow_id)
-                if stored is not None:
-                    yield stored
-                pause = self.poll_s[0] if await notices.within(pause) else min(pause * 1.5, self.poll_s[1])
+            yield notices
         finally:
             await notices.end()
+
+    async def changes(self, workflow_id: str, notices: Notices, newest: Stored | None = None) -> AsyncGenerator[Stored]:
+        """The newest record now, and again whenever there may be a newer one; ends never.
+
+        `newest` was read since the notices began.
+        """
+        pause = self.poll_s[0]
+        while True:
+            if newest is None:
+                notices.take()
+                newest = await self._unless_away(workflow_id)
+            if newest is not None:
+                yield newest
+            newest = None
+            pause = self.poll_s[0] if await notices.within(pause) else min(pause * 1.5, self.poll_s[1])
 
     async def _unless_away(self, workflow_id: str) -> Stored | None:
         try:

@@ -13,9 +13,9 @@ from turnout.core.workflows.values import InputKind, WorkflowState
 from turnout.errors import InvalidState, WorkflowEnded, WorkflowNotFound
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
-from turnout.store.histories import Histories, Stored
+from turnout.store.histories import Histories, Stored, is_deleted
 from turnout.store.others import is_late
-from turnout.store.payloads import life_owner
+from turnout.store.payloads import inline, life_owner
 from turnout.store.perform import Store
 from turnout.wire import histories as wire
 
@@ -39,11 +39,23 @@ class Given:
 
 @attrs.frozen
 class Sent:
-    """An input that is stored: where it lies, and the workflow's newest record before and after that."""
+    """An input that is stored: where it lies, and the workflow's newest record after that.
+
+    No record up to `behind` has taken it.
+    """
 
     seq: int
-    before: Stored
     after: Stored
+    behind: int
+
+
+@attrs.frozen
+class Seen:
+    """A record that this client has read of an open workflow: of which life, of which name, and where it lies."""
+
+    life: str
+    name: str
+    seq: int
 
 
 class Reads:
@@ -90,6 +102,7 @@ class Sender:
         self._reads = Reads(store.histories)
         self._ends = Ends(store, Committer(store).commit)
         self._sent: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
 
     def sent(self, workflow_id: str, life: str) -> int:
         """Where the last input lies that went from here to this life, 0 if none did: a query must know of it (W12)."""
@@ -108,34 +121,56 @@ class Sender:
         return self._store.chance.nonce(12)
 
     async def send(self, workflow_id: str, life: str | None, given: Given) -> Sent:
-        """Append an input; WorkflowEnded when the end lies in front of it."""
-        before = await self._open(workflow_id, life)
-        record = before.record
-        body = await self._store.payloads.put(given.text, "input", life_owner(workflow_id, record.life))
+        """Append an input; WorkflowEnded when the end lies in front of it.
+
+        Whether the workflow is open is looked at behind the append. In front of it as well, unless this client has seen
+        that life open: sent too late it is void, as it is where the end comes between look and append (W3).
+        """
+        seen = self._seen.get(workflow_id)
+        known = seen is not None and seen.life == life and inline(given.text) is not None
+        if seen is None or not known:
+            seen = _seen(await self._open(workflow_id, life))
+        body = await self._store.payloads.put(given.text, "input", life_owner(workflow_id, seen.life))
         input_id = given.id or self.new_id()
         headers = {
-            **wire.input_headers(life=record.life, input_id=input_id),
+            **wire.input_headers(life=seen.life, input_id=input_id),
             **wire.body_headers(body),
         }
         if given.traceparent:
             headers[wire.TRACEPARENT] = given.traceparent
         data = b"" if body.ref is not None else given.text.encode()
-        seq = await self._store.inbox.append(
-            record.name, workflow_id, given.kind, data, what=given.what, headers=headers
-        )
-        self.note(workflow_id, record.life, seq)
+        seq = await self._store.inbox.append(seen.name, workflow_id, given.kind, data, what=given.what, headers=headers)
+        self.note(workflow_id, seen.life, seq)
         after = await self._reads.newest(workflow_id)
-        if after is None or await is_late(self._store.histories, after, record.life, seq, input_id):
+        if after is None or is_deleted(after) or await is_late(self._store.histories, after, seen.life, seq, input_id):
+            self._seen.pop(workflow_id, None)
+            if known:
+                self._opened(workflow_id, life, after)
             raise WorkflowEnded(f"workflow {workflow_id} has ended before the {given.kind} reached it")
-        return Sent(seq, before, after)
+        self.see(after)
+        return Sent(seq, after, after.seq if after.record.upto < seq else seen.seq)
 
     async def _open(self, workflow_id: str, life: str | None) -> Stored:
-        newest = self._reader.there(workflow_id, await self._reads.newest(workflow_id))
+        return self._opened(workflow_id, life, await self._reads.newest(workflow_id))
+
+    def _opened(self, workflow_id: str, life: str | None, newest: Stored | None) -> Stored:
+        newest = self._reader.there(workflow_id, newest)
         if life is not None and newest.record.life != life:
             raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
         if newest.record.state.final:
             raise WorkflowEnded(f"workflow {workflow_id} has ended: it is {newest.record.state}")
         return newest
+
+    def see(self, newest: Stored) -> None:
+        """Remember this record."""
+        workflow_id = newest.record.id
+        if newest.record.state.final:
+            self._seen.pop(workflow_id, None)
+            return
+        self._seen[workflow_id] = _seen(newest)
+        self._seen.move_to_end(workflow_id)
+        if len(self._seen) > SENT_KNOWN:
+            self._seen.popitem(last=False)
 
     async def resume(self, workflow_id: str, life: str | None) -> None:
         """Have a stuck workflow tried again now: by any build, where its own has no worker or got stuck with it."""
@@ -151,6 +186,7 @@ class Sender:
 
     async def terminate(self, workflow_id: str, life: str | None, reason: str) -> None:
         """End it by force. WorkflowEnded when it has ended by itself."""
+        self._seen.pop(workflow_id, None)
         await self._ends.terminate(await self._open(workflow_id, life), reason)
 
     async def delete(self, workflow_id: str) -> None:
@@ -162,3 +198,7 @@ class Sender:
                 f"workflow {workflow_id} is {state}; only an ended one can be deleted: terminate it first"
             )
         await self._ends.delete(newest)
+
+
+def _seen(newest: Stored) -> Seen:
+    return Seen(newest.record.life, newest.record.name, newest.seq)

@@ -58,6 +58,7 @@ class Starter:
                         existing = taken.newest
                     else:
                         await self._committer.commit(stored)
+                        self._sender.see(stored)
                         if ref.first is not None and stored.record.start is not None:
                             self._sender.note(workflow_id, life, stored.record.start.wake)
                         return self.handle(workflow_id, ref, life)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 import attrs
 
+from turnout.client.notices import Notices
 from turnout.client.workflows.reader import WorkflowReader
 from turnout.client.workflows.sender import Given, Sender
 from turnout.core.retry import seconds
@@ -78,9 +78,10 @@ class UpdateHandle(Generic[R]):
                 raise TimeoutError(
                     f"update {self.id} of workflow {self.workflow_id} is not answered within {limit:g} s"
                 ) from None
-        return self._value(self._answer)
+        return self.value(self._answer)
 
-    def _value(self, answer: Answer) -> R:
+    def value(self, answer: Answer) -> R:
+        """What an answer says: the value, or the error."""
         if answer.state is AnswerState.completed:
             text = answer.result.text if answer.result is not None else None
             decode = self._decode or decode_as
@@ -105,10 +106,25 @@ class Updater:
         self, workflow_id: str, life: str | None, given: Given, decode: Decode | None = None
     ) -> UpdateHandle[Any]:
         """Store an update. WorkflowNotFound; WorkflowEnded, unless an update of this id was answered before."""
-        with asking("update", given.what, workflow_id) as traceparent:
-            return await self._send(workflow_id, life, attrs.evolve(given, traceparent=traceparent), decode)
+        asked, _ = await self._send(workflow_id, life, given)
+        return UpdateHandle(self, asked, decode)
 
-    async def _send(self, workflow_id: str, life: str | None, given: Given, decode: Decode | None) -> UpdateHandle[Any]:
+    async def call(self, workflow_id: str, life: str | None, given: Given, decode: Decode | None = None) -> Any:
+        """Store an update, and wait for what it comes to. Errors: those of `send`, and of its handle's `result`.
+
+        It listens before it sends: the look behind that is the first one for the answer as well.
+        """
+        async with self._reader.listening(workflow_id) as notices:
+            asked, newest = await self._send(workflow_id, life, given)
+            answer = await self._reader.awaited(workflow_id, self._heard(asked, notices, newest))
+        return UpdateHandle(self, asked, decode).value(answer)
+
+    async def _send(self, workflow_id: str, life: str | None, given: Given) -> tuple[Asked, Stored | None]:
+        """The update as it was sent, and the newest record behind that, if it was looked at."""
+        with asking("update", given.what, workflow_id) as traceparent:
+            return await self._stored(workflow_id, life, attrs.evolve(given, traceparent=traceparent))
+
+    async def _stored(self, workflow_id: str, life: str | None, given: Given) -> tuple[Asked, Stored | None]:
         update_id = given.id or self._sender.new_id()
         try:
             sent = await self._sender.send(workflow_id, life, attrs.evolve(given, id=update_id))
@@ -116,10 +132,9 @@ class Updater:
             known = await self._answered(workflow_id, life, given) if given.id is not None else None
             if known is None:
                 raise
-            return UpdateHandle(self, known, decode)
-        behind = sent.before.seq if given.id is None else 0
-        asked = Asked(workflow_id, given.what, update_id, sent.before.record.life, sent.seq, behind)
-        return UpdateHandle(self, asked, decode)
+            return known, None
+        behind = sent.behind if given.id is None else 0
+        return Asked(workflow_id, given.what, update_id, sent.after.record.life, sent.seq, behind), sent.after
 
     def first(self, workflow_id: str, life: str, given: Given, decode: Decode | None) -> UpdateHandle[Any]:
         """The handle on an update that rode along with a start."""
@@ -138,23 +153,26 @@ class Updater:
         return await self._reader.awaited(asked.workflow_id, self._wait_for(asked))
 
     async def _wait_for(self, asked: Asked) -> Answer:
+        async with self._reader.listening(asked.workflow_id) as notices:
+            return await self._heard(asked, notices)
+
+    async def _heard(self, asked: Asked, notices: Notices, newest: Stored | None = None) -> Answer:
         behind = asked.behind
-        async with contextlib.aclosing(self._reader.changes(asked.workflow_id)) as changes:
-            async for stored in changes:
-                if stored.record.life != asked.life:
-                    raise WorkflowNotFound(f"workflow {asked.workflow_id} is gone; its id has been started again")
-                if stored.seq > behind:
-                    try:
-                        found = await self._look(asked, stored, behind)
-                    except (BrokenHistory, ConnectionError, TimeoutError, NoResponders):
-                        if self._store.connection.closed:
-                            raise
-                        continue  # records were removed meanwhile, or the server is away: look again
-                    if found is not None:
-                        return found
-                    behind = stored.seq
-                if stored.record.state.final and stored.seq <= behind:
-                    raise _never(asked, stored)
+        async for stored in self._reader.changes(asked.workflow_id, notices, newest):
+            if stored.record.life != asked.life:
+                raise WorkflowNotFound(f"workflow {asked.workflow_id} is gone; its id has been started again")
+            if stored.seq > behind:
+                try:
+                    found = await self._look(asked, stored, behind)
+                except (BrokenHistory, ConnectionError, TimeoutError, NoResponders):
+                    if self._store.connection.closed:
+                        raise
+                    continue  # records were removed meanwhile, or the server is away: look again
+                if found is not None:
+                    return found
+                behind = stored.seq
+            if stored.record.state.final and stored.seq <= behind:
+                raise _never(asked, stored)
         raise WorkflowNotFound(f"no workflow {asked.workflow_id}")
 
     async def _look(self, asked: Asked, newest: Stored, behind: int) -> Answer | None:
