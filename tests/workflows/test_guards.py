@@ -115,16 +115,19 @@ async def _stuck_or_none(client: Client, workflow_id: str) -> Any:
 
 
 async def test_code_that_cannot_be_ended() -> None:
-    """What waits in C keeps its thread; what comes after it gets another, and the trouble is told."""
-    lock = threading.Lock()
-    lock.acquire()
+    """What waits in C keeps its thread; what comes after it gets another, that is watched too, and is told."""
+    locks = [threading.Lock(), threading.Lock()]
+    for lock in locks:
+        lock.acquire()
     code = CodeThread(Limits(warn_after=0.05, fail_after=0.1, stuck_after=0.1))
-    waiting = asyncio.ensure_future(code.run(lock.acquire))
-    behind = asyncio.ensure_future(code.run(lambda: "next"))
-    with pytest.raises(HeldTooLong) as caught:
-        await waiting
-    assert caught.value.stuck
-    assert await behind == "next"
-    assert "restart this worker" in str(code.trouble)
-    lock.release()
+    waiting = [asyncio.ensure_future(code.run(lock.acquire)) for lock in locks]
+    behind = [asyncio.ensure_future(code.run(lambda: "next")) for _ in range(20)]
+    for each in waiting:
+        with pytest.raises(HeldTooLong) as caught:
+            await each
+        assert caught.value.stuck
+    assert await asyncio.gather(*behind) == ["next"] * 20
+    assert "holds 2 threads" in str(code.trouble)
+    for lock in locks:
+        lock.release()
     await code.close()

@@ -13,6 +13,7 @@ end, and the thread is of no use until the work ends by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import sys
 import threading
@@ -21,7 +22,7 @@ import traceback
 from asyncio import events
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from turnout.flow.errors import Overrun
@@ -83,13 +84,15 @@ class _Job(Generic[T]):
         "result",
         "started",
         "stuck",
+        "thread",
         "warned",
         "work",
     )
 
-    def __init__(self, work: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, work: Callable[[], T], loop: asyncio.AbstractEventLoop, thread: WorkThread) -> None:
         self.work = work
         self.loop = loop
+        self.thread = thread
         self.future: asyncio.Future[T] = loop.create_future()
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -140,16 +143,30 @@ class WorkThread:
         When the caller is cancelled, the work goes on and its result is lost. Raises `HeldTooLong`, and `LeftByExit` in
         place of SystemExit, KeyboardInterrupt and CancelledError.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(work, loop)
-        self._waiting += 1
+        job = _Job(work, asyncio.get_running_loop(), self)
+        self._give(job)
         try:
-            self._queue.put(job)
-            if self._watch is None:
-                self._watch = loop.call_later(self._check_every, self._check, loop)
             return await job.future
         finally:
-            self._waiting -= 1
+            job.thread._waiting -= 1
+
+    def hand_on(self, other: WorkThread) -> None:
+        """Give `other` the work that has not begun here: this thread is stuck."""
+        with contextlib.suppress(Empty):
+            while True:
+                job = self._queue.get_nowait()
+                if job is None:
+                    other._queue.put(None)
+                    continue
+                self._waiting -= 1
+                job.thread = other
+                other._give(job)
+
+    def _give(self, job: _Job[Any]) -> None:
+        self._waiting += 1
+        self._queue.put(job)
+        if self._watch is None:
+            self._watch = job.loop.call_later(self._check_every, self._check, job.loop)
 
     async def close(self, timeout: float = 1.0) -> bool:
         """Let the thread end after the work that it has; whether it did within `timeout` seconds."""

@@ -13,6 +13,10 @@ logger = logging.getLogger("turnout.workflow")
 
 T = TypeVar("T")
 
+AT_HAND = 8
+"""How many pieces of code the thread has at hand. With one it would wait for a turn of the loop behind each; many would
+keep the interpreter from that loop for long."""
+
 
 class CodeThread:
     """Runs one piece of workflow code at a time. Code that holds the thread is warned of, and ended.
@@ -23,7 +27,7 @@ class CodeThread:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
-        self._turn = asyncio.Lock()
+        self._room = asyncio.Semaphore(AT_HAND)
         self._lost: list[WorkThread] = []
         self._thread = self._begin()
 
@@ -32,7 +36,7 @@ class CodeThread:
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises, on that thread; HeldTooLong when it was ended, or could not be."""
-        async with self._turn:
+        async with self._room:
             return await self._thread.run(call)
 
     @property
@@ -47,8 +51,9 @@ class CodeThread:
 
     def _give_up(self, held: Held) -> None:
         logger.critical("workflow code holds its thread and can't be ended; others get a new one\n%s", held.stack)
-        self._lost.append(self._thread)
-        self._thread = self._begin()
+        lost, self._thread = self._thread, self._begin()
+        self._lost.append(lost)
+        lost.hand_on(self._thread)
 
 
 def _warn(held: Held) -> None:
