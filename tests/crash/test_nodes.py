@@ -15,7 +15,7 @@ import pytest
 from tests.crash.activities import bystand, poison, steps, wait_for
 from tests.crash.fleet import TTL_S, Fleet, Process
 from tests.crash.scene import leads
-from tests.support.waiting import until
+from tests.support.waiting import letters, until
 from turnout import Client, JobFaulted, JobInfo, JobState
 from turnout.testing import NatsServer
 
@@ -135,7 +135,7 @@ async def test_poison_is_faulted_with_no_worker_left(turnout_client: Client, fle
     info = await handle.info()
     assert [a.outcome for a in info.attempts] == ["lost"] * 3
     assert info.reason == "lost"
-    [letter] = [fault async for fault in turnout_client.faults()]
+    [letter] = await letters(turnout_client, 1)
     assert (letter.id, len(letter.attempts)) == (handle.id, 3)
     state = await turnout_client.store.connection.api(f"STREAM.INFO.{turnout_client.namespace}_work")
     assert state["state"]["messages"] == 0

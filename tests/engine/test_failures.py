@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.engine.odd_failures import KINDS, SECRET, in_process, in_thread, on_the_loop
+from tests.support.waiting import letters
 from turnout import Client, JobFaulted, JobInfo, RetryPolicy, Worker, activity
 from turnout.cli.serve import run_to_the_end
 from turnout.core.failure import ErrorInfo, Failure
@@ -98,7 +99,7 @@ async def test_errors_are_redacted_before_anybody_sees_them(turnout_client: Clie
         with pytest.raises(JobFaulted) as caught:
             await handle.result(timeout=10)
         bad = caught.value.info
-        told = [fault async for fault in turnout_client.faults()]
+        told = await letters(turnout_client, 2)
     assert info.error is not None
     assert bad.error is not None
     assert info.error.message == "card **** is refused"

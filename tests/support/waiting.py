@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-from turnout import Client
+from turnout import Client, FaultInfo
 
 T = TypeVar("T")
 
@@ -30,6 +30,16 @@ async def listed(client: Client, count: int, **filters: Any) -> list[str]:
     async def all_there() -> list[str] | None:
         ids = [info.id async for info in client.jobs(**filters)]
         return ids if len(ids) == count else None
+
+    return await until(all_there) or []
+
+
+async def letters(client: Client, count: int) -> list[FaultInfo]:
+    """The dead letters, as soon as there are so many: each is written behind the record that tells of the end."""
+
+    async def all_there() -> list[FaultInfo] | None:
+        found = [letter async for letter in client.faults()]
+        return found if len(found) == count else None
 
     return await until(all_there) or []
 
