@@ -32,7 +32,7 @@ from turnout import (
     workflow,
 )
 from turnout.core.workflows.standing import Standing, stand
-from turnout.core.workflows.values import CommandKind
+from turnout.core.workflows.values import CommandKind, InputKind
 from turnout.errors import ServerUnavailable
 from turnout.store.histories import Stored
 from turnout.store.inbox import Wakeup
@@ -583,3 +583,38 @@ async def test_what_a_local_activity_can_not_have(client: Client) -> None:
     assert error is not None
     assert "limited has limits" in error.message
     await by_name.terminate()
+
+
+@activity
+async def short() -> int:
+    await asyncio.sleep(0.01)
+    return 1
+
+
+@workflow
+async def row(beside: bool) -> int:
+    """Twenty local activities one after the other, and a job that is asked for before them."""
+    job = asyncio.ensure_future(double(1)) if beside else None
+    await asyncio.sleep(0)
+    ended = [await short.options(local=True)() for _ in range(20)]
+    return sum(ended) + (0 if job is None else await job)
+
+
+@pytest.mark.parametrize(
+    ("beside", "next_s", "longest_s", "most"),
+    [(False, 5.0, 30.0, 20), (False, 5.0, 0.05, 5), (True, 0.05, 30.0, 5)],
+    ids=["a row", "a long row", "beside a job"],
+)
+async def test_a_row_of_quick_ones_is_one_record(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, beside: bool, next_s: float, longest_s: float, most: int
+) -> None:
+    """Their ends go into the record that asks for the first, until it has taken long, or a job waits for it."""
+    monkeypatch.setattr("turnout.worker.workflows.locals.TOGETHER_S", next_s)
+    monkeypatch.setattr("turnout.worker.workflows.locals.LONGEST_S", longest_s)
+    async with own_namespace(server) as client, Worker(client, activities=[short, double], workflows=[row]):
+        handle = await client.start(row, beside)
+        assert await handle.result(timeout=20) == (22 if beside else 20)
+        records = [each.record for each in await records_of(client, handle.id)]
+    ended = [sum(given.kind is InputKind.done for given in record.inputs) for record in records]
+    assert max(ended[:2]) <= most
+    assert (ended == [0, 20]) == (most == 20)

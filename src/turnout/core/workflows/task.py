@@ -155,6 +155,8 @@ class Draft:
         self.unreceived: tuple[Input, ...] = ()
         self.wake = 0
         """The input that is kept for the local activities that are asked for here (W15)."""
+        self.asks_for_locals_alone = True
+        """Whether nothing that is asked for or answered here has to wait for the record, but local activities."""
         self._progress = Progress(self.pending, self.seen)
         self._bytes = 0
 
@@ -190,6 +192,8 @@ class Draft:
             await_end(self.pending, command)
         self.commands += turn.commands
         self.answers += turn.answers
+        if turn.answers or any(command.kind is not CommandKind.local for command in turn.commands):
+            self.asks_for_locals_alone = False
         self.patches += turn.patches
         self.labels = self.labels if turn.labels is None else turn.labels
         self.details = self.details if turn.details is None else turn.details
@@ -209,6 +213,7 @@ class Draft:
         if at is not None and not self.standing.delayed:
             self.commands.append(Command(DELAY, CommandKind.timer, at=at, since=now))
             self.pending[DELAY] = self.commands[-1]
+            self.asks_for_locals_alone = False
 
     # --- the record -----------------------------------------------------------------------------------------------
 

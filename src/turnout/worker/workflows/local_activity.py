@@ -103,6 +103,7 @@ class LocalActivity:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._record = tried or self._unbegun()
+        self._span_id = command_span_id_of(of.life, of.run, command.id) if of.trace_id else ""
         self._token = Token(around.node, 1, 0, "")
         self._reason: StopReason | None = None
         self._timeout_message = ""
@@ -211,7 +212,7 @@ class LocalActivity:
             node=self._around.node,
             submitted_at=record.spec.submitted_at,
             trace_id=record.spec.trace_id,
-            span_id=self._span_id if record.spec.trace_id else "",
+            span_id=self._span_id,
             workflow=self._of.id,
             workflow_name=self._of.name,
             workflow_run=self._of.run,
@@ -220,10 +221,6 @@ class LocalActivity:
         if self._around.client is not None:
             context.provide(self._around.client)
         return context
-
-    @property
-    def _span_id(self) -> str:
-        return command_span_id_of(self._of.life, self._of.run, self._command.id)
 
     def _parent(self) -> context_api.Context:
         """The span of this local activity, which is told when its end is recorded."""

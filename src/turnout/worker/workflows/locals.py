@@ -44,7 +44,10 @@ LOOKS = 16
 """How many workflows are looked at at once."""
 
 TOGETHER_S = 0.01
-"""For how long a task waits for the local activities that it asks for, to take their ends along."""
+"""For how long a task waits for the next end of the local activities that it asks for, to take it along."""
+
+LONGEST_S = 0.05
+"""For how long it takes such ends where it asks for nothing else, which would have to wait for its record."""
 
 Apply = Callable[[Input], Turn]
 RunOnThread = Callable[[Callable[[], None]], Awaitable[None]]
@@ -89,6 +92,11 @@ class _Line:
     def asleep(self) -> bool:
         """Whether all that is left to happen is that some time goes by."""
         return bool(self.works) and not self.results and all(work.activity.asleep for work in self.works.values())
+
+    @property
+    def awake(self) -> bool:
+        """Whether code of any runs."""
+        return any(not work.activity.asleep for work in self.works.values())
 
     def found(self) -> list[Input]:
         """What has come since the last time."""
@@ -168,32 +176,41 @@ class Locals:
 
         `run` has the thread of the workflows' code do something, `apply` gives the code an input.
         """
-        draft, until = done.draft, asyncio.get_running_loop().time() + TOGETHER_S
+        draft, now = done.draft, asyncio.get_running_loop().time
         line = self._line(draft.standing) or self._new_line(draft.standing)
+        apply, began, looked = self.checking(apply), now(), 0
         line.in_task = True
         try:
             while done.broken is None and not draft.full:
-                given = await self._news(line, draft.locals, until)
+                longest = LONGEST_S if draft.asks_for_locals_alone else TOGETHER_S
+                until = min(now() + TOGETHER_S, began + longest)
+                if now() >= until:
+                    return
+                self._begin_new(line, draft.commands[looked:], draft.pending)
+                looked = len(draft.commands)
+                given = await self._news(line, until)
                 if not given:
                     return
-                await run(functools.partial(apply_more, done, given, self.checking(apply)))
+                await run(functools.partial(apply_more, done, given, apply))
         finally:
             line.in_task = False
 
-    async def _news(self, line: _Line, commands: Iterable[Command], until: float) -> list[Input]:
-        """Run these as well; what comes of any by then (the loop's time), nothing when it is too late for that."""
-        if asyncio.get_running_loop().time() >= until:
-            return []
+    def _begin_new(self, line: _Line, commands: Iterable[Command], pending: Collection[str]) -> None:
         for command in commands:
-            if command.id not in self._in_hand(line) and not self._draining:
+            wanted = command.kind is CommandKind.local and command.id in pending
+            if wanted and command.id not in line.works and not self._draining:
                 self._begin(line, command, None)
-        while not (found := line.found()) and any(not work.activity.asleep for work in line.works.values()):
+
+    async def _news(self, line: _Line, until: float) -> list[Input]:
+        """What has come of any by then (the loop's time); nothing when all of them only wait for some time to go by."""
+        loop = asyncio.get_running_loop()
+        while not (found := line.found()) and line.awake and loop.time() < until:
             line.news.clear()
+            late = loop.call_at(until, line.news.set)
             try:
-                async with asyncio.timeout_at(until):
-                    await line.news.wait()
-            except TimeoutError:
-                return line.found()
+                await line.news.wait()
+            finally:
+                late.cancel()
         return found
 
     def heard(self, record: Record) -> None:
