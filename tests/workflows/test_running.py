@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -45,6 +45,7 @@ from turnout import (
     WorkflowTerminated,
 )
 from turnout.testing import replay
+from turnout.worker.workflows.code import CodeThread
 
 
 @pytest.fixture
@@ -290,6 +291,26 @@ async def test_what_it_waits_for_is_shown(client: Client, worker: Worker) -> Non
     (told,) = await until(waiting)
     assert told.startswith("signal decision definitions.py:")
     assert told.endswith(" approval")
+
+
+async def test_a_begin_has_the_thread_of_the_code_once(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without a history has nothing to be led through: its first task is all that the thread is waited for."""
+    run, ran = CodeThread.run, list[int]()
+
+    async def counted(self: CodeThread, call: Callable[[], object]) -> object:
+        ran.append(1)
+        return await run(self, call)
+
+    monkeypatch.setattr(CodeThread, "run", counted)
+    handle = await client.start(approval)
+
+    async def waits() -> bool:
+        return bool((await handle.info()).waiting)
+
+    await until(waits)
+    assert len(ran) == 1
 
 
 async def test_deleting(client: Client, worker: Worker) -> None:

@@ -41,7 +41,7 @@ from turnout.worker.workflows.local_activity import surroundings
 from turnout.worker.workflows.locals import LocalActivityMissing, Locals
 from turnout.worker.workflows.pins import Pins
 from turnout.worker.workflows.queries import Answering, RunsCode
-from turnout.worker.workflows.replay import replay
+from turnout.worker.workflows.replay import replayed
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_inputs
 from turnout.worker.workflows.verdicts import ends_at_once, ends_locals, is_plain_news, void_among
@@ -384,7 +384,7 @@ class Driver:
         workflow = self._workflows[standing.newest.name]
         recorded = [await self._bodies.of_record(each.record) for each in records]
         began = time.monotonic()
-        instance = await self._code.run(lambda: replay(workflow, recorded, standing, self._views))
+        instance = await replayed(self._code.run, workflow, recorded, standing, self._views)
         source: workflow_metrics.Source = "replay" if standing.begun else "begin"
         workflow_metrics.loaded(workflow.name, source, time.monotonic() - began)
         return instance

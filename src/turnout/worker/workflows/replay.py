@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from turnout.core.workflows.shared import as_task, steps_of
@@ -48,6 +49,18 @@ def replay(workflow: Workflow[..., Any], records: Sequence[Record], standing: St
         raise
     instance.replaying = False
     return instance
+
+
+async def replayed(
+    run: Callable[[Callable[[], Instance]], Awaitable[Instance]],
+    workflow: Workflow[..., Any],
+    records: Sequence[Record],
+    standing: Standing,
+    views: Views,
+) -> Instance:
+    """What `replay` gives; it is left to `run`, which has the thread of the code, if any code runs in it."""
+    call = functools.partial(replay, workflow, records, standing, views)
+    return call() if len(records) == 1 and not forks(records[0]) else await run(call)
 
 
 def _replay_shared(instance: Instance, record: Record) -> None:
