@@ -39,6 +39,7 @@ from turnout.store.inbox import Wakeup
 from turnout.testing import NatsServer, WorkflowEnvironment, replay
 from turnout.testing.fixtures import own_namespace
 from turnout.worker.workflows import local_activity
+from turnout.worker.workflows.code import CodeThread
 from turnout.worker.workflows.driver import Driver
 from turnout.worker.workflows.locals import Locals
 from turnout.worker.workflows.settling import Settling
@@ -94,6 +95,13 @@ async def third_time() -> list[object]:
     if job.attempt < 3:
         raise ValueError("not yet")
     return [job.attempt, job.id, job.cancel_reason, dict(job.labels)]
+
+
+@activity(retry=QUICK)
+async def slow_in_the_end() -> None:
+    if current_job().attempt < 3:
+        raise ValueError("not yet")
+    await asyncio.sleep(0.08)
 
 
 @activity
@@ -196,6 +204,11 @@ async def caught() -> list[str]:
             info = fault.info
             seen.append(f"{info.activity} {info.state} {info.reason} {info.attempt} {info.error.type}")
     return seen
+
+
+@workflow
+async def ends_late() -> None:
+    await slow_in_the_end.options(local=True)()
 
 
 @workflow
@@ -480,6 +493,32 @@ async def test_what_ends_while_its_worker_stops_is_on_record(
             await worker.stop(grace=0)
         assert given == []
         assert await handle.result(timeout=20) == "told"
+
+
+async def test_what_came_in_a_task_stands_before_what_comes_behind_it(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both attempts that failed are recorded: the second while the task took the first, the end while it was stored."""
+    run, append = CodeThread.run, Driver._append
+
+    async def slow_run(self: CodeThread, call: Callable[[], object]) -> object:
+        found = await run(self, call)
+        await asyncio.sleep(0.05)
+        return found
+
+    async def slow_append(self: Driver, *args: Any) -> Standing:
+        await asyncio.sleep(0.15)
+        return await append(self, *args)
+
+    monkeypatch.setattr("turnout.worker.workflows.locals.LONGEST_S", 0.04)
+    monkeypatch.setattr("turnout.worker.workflows.locals.TOGETHER_S", 0.04)
+    async with own_namespace(server) as client:
+        async with Worker(client, activities=[slow_in_the_end], workflows=[ends_late]):
+            monkeypatch.setattr(CodeThread, "run", slow_run)
+            monkeypatch.setattr(Driver, "_append", slow_append)
+            handle = await client.start(ends_late)
+            await handle.result(timeout=20)
+        assert [event.kind for event in await handle.history()].count("tried") == 2
 
 
 async def test_another_worker_runs_it_again(server: NatsServer) -> None:

@@ -179,21 +179,18 @@ class Locals:
         draft, now = done.draft, asyncio.get_running_loop().time
         line = self._line(draft.standing) or self._new_line(draft.standing)
         apply, began, looked = self.checking(apply), now(), 0
-        line.in_task = True
-        try:
-            while done.broken is None and not draft.full:
-                longest = LONGEST_S if draft.asks_for_locals_alone else TOGETHER_S
-                until = min(now() + TOGETHER_S, began + longest)
-                if now() >= until:
-                    return
-                self._begin_new(line, draft.commands[looked:], draft.pending)
-                looked = len(draft.commands)
-                given = await self._news(line, until)
-                if not given:
-                    return
-                await run(functools.partial(apply_more, done, given, apply))
-        finally:
-            line.in_task = False
+        line.in_task = True  # until its record is there (`follow`): what comes now is given behind what came before
+        while done.broken is None and not draft.full:
+            longest = LONGEST_S if draft.asks_for_locals_alone else TOGETHER_S
+            until = min(now() + TOGETHER_S, began + longest)
+            if now() >= until:
+                return
+            self._begin_new(line, draft.commands[looked:], draft.pending)
+            looked = len(draft.commands)
+            given = await self._news(line, until)
+            if not given:
+                return
+            await run(functools.partial(apply_more, done, given, apply))
 
     def _begin_new(self, line: _Line, commands: Iterable[Command], pending: Collection[str]) -> None:
         for command in commands:
@@ -243,7 +240,7 @@ class Locals:
             if not wanted:
                 return list(wakeups)
             line = self._new_line(standing)
-        line.seq = standing.seq
+        line.seq, line.in_task = standing.seq, False
         self._stop_others(line, wanted)
         line.results = [each for each in line.results if each.input.what in wanted and each.input not in taken]
         left = self._keep(line, standing, wakeups)
