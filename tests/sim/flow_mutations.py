@@ -196,7 +196,7 @@ RULES: dict[str, Tooth] = {
     "W2 newest": Tooth("effects are lost behind the next record", ("U13",), crashes("g", "as"), nothing_made_sure_of),
     "W2 again": Tooth("effects of the last record are lost", ("U13",), crashes("a", "T"), effects_not_repeated),
     "W2 own run": Tooth("an end of the run before spares a command", ("U13",), crashes("tna"), any_end_counts),
-    "W2 taken": Tooth("a signal is refused that was taken", ("F2",), crashes("o"), ended_is_refused),
+    "W2 taken": Tooth("a signal is refused that was taken", ("F2",), crashes("o", seeds=10), ended_is_refused),
     "W2 outcomes": Tooth("who signals waits for ever", ("U13",), quiet("o"), taken_untold),
     "W3 covered": Tooth(
         "a wake-up goes without its input", ("F4", "U13"), quiet("Tnrrrrrrrrr", faults=FROZEN), all_wakeups_acknowledged
