@@ -93,7 +93,7 @@ async def long_one(path: str, number: int, rounds: int) -> int:
     total = 0
     for which in range(rounds):
         total += await step(path, number, which)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
     return total
 
 

@@ -31,10 +31,10 @@ WORKERS = 3
 PAUSE_S = (0.5, 2.0)
 """Between two kills, at random within."""
 
-LONG_ONES = 12
-ROUNDS = 8
-RESTARTS = 6
-AWAY_S = 20
+LONG_ONES = 50
+ROUNDS = 40
+RESTARTS = 20
+AWAY_S = 60
 
 
 async def started(client: Client, path: Path, number: int) -> int:
@@ -115,7 +115,7 @@ async def test_every_workflow_ends_once_whoever_is_killed(tmp_path: Path, capsys
         print(f"{done.total()} effects of {len(records)} steps; {time.monotonic() - began:.0f} s")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(500)
 async def test_rolling_restarts_under_long_workflows(fleet: Fleet, turnout_client: Client, tmp_path: Path) -> None:
     """Workers that are stopped in order, one after the other, hand over what they have: no step is lost or delayed."""
     lines = tmp_path / "lines"
@@ -124,7 +124,7 @@ async def test_rolling_restarts_under_long_workflows(fleet: Fleet, turnout_clien
     for turn in range(RESTARTS):
         workers.append(await fleet.start(f"r{turn}"))
         assert await workers.pop(0).terminate() == 0
-    results = await asyncio.gather(*(handle.result(timeout=100) for handle in handles))
+    results = await asyncio.gather(*(handle.result(timeout=300) for handle in handles))
     assert results == [10 * number * ROUNDS + sum(range(ROUNDS)) for number in range(LONG_ONES)]
     records = await steps_on_record(turnout_client)
     assert len(records) == LONG_ONES * ROUNDS
@@ -151,9 +151,9 @@ async def test_timers_that_are_due_while_nothing_lives(fleet: Fleet, turnout_cli
     assert all(2.0 + number / 10 <= seconds for number, seconds in enumerate(slept))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_workflows_outlast_a_server_that_is_away(tmp_path: Path) -> None:
-    """The server is away for 20 s. Meanwhile timers fall due, activities end, words are sent by a client that tries
+    """The server is away for a minute. Meanwhile timers fall due, activities end, words are sent by a client that tries
     again, and of one namespace the only worker is killed: each workflow ends once, with the right result."""
     gate, lines = tmp_path / "gate", tmp_path / "lines"
     with NatsServer() as server:
