@@ -13,9 +13,10 @@ from tests.support.waiting import until
 from tests.workflows.definitions import double
 from turnout import Client, Worker, WorkflowState, current_workflow, workflow
 from turnout.client.workflows.handle import AnyWorkflowHandle
-from turnout.core.workflows.values import InputKind
+from turnout.core.workflows.values import InputKind, key_of
 from turnout.nats.stream import Stream, kv_stream
 from turnout.supervisor.histories import HistoryWalk
+from turnout.wire.histories import ENTRY
 
 
 @workflow(name="lost_child")
@@ -225,6 +226,26 @@ async def test_nothing_is_lost(client: Client) -> None:
         before = await sizes(client)
         assert await walk(client) == 0
         assert await sizes(client) == before
+
+
+async def test_what_is_made_up_keeps_nobody(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """What somebody else has put among histories and records stops no walk: the others are looked after."""
+    names, connection = client.store.names, client.store.connection
+    entry = '{"v": 1, "kind": "task", "state": "running", "name": ">", "number": 1, "life": "*", "at": 1}'
+    await connection.store(names.records("bad"), b"{", {ENTRY: entry})
+    async with working(client):
+        handle = await client.start(doubler, 1)
+        life = await waiting_for(client, handle, "activity")
+    history = await client.store.histories.newest(handle.id)
+    assert history is not None
+    job = key_of(handle.id, life, 1, history.record.commands[0].id)
+    await connection.store(names.record("double", job), b"{", {})
+    other = await client.start(listener)
+    await lose_inputs(client, "lost_listener", other.id)
+    with caplog.at_level(logging.INFO, "turnout.supervisor"):
+        assert await walk(client) == 1
+        assert await walk(client) == 0
+    assert "can't be looked at together" in caplog.text
 
 
 async def sizes(client: Client) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from turnout.core.frozen import frozen
 from turnout.core.spec import Body
@@ -18,6 +18,7 @@ from turnout.core.workflows.values import Record, RecordKind
 from turnout.errors import OutcomeUnknown, ServerUnavailable, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED, Message
+from turnout.nats.pages import newest_of
 from turnout.nats.stream import Stream
 from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
@@ -160,6 +161,13 @@ class Histories:
                 yield workflow_id, entry
         finally:
             await subscription.close()
+
+    async def entries_of(self, ids: Iterable[str]) -> list[tuple[str, histories.Entry]]:
+        """The entries of these workflows. May be a moment old."""
+        subjects = {self._names.records(key).encode(): key for key in ids}
+        newest = await newest_of(self._connection, self._names.history, map(bytes.decode, subjects))
+        entries = ((subjects[subject], read_entry(raw.parsed())) for subject, raw in newest.items())
+        return [(key, entry) for key, entry in entries if entry is not None]
 
     async def _list_to(self, inbox: str) -> int:
         """Have the server send the newest record of every subject, without its body; how many there are."""

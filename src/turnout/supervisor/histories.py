@@ -8,12 +8,12 @@ alone: the input that it keeps is the only one that may run it again (W15).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import attrs
 
-from turnout import wire
 from turnout.bounded import each as for_each
 from turnout.core.spec import Asker
 from turnout.core.workflows.effects import (
@@ -43,17 +43,22 @@ from turnout.core.workflows.values import (
     token_of,
 )
 from turnout.errors import TurnoutError
+from turnout.nats.boottime import boottime
+from turnout.nats.messages import level_of
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.perform import Performer, Store
+from turnout.wire import load_brief
 from turnout.wire.histories import Entry
 
 logger = logging.getLogger("turnout.supervisor")
 
 _PAGE = 200
 _AT_ONCE = 8
+_REST = 4.0
+"""After each page it rests for so many times as long as that took."""
 
 
 @attrs.frozen
@@ -74,11 +79,13 @@ class HistoryWalk:
 
     async def walk(self) -> int:
         """Put back what is missing; of how many workflows something was. Errors are those of the connection."""
-        old = [(key, entry) async for key, entry in self._store.histories.entries() if self._is_old(entry.at)]
+        old = [key async for key, entry in self._store.histories.entries() if self._is_old(entry.at)]
         mended = 0
         for begin in range(0, len(old), _PAGE):
+            began = boottime()
             suspects = await self._suspects(old[begin : begin + _PAGE])
             mended += sum(await for_each(self._see_to, suspects, _AT_ONCE))
+            await asyncio.sleep(_REST * (boottime() - began))
         return mended
 
     def _is_old(self, at: float) -> bool:
@@ -86,16 +93,27 @@ class HistoryWalk:
 
     # --- at a glance --------------------------------------------------------------------------------------------------
 
-    async def _suspects(self, page: Sequence[tuple[str, Entry]]) -> list[str]:
+    async def _suspects(self, ids: Sequence[str]) -> Sequence[str]:
         """Those whose entry does not show that all they wait for is there: most sleepers cost no read of their own."""
+        try:
+            page = await self._store.histories.entries_of(ids)
+            there = await self._there(page)
+            return [key for key, entry in page if not self._in_order(key, entry, there)]
+        except Exception as error:  # an entry that somebody else has made up: one by one it keeps no other
+            logger.info("a page of workflows can't be looked at together: %s", error)
+            return ids
+
+    async def _there(self, page: Sequence[tuple[str, Entry]]) -> set[bytes]:
+        """The subjects of what they wait for that is there: timers, and jobs that have not ended."""
         names, connection = self._store.names, self._store.connection
         timers = {subject for key, entry in page for subject in self._timers(key, entry)}
         jobs = [self._job(key, entry, wait) for key, entry in page for wait in _of_kind(entry, WaitKind.activity)]
         there = {*await newest_of(connection, names.inbox, timers)}
         there |= {*await newest_of(connection, names.work, {names.jobs(*job) for job in jobs})}
         records = await newest_of(connection, kv_stream(names.jobs_bucket), {names.record(*job) for job in jobs})
-        there |= {subject for subject, raw in records.items() if raw.data and not wire.load_brief(raw.data).state.final}
-        return [key for key, entry in page if not self._in_order(key, entry, there)]
+        return there | {
+            subject for subject, raw in records.items() if raw.data and not load_brief(raw.data).state.final
+        }
 
     def _in_order(self, key: str, entry: Entry, there: set[bytes]) -> bool:
         if entry.state.final:
@@ -136,8 +154,11 @@ class HistoryWalk:
         try:
             return await self._mend(workflow_id)
         except TurnoutError as error:
-            logger.info("workflow %s can't be looked after now: %s", workflow_id, error)
-            return False
+            level = level_of(error, logging.INFO)
+            logger.log(level, "workflow %s can't be looked after now: %s", workflow_id, error)
+        except Exception:
+            logger.exception("the supervisor has stumbled over workflow %s, it goes on", workflow_id)
+        return False
 
     async def _mend(self, workflow_id: str) -> bool:
         newest = await self._store.histories.newest(workflow_id)
