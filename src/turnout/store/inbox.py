@@ -32,6 +32,7 @@ class Wakeup:
 
     `given` is None for what is no input at all. `number` counts hand-overs, `ack` settles it. A bare start has no `id`.
     What never lay in the inbox has `seq` 0: the end of a local activity (W15), or of a job that was `handed_over` (W4).
+    `passed_on`: another node was handed it, and has left it to this one (W11).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Wakeup:
     data: bytes = b""
     headers: dict[str, str] | None = None
     handed_over: bool = False
+    passed_on: bool = False
 
 
 @frozen

@@ -220,6 +220,10 @@ class Names:
         """Where workers of a build take what others were handed of the runs that are pinned to it."""
         return f"{self.ns}.pinned.{workflow}.{_token(build)}"
 
+    def home(self, node: str) -> str:
+        """Where a node takes what others were handed of the workflows that it has in memory."""
+        return f"{self.ns}.home.{_token(node)}"
+
     def input_of(self, subject: str) -> tuple[str, str, str, str] | None:
         """The workflow, id, kind and what that a subject of the inbox names; None for any other.
 

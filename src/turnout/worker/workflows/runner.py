@@ -25,7 +25,7 @@ from turnout.worker.workflows.calls import Views
 from turnout.worker.workflows.code import CodeThread
 from turnout.worker.workflows.dispatch import ASKED, Dispatcher
 from turnout.worker.workflows.driver import Driver, DriverOptions
-from turnout.worker.workflows.pins import PinServer
+from turnout.worker.workflows.passing import Taker
 from turnout.worker.workflows.queries import QueryServer
 
 logger = logging.getLogger("turnout.workflow")
@@ -58,7 +58,11 @@ class WorkflowRunner:
         self.handover.has = self._driver.has
         self.handover.at_work = self._dispatcher.is_at_work
         self.handover.give = self._dispatcher.receive
-        self._pinned = PinServer(store, workflows if own else (), own, self._dispatcher.receive)
+        self._taker = Taker(
+            *(store, workflows, self._dispatcher.receive),
+            shared=[store.names.pinned(name, own) for name in workflows] if own else (),
+            own=store.names.home(options.node),
+        )
         self._pullers = {name: self._puller(name) for name in workflows}
         self._dispatcher.on_room = self._room
         self._loops: list[asyncio.Task[None]] = []
@@ -74,7 +78,7 @@ class WorkflowRunner:
         for puller in self._pullers.values():
             await puller.start()
         await self._queries.start()
-        await self._pinned.start()
+        await self._taker.start()
         pulling = [
             asyncio.create_task(puller.run(), name=f"that pulls workflow {name}")
             for name, puller in self._pullers.items()
@@ -128,7 +132,7 @@ class WorkflowRunner:
         Local activities that run may end for up to `grace_s`, and no longer than they are for.
         """
         self.drain()
-        await self._pinned.stop()
+        await self._taker.stop()
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
         await self._locals.end_within(min(grace_s, LOCALS_END_S))
         await self._dispatcher.all_done()
