@@ -224,7 +224,7 @@ class Caller:
         if of == "bare":
             client.store.connection.send(self.sim.names.bare(ACTIVITY), b'{"life":"%s"}' % life.encode())
             return
-        ref = self.sim.nodes[0].activity.options(
+        ref = code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits).options(
             id=job_id,
             if_exists=if_exists,
             expires_in=25.0 if of == "expiring" else None,
@@ -243,7 +243,7 @@ class Caller:
 
     async def _submit_blindly(self, client: Client, job_id: str) -> None:
         """The look at what is there was before anything was, as when two submit at once."""
-        text = self.sim.nodes[0].activity.bind(life=f"{job_id}#{self.sim.next_life()}")
+        text = code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits).bind(life=f"{job_id}#{self.sim.next_life()}")
         store = client.store
         spec = JobSpec(job_id, ACTIVITY, submitted_at=store.connection.now(), payload=Body(text=text, size=len(text)))
         event = Submitted(spec=spec, nonce=f"beside{self.sim.next_life()}")

@@ -321,7 +321,8 @@ class Simulation:
         self._play += 1
         self.effects = self.crashes = 0
         self.note(f"---- {plan}")
-        self.nodes = [node for node in self.nodes if node.host.alive]
+        # One that is dead is kept until another one takes its place.
+        self.nodes = list({node.number: node for node in self.nodes}.values())
         self.connections = [connection for connection in self.connections if connection.host.alive]
         for number, (kind, script) in enumerate(plan.jobs):
             self._scripts[self._name(number)] = list(script)
