@@ -30,6 +30,7 @@ from turnout.core.events import PriorityRequested
 from turnout.core.lifecycle import decide
 from turnout.store.consumers import consumer_of
 from turnout.store.perform import Performer
+from turnout.store.topology import Topology
 from turnout.supervisor.apply import Applier
 from turnout.supervisor.owners import Owners
 from turnout.supervisor.records import Records
@@ -187,6 +188,24 @@ def test_what_is_no_priority_is_refused_at_the_call(priority: Any) -> None:
     with pytest.raises(InvalidValue, match=r"from 1 .first. to 5 .last., not"):
         activity(name="other", priority=priority)(step.fn)
     assert step.options(priority=None).priority is None
+
+
+async def test_a_lane_that_is_slow_to_begin_is_waited_for(
+    turnout_client: Client, turnout_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker starts, and is ready for lower lanes before it is for the highest one: nothing of those begins."""
+    ensure_consumer = Topology.ensure_consumer
+
+    async def slowly(self: Topology, name: str, options: Any, lane: int = 3, **more: Any) -> Any:
+        await asyncio.sleep(0.2 if lane == 1 else 0.0)
+        return await ensure_consumer(self, name, options, lane, **more)
+
+    monkeypatch.setattr(Topology, "ensure_consumer", slowly)
+    for priority in (3, 2, 1):
+        await turnout_client.submit(step.options(priority=priority), str(priority))
+    async with turnout_worker(step):
+        await ended(turnout_client, 3)
+    assert started == ["1", "2", "3"]
 
 
 async def test_a_waiting_job_gets_another_priority(turnout_client: Client, turnout_worker: Any) -> None:

@@ -13,6 +13,7 @@ from turnout.client.client import Client
 from turnout.core.catalog import NodeInfo
 from turnout.core.events import Submitted
 from turnout.core.spec import Body, JobSpec
+from turnout.definition.activity import Activity
 from turnout.definition.options import IfExists
 from turnout.errors import InvalidState, JobExists, JobNotFound, TurnoutError
 from turnout.nats.connection import ConnectOptions
@@ -219,12 +220,16 @@ class Caller:
         if self.host.alive:
             self.sim.calls -= 1
 
+    @property
+    def _activity(self) -> Activity[..., Any]:
+        return code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits)
+
     async def _submit(self, client: Client, job_id: str, of: str, if_exists: IfExists = "raise") -> None:
         life = f"{job_id}#{self.sim.next_life()}"
         if of == "bare":
             client.store.connection.send(self.sim.names.bare(ACTIVITY), b'{"life":"%s"}' % life.encode())
             return
-        ref = code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits).options(
+        ref = self._activity.options(
             id=job_id,
             if_exists=if_exists,
             expires_in=25.0 if of == "expiring" else None,
@@ -243,7 +248,7 @@ class Caller:
 
     async def _submit_blindly(self, client: Client, job_id: str) -> None:
         """The look at what is there was before anything was, as when two submit at once."""
-        text = code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits).bind(life=f"{job_id}#{self.sim.next_life()}")
+        text = self._activity.bind(life=f"{job_id}#{self.sim.next_life()}")
         store = client.store
         spec = JobSpec(job_id, ACTIVITY, submitted_at=store.connection.now(), payload=Body(text=text, size=len(text)))
         event = Submitted(spec=spec, nonce=f"beside{self.sim.next_life()}")

@@ -215,7 +215,17 @@ class Intake:
             self._ranked = self._competing = True
             for line in self._all:
                 line.puller.renew()  # what was asked for all slots at once leaves none to others
+            self._not_known(self._all)
+        else:
+            self._not_known(added)
         return added
+
+    def _not_known(self, lines: Sequence[Line]) -> None:
+        """These begin, maybe anew, and only then can be asked whether jobs wait there: lower lanes wait meanwhile."""
+        if self._ranked and lines:
+            for line in lines:
+                line.unknown_until = boottime() + _PEEK_S
+            self._loop.call_later(_PEEK_S, self.share_soon)
 
     async def _pull(self, line: Line) -> None:
         try:
@@ -275,6 +285,7 @@ class Intake:
         if (own := self._lines.get(activity)) is not None:
             for line in own.group:
                 line.puller.renew()
+            self._not_known(own.group)
 
     def reopen(self) -> None:
         """Jobs may be taken again."""
