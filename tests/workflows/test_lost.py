@@ -13,7 +13,7 @@ from tests.support.waiting import until
 from tests.workflows.definitions import double
 from turnout import Client, Worker, WorkflowState, current_workflow, workflow
 from turnout.client.workflows.handle import AnyWorkflowHandle
-from turnout.core.workflows.values import InputKind, key_of
+from turnout.core.workflows.values import COLLECTION, InputKind, key_of
 from turnout.nats.stream import Stream, kv_stream
 from turnout.supervisor.histories import HistoryWalk
 from turnout.wire.histories import ENTRY
@@ -202,12 +202,20 @@ async def test_a_lost_collection(client: Client) -> None:
     """What is left of an ended workflow goes in the end, though the server's timer for that is lost."""
     async with working(client):
         handle = await client.start(brief)
-        await handle.result(timeout=30)
+        await until(lambda: is_to_be_collected(client, handle.id))
         names = client.store.names
         timers = names.workflow_timer("lost_brief", handle.id, "*")
         await Stream(client.store.connection, names.inbox).purge(timers)
         await walk(client)
         await until(lambda: collected(client, handle.id))
+
+
+async def is_to_be_collected(client: Client, workflow_id: str) -> bool:
+    """Whether all is stored that the end of the workflow has to do: this comes last."""
+    newest, names = await client.store.histories.newest(workflow_id), client.store.names
+    assert newest is not None
+    timer = names.workflow_timer(newest.record.name, workflow_id, newest.record.life, 0, COLLECTION)
+    return await client.store.connection.get_message(names.inbox, last_by_subj=timer) is not None
 
 
 async def collected(client: Client, workflow_id: str) -> bool:
@@ -223,6 +231,7 @@ async def test_nothing_is_lost(client: Client) -> None:
             await waiting_for(client, handle, kind)
         await handles[2].signal("go", "now")
         await handles[2].result(timeout=30)
+        await until(lambda: is_to_be_collected(client, handles[2].id))
         before = await sizes(client)
         assert await walk(client) == 0
         assert await sizes(client) == before

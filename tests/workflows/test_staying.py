@@ -6,7 +6,7 @@ import asyncio
 
 from turnout import Client, Worker, current_workflow, workflow
 from turnout.testing import NatsServer
-from turnout.worker.workflows.driver import LONG_EVENTS
+from turnout.worker.workflows.passing import LONG_EVENTS
 
 UPDATES = 40
 made: list[int] = []

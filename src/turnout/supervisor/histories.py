@@ -156,7 +156,7 @@ class HistoryWalk:
         except TurnoutError as error:
             level = level_of(error, logging.INFO)
             logger.log(level, "workflow %s can't be looked after now: %s", workflow_id, error)
-        except Exception:
+        except Exception:  # whatever it meets, there are others
             logger.exception("the supervisor has stumbled over workflow %s, it goes on", workflow_id)
         return False
 

@@ -213,19 +213,18 @@ class Intake:
                 line.past = by_lane.get(number + EXPRESS)
         if added and not self._ranked:
             self._ranked = self._competing = True
-            for line in self._all:
-                line.puller.renew()  # what was asked for all slots at once leaves none to others
-            self._not_known(self._all)
+            self._renew(self._all)  # what was asked for all slots at once leaves none to others
         else:
-            self._not_known(added)
+            self._renew(added)
         return added
 
-    def _not_known(self, lines: Sequence[Line]) -> None:
-        """These begin, maybe anew, and only then can be asked whether jobs wait there: lower lanes wait meanwhile."""
-        if self._ranked and lines:
-            for line in lines:
+    def _renew(self, lines: Iterable[Line]) -> None:
+        """Have all be asked for anew. Only then can be asked whether jobs wait there: lower lanes wait meanwhile."""
+        for line in lines:
+            line.puller.renew()
+            if self._ranked:
                 line.unknown_until = boottime() + _PEEK_S
-            self._loop.call_later(_PEEK_S, self.share_soon)
+                self._loop.call_later(_PEEK_S, self.share_soon)
 
     async def _pull(self, line: Line) -> None:
         try:
@@ -283,9 +282,7 @@ class Intake:
         """The activity may have been paused or resumed, or have jobs of another priority: ask for its jobs anew."""
         self._opened.set()
         if (own := self._lines.get(activity)) is not None:
-            for line in own.group:
-                line.puller.renew()
-            self._not_known(own.group)
+            self._renew(own.group)
 
     def reopen(self) -> None:
         """Jobs may be taken again."""

@@ -39,7 +39,7 @@ from turnout.worker.workflows.ends import CodeBroke, redacted_record
 from turnout.worker.workflows.handover import Handover, WantsInput
 from turnout.worker.workflows.local_activity import surroundings
 from turnout.worker.workflows.locals import LocalActivityMissing, Locals
-from turnout.worker.workflows.passing import pass_on
+from turnout.worker.workflows.passing import pass_home
 from turnout.worker.workflows.pins import Pins
 from turnout.worker.workflows.queries import Answering, RunsCode
 from turnout.worker.workflows.replay import replayed
@@ -55,9 +55,6 @@ ARMED_S = 1.0
 
 
 ACK_WAIT_S = 10.0
-
-LONG_EVENTS = 200
-"""A run with more events than that is better done by who has it in memory than replayed (W11)."""
 
 YOUNG_S = 2.0
 """A record younger than this is likely to be still in its writer's hand."""
@@ -176,7 +173,7 @@ class Driver:
             return []
         wakeups = await self._repeat(newest, lying, wakeups)
         if cached is None:
-            wakeups = await self._without_memory(newest.record, wakeups)
+            wakeups = await pass_home(self._store, wakeups, newest.record, self._options.node)
         if not wakeups:
             self._put_back(cached)
             return []
@@ -211,19 +208,6 @@ class Driver:
             return await self._run(standing, records, cached, lying, wakeups)
         self._put_back(cached)
         return await self._carefully(cautious, standing, records, lying, wakeups)
-
-    async def _without_memory(self, record: Record, wakeups: list[Wakeup]) -> list[Wakeup]:
-        """The wake-ups that are dealt with here, though the run is not in memory: a long one mostly is where its newest
-        record was written.
-
-        That is speed alone. What was passed on is not passed on again; what lies in no inbox is for this node.
-        """
-        home = record.node
-        if record.state.final or record.summary.events <= LONG_EVENTS or home in ("", self._options.node):
-            return wakeups
-        if any(wakeup.passed_on or not wakeup.seq for wakeup in wakeups):
-            return wakeups
-        return await pass_on(self._store, wakeups, self._store.names.home(home))
 
     async def _of_this_build(self, standing: Standing, wakeups: list[Wakeup]) -> list[Wakeup]:
         """The wake-ups that are dealt with here: not those of another build's run, or of one that a newer begins."""
@@ -465,10 +449,8 @@ class Driver:
         if record is not None:
             record = redacted_record(record, self._options.redact)
             known = record.failure.error if record.failure is not None else failure.error
-            logger.error(
-                "workflow %s is stuck until repaired code is deployed: %s: %s",
-                *(record.id, known.type, known.message),
-            )
+            said = "workflow %s is stuck until repaired code is deployed: %s: %s"
+            logger.error(said, record.id, known.type, known.message)
             standing = await self._append(standing, record, lying)
         return self.settling.stuck(standing, wakeups)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import attrs
 
+from turnout.core.workflows.values import Record
 from turnout.errors import TurnoutError
 from turnout.nats.connection import Disconnected, RequestTimeout
 from turnout.nats.messages import Message, NoResponders
@@ -27,6 +28,23 @@ HANDED = "Turnout-Handed"
 
 WITHIN_S = 0.3
 """How long somebody who takes it is waited for."""
+
+
+LONG_EVENTS = 200
+"""A run with more events than that is better done by who has it in memory than replayed."""
+
+
+async def pass_home(store: Store, wakeups: list[Wakeup], record: Record, node: str) -> list[Wakeup]:
+    """The wake-ups that this node deals with, though the run is not in its memory: a long one mostly is where its
+    newest record was written.
+
+    That is speed alone. What was passed on is not passed on again; what lies in no inbox is for this node.
+    """
+    if record.state.final or record.summary.events <= LONG_EVENTS or record.node in ("", node):
+        return wakeups
+    if any(wakeup.passed_on or not wakeup.seq for wakeup in wakeups):
+        return wakeups
+    return await pass_on(store, wakeups, store.names.home(record.node))
 
 
 async def pass_on(store: Store, wakeups: Sequence[Wakeup], subject: str) -> list[Wakeup]:
