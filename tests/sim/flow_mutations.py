@@ -219,7 +219,7 @@ RULES: dict[str, Tooth] = {
     ),
     "W9 unreceived": Tooth("a signal is lost between two runs", ("U13",), quiet("nr", "Tnr"), unreceived_forgotten),
     "W15 effects": Tooth("effects behind a local activity's end are lost", ("U13",), crashes("La"), no_end_is_local),
-    "stale": Tooth("a verdict of a stale instance", ("F4",), quiet("aaaa", "grr", seeds=300), stale_is_good),
+    "stale": Tooth("a verdict of a stale instance", ("F4",), quiet("aaaaaa", "gaaa", "graa", seeds=300), stale_is_good),
 }
 """The rules of docs/workflows.md, and what befalls without them."""
 
