@@ -223,8 +223,7 @@ class Intake:
         for line in lines:
             line.puller.renew()
             if self._ranked:
-                line.unknown_until = boottime() + _PEEK_S
-                self._loop.call_later(_PEEK_S, self.share_soon)
+                line.not_known(_PEEK_S)
 
     async def _pull(self, line: Line) -> None:
         try:
@@ -405,8 +404,8 @@ class Intake:
         now = boottime()
         for line in self._all:
             if line.peeked != line.puller.begun and line.puller.peek():
-                line.peeked, line.unknown_until = line.puller.begun, now + _PEEK_S
-                self._loop.call_later(_PEEK_S, self.share_soon)
+                line.peeked = line.puller.begun
+                line.not_known(_PEEK_S)
         return [line for line in self._all if line.unknown_until > now]
 
     def _grant(self, line: Line, count: int) -> int:

@@ -76,6 +76,11 @@ class Line:
         if left_s is not None and left_s < _FAR_S:
             self._resume = asyncio.get_running_loop().call_later(left_s + _RESUMED_S, self.puller.renew)
 
+    def not_known(self, most_s: float) -> None:
+        """Nobody knows whether jobs wait here. There will be word of it soon; after so long none is waited for."""
+        self.unknown_until = boottime() + most_s
+        asyncio.get_running_loop().call_later(most_s, self._intake.share_soon)
+
     @property
     def room(self) -> int:
         """How many more of this activity may be asked for, by its own limit."""
