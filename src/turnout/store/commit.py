@@ -111,20 +111,17 @@ class Committer:
         others = self._others
         match effect:
             case StartChild(command, key):
-                await others.start_child(record, command, key, self._own(record, command.id))
+                await others.start_child(record, command, key, record.asker(command.id))
             case EndChild():
                 await others.end_child(effect)
             case SendSignal(command, key):
-                await others.signal(command, key, self._own(record, command.id))
+                await others.signal(command, key, record.asker(command.id))
             case SendCancel(command, key):
-                await others.cancel(command, key, self._own(record, command.id))
+                await others.cancel(command, key, record.asker(command.id))
             case SendJoin(command):
-                await others.join(command.target, self._own(record, command.id))
+                await others.join(command.target, record.asker(command.id))
             case _:
                 assert_never(effect)
-
-    def _own(self, record: Record, command: str) -> Asker:
-        return _asker(record, command, record.done_run)
 
     async def _dispatch(self, record: Record, effect: Dispatch) -> None:
         """Submit the activity's job; one that is there already is this command's own, and so is its large payload."""

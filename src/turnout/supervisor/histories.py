@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import attrs
 
 from turnout.bounded import each as for_each
-from turnout.core.spec import Asker
 from turnout.core.workflows.effects import (
     Effect,
     ScheduleCollection,
@@ -216,7 +215,7 @@ class HistoryWalk:
             return None if waits else next(asked(record, command), None)
         if not job.state.final:
             return None  # jobs have walks of their own
-        return Tell(Asker(record.id, record.name, record.life, record.done_run, command.id), ending_of_job(job))
+        return Tell(record.asker(command.id), ending_of_job(job))
 
     async def _lost_other(self, record: Record, command: Command) -> Effect | None:
         other = await self._store.histories.newest(command.target)

@@ -10,7 +10,7 @@ import attrs
 from turnout.core.evolve import evolve
 from turnout.core.failure import ErrorInfo
 from turnout.core.record import JobRecord, JobState, derived_span_id
-from turnout.core.spec import NO_BODY, Asker, JobSpec, SubmitOptions
+from turnout.core.spec import NO_BODY, JobSpec, SubmitOptions
 from turnout.core.workflows.values import Command, Ending, EndKind, Record, Start
 
 ATTEMPTS_SHOWN = 5
@@ -53,7 +53,7 @@ def trace_headers(record: Record) -> dict[str, str]:
 def job_of(record: Record, command: Command, key: str) -> JobSpec:
     """The job that an activity's command asks for."""
     asked = command.job or SubmitOptions()
-    parent = Asker(record.id, record.name, record.life, record.done_run, command.id)
+    parent = record.asker(command.id)
     return JobSpec(
         id=key,
         activity=command.name,

@@ -445,3 +445,7 @@ class Record:
     def done_run(self) -> int:
         """The run whose inputs and commands this record holds: one that continues as new belongs to the run it ends."""
         return self.run - 1 if self.kind is RecordKind.task and self.start is not None else self.run
+
+    def asker(self, command: str) -> Asker:
+        """This workflow, as whoever asks for the end of this command."""
+        return Asker(self.id, self.name, self.life, self.done_run, command)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import attrs
 
-from turnout.core.spec import Asker
 from turnout.core.workflows.standing import Standing
 from turnout.core.workflows.values import Command, Input, InputKind, Record, token_of
 from turnout.errors import TurnoutError
@@ -135,7 +134,7 @@ class Settling:
         task.add_done_callback(self._firing.discard)
 
     async def _fire(self, record: Record, command: Command) -> None:
-        own = Asker(record.id, record.name, record.life, record.done_run, command.id)
+        own = record.asker(command.id)
         headers = wire.input_headers(life=own.life, run=own.run, command=own.command)
         with contextlib.suppress(TurnoutError):  # the server's timer stands behind it
             await self._store.inbox.append(
