@@ -67,7 +67,7 @@ class _Seen(Protocol):
     def state(self) -> Any: ...
 
 
-InfoT = TypeVar("InfoT", bound=_Seen)
+_InfoT = TypeVar("_InfoT", bound=_Seen)
 _InfoT_co = TypeVar("_InfoT_co", bound=_Seen, covariant=True)
 
 
@@ -84,10 +84,10 @@ class _Watchable(Protocol[_InfoT_co]):
 
 async def until_the_end(
     kind: str,
-    handle: _Watchable[InfoT],
+    handle: _Watchable[_InfoT],
     timeout_s: float | None,
-    seen: Callable[[InfoT], None] = lambda _: None,
-) -> InfoT:
+    seen: Callable[[_InfoT], None] = lambda _: None,
+) -> _InfoT:
     """The job or workflow as it ended, `seen` in each of its states. WaitedTooLong after `timeout_s`, but never before
     having looked once."""
     info = await handle.info()
