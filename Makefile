@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# The tests wait about as much as they compute: four at a time, a file's in one process. With COVER=--cov they say what they cover.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile $(COVER)
+# The tests wait more than they compute: five at a time, a file's in one process, in our own order (tests/conftest.py).
+# With COVER=--cov they say what they cover.
+PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(COVER)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test lint bench clean
@@ -16,8 +17,8 @@ help: ## show these targets
 demo: $(VENV)/.demo ## a workflow converts a film on two workers, one of which is killed on the way
 	@$(BIN)/python examples/demo.py
 
-quick: $(VENV)/.dev ## the tests that need no server, and a short simulation, in about 20 s
-	@$(BIN)/python -m pytest -q -n 2 --dist load -m 'not long' --sim-scale=0.2 tests/test_shape.py tests/unit tests/wire tests/sim
+quick: $(VENV)/.dev ## the tests that need no server, and a short simulation, in half a minute
+	@$(BIN)/python -m pytest -q -n 2 --dist load $(COVER) -m 'not long' --sim-scale=0.2 tests/test_shape.py tests/unit tests/wire tests/sim
 
 test: lint ## lint, then the fast tests on a real nats-server (the whole of it: bash .ci/run)
 	@$(PYTEST) -m "not breadth" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
@@ -25,9 +26,9 @@ test: lint ## lint, then the fast tests on a real nats-server (the whole of it: 
 lint: $(VENV)/.dev ## style, types and import direction
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "run: $(BIN)/ruff format"; exit 1; }
-	@$(BIN)/mypy
-	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --level error
 	@$(BIN)/lint-imports
+	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --level error & other=$$!; \
+		$(BIN)/mypy; own=$$?; wait $$other && exit $$own
 
 bench: $(VENV)/.dev ## measure turnout against bare nats-py on this machine
 	@$(BIN)/python -m bench

@@ -19,6 +19,7 @@ from bench.flows import Counter, chain
 from bench.sizes import Sizes, show
 from bench.table import Aim, Row
 from turnout import fastjson
+from turnout.cli.serve import collect_seldom
 from turnout.core.spec import Body
 from turnout.core.workflows.standing import Standing, stand
 from turnout.core.workflows.task import Author, Draft, Now, Starting, first_record
@@ -104,13 +105,14 @@ def _made(
 
 async def replayed(path: str, name: str) -> dict[str, Any]:
     """Events per second of CPU of a replay, decoding included; and of reading the same lines as JSON."""
+    collect_seldom()  # as a worker of the command line
     workflow = _workflow(chain if name == "activities" else Counter)
     lines = Path(path).read_bytes().splitlines()
     begun = time.process_time()
     for line in lines:
         fastjson.loads(line)
     parsed_s, begun = time.process_time() - begun, time.process_time()
-    records = [load_history_record(line) for line in lines]
+    records = [load_history_record(line, of_run=True) for line in lines]
     standing = stand([(record, number + 1) for number, record in enumerate(records)])
     instance = replay(workflow, records, standing, UserViews())
     took = time.process_time() - begun

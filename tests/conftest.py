@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +22,45 @@ settings.load_profile("turnout")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Where the environment forbids to keep bytecode, as containers do, each of the many Pythons that the tests start would
+# spend a second on compiling what it imports. What is compiled here is kept apart from the sources.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+FIRST = (
+    "workers/test_media.py",
+    "flow/test_cpython.py",
+    "sim/",
+    "docs/test_examples.py",
+    "demo/",
+    "typing/",
+    "packaging/",
+    "workers/",
+    "processes/",
+)
+"""What takes long, in this order: begun last, each would keep one process busy when the others have nothing left."""
+
+
+def place(item: pytest.Item) -> int:
+    """Where a test comes: behind it is what is named behind it in `FIRST`, and what is not named at all."""
+    path = item.nodeid.removeprefix("tests/")
+    return next((number for number, long in enumerate(FIRST) if path.startswith(long)), len(FIRST))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The processes that run tests side by side have to agree on what the tests are called."""
+    """The processes that run tests side by side have to agree on what the tests are called; the longest go first."""
+    items.sort(key=place)
     unsettled = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unsettled:
         raise pytest.UsageError(f"give these ids without addresses (tests.support.ids): {unsettled[:3]}")
+
+
+def pytest_collection_finish() -> None:
+    """What all those modules are made of stays to the end: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

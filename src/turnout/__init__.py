@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from turnout.definition.activity import ActivityRef as ActivityRef
     from turnout.definition.activity import activity as activity
     from turnout.definition.activity import activity_ref as activity_ref
+    from turnout.definition.bounds import Bounds as Bounds
     from turnout.definition.handlers import update_ref as update_ref
     from turnout.definition.hooks import Hooks as Hooks
     from turnout.definition.limits import Limit as Limit
@@ -173,6 +174,7 @@ _HOMES = {
         "WorkflowNotFound",
         "WorkflowTerminated",
     ),
+    "turnout.definition.bounds": ("Bounds",),
     "turnout.definition.retention": ("Retention",),
     "turnout.node": ("Worker",),
     "turnout.worker.context": ("JobContext", "JobContextFilter", "current_job"),

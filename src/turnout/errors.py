@@ -226,7 +226,7 @@ class RetryLater(TurnoutError):
 
     def __init__(self, delay: float | timedelta, message: str = "") -> None:
         super().__init__(message or f"retry in {delay}")
-        self.delay_s = _delay_s("RetryLater", delay)
+        self.delay_s = _delay_s("RetryLater: delay", delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.delay_s, str(self)))
@@ -243,17 +243,19 @@ class Snooze(TurnoutError):
 
     def __init__(self, delay: float | timedelta, message: str = "") -> None:
         super().__init__(message or f"snoozed for {delay}")
-        self.delay_s = _delay_s("Snooze", delay)
+        self.delay_s = _delay_s("Snooze: delay", delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.delay_s, str(self)))
 
 
 def _delay_s(name: str, delay: float | timedelta) -> float:
-    delay_s = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    delay_s = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(delay_s, bool) or not isinstance(delay_s, int | float):
+        raise InvalidValue(f"{name} must be seconds or a timedelta, not {delay!r}")
     if not 0 <= delay_s < 10 * 365 * 86400:
-        raise InvalidValue(f"{name}: delay must be 0 or more seconds, not {delay!r}")
-    return delay_s
+        raise InvalidValue(f"{name} must be 0 or more seconds, not {delay!r}")
+    return float(delay_s)
 
 
 class CompleteLater(BaseException):
@@ -268,7 +270,7 @@ class CompleteLater(BaseException):
 
     def __init__(self, timeout: float | timedelta | None = None) -> None:
         super().__init__("the job is completed from outside")
-        self.timeout_s = None if timeout is None else _delay_s("CompleteLater", timeout)
+        self.timeout_s = None if timeout is None else _delay_s("CompleteLater: timeout", timeout)
         if self.timeout_s == 0:
             raise InvalidValue("CompleteLater: timeout must be more than 0 seconds; None waits for as long as it takes")
 

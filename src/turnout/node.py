@@ -35,7 +35,7 @@ from turnout.worker.health import HealthServer, Report
 from turnout.worker.hooks import HookCaller
 from turnout.worker.lifespan import Lifespan, LifespanCode
 from turnout.worker.loop_watch import running as running_stacks
-from turnout.worker.process import locate
+from turnout.worker.process.parent import locate
 from turnout.worker.runner import Runner, RunnerSettings, WorkerDied, new_node
 from turnout.worker.workflows.build import build_of
 from turnout.worker.workflows.driver import DriverOptions
@@ -118,9 +118,11 @@ class Worker:
         self._lifespan = Lifespan(LifespanCode(on_startup=on_startup, on_shutdown=on_shutdown, lifespan=lifespan), self)
         self._workflows = workflows_by_name(workflows)
         self._activities = _by_name(activities, needed=not self._workflows)
-        self._max_cached = max_cached_workflows
+        self._max_cached = _checked_cache(max_cached_workflows)
         self._build = build_of(self._workflows.values()) if build is None else _checked_build(build)
-        self._pins = bool(pin)
+        if not isinstance(pin, bool):
+            raise InvalidValue(f"pin must be True or False, not {pin!r}")
+        self._pins = pin
         self._verify = _checked_share(verify)
         host = socket.gethostname()
         node_name = (
@@ -139,6 +141,7 @@ class Worker:
         self._supervisor = SupervisorThread(self._make_supervisor)
         self._health = HealthServer(*_address(health), self._report) if health is not None else None
         self._stopping: asyncio.Task[None] | None = None
+        self._death: asyncio.Task[BaseException] | None = None
         self._ended = asyncio.Event()
 
     @property
@@ -182,32 +185,42 @@ class Worker:
                 await self._health.stop()
             raise
         self._supervisor.start()
+        self._death = asyncio.create_task(self._died(self._runner, self._supervisor.failed))
+        self._death.add_done_callback(_tell_of_death)
 
     async def run(self, *, grace: float | timedelta = 30.0) -> None:
         """Work until `stop()` is called. A node that is drained from afar stops with this `grace`.
 
-        WorkerDied when one of the loops that a worker lives by has ended.
+        WorkerDied when one of the loops that a worker lives by has ended. Without `run` that is only logged.
         """
         seconds(grace, "grace")
         if self._runner is None:
             await self.start()
-        runner, supervised = self._runner, self._supervisor.failed
-        assert runner is not None and supervised is not None
-        died = asyncio.create_task(runner.failed())
+        runner, death = self._runner, self._death
+        assert runner is not None and death is not None
         asked = [asyncio.create_task(self._ended.wait()), asyncio.create_task(runner.asked_to_drain.wait())]
-        waits: list[asyncio.Future[Any]] = [*asked, died, supervised]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*asked, death], return_when=asyncio.FIRST_COMPLETED)
             if self._stopping is not None:
                 await self._ended.wait()
-            elif died.done() or supervised.done():
+            elif death.done():
                 await self.stop(grace=0)
-                raise died.result() if died.done() else WorkerDied(f"the supervisor has ended: {supervised.result()!r}")
+                raise death.result()
             else:
                 await self.stop(grace)
         finally:
-            for task in (*asked, died):
+            for task in asked:
                 task.cancel()
+
+    async def _died(self, runner: Runner, supervised: asyncio.Future[BaseException | None]) -> BaseException:
+        """Waits until one of the loops that the worker lives by has ended by itself, and tells which."""
+        died = asyncio.create_task(runner.failed())
+        waits: list[asyncio.Future[Any]] = [died, supervised]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return died.result() if died.done() else WorkerDied(f"the supervisor has ended: {supervised.result()!r}")
+        finally:
+            died.cancel()
 
     async def stop(self, grace: float | timedelta = 30.0) -> None:
         """Take no more jobs, let those that run end for `grace` seconds, then abort them: other nodes go on with them.
@@ -226,6 +239,8 @@ class Worker:
 
     async def _stop(self, grace_s: float) -> None:
         assert self._runner is not None
+        if self._death is not None:
+            self._death.cancel()
         try:
             await self._runner.stop(grace_s)
         finally:
@@ -284,6 +299,12 @@ class Worker:
         await self.stop()
 
 
+def _tell_of_death(death: asyncio.Task[BaseException]) -> None:
+    """To whoever has the worker run beside other code, in a program of their own, nobody raises it."""
+    if not death.cancelled():
+        logger.error("the worker has died, end it and start another one: %s", death.result())
+
+
 def _address(health: tuple[str, int]) -> tuple[str, int]:
     match health:
         case (str(host), int(port)) if 0 <= port <= 65_535:
@@ -296,6 +317,12 @@ def _checked_build(build: str) -> str:
     if not isinstance(build, str) or not 1 <= len(build) <= 100 or not build.isprintable():
         raise InvalidValue(f"build must be a text of 1 to 100 characters, not {build!r}")
     return build
+
+
+def _checked_cache(most: int) -> int:
+    if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+        raise InvalidValue(f"max_cached_workflows must be an integer of at least 0, not {most!r}")
+    return most
 
 
 def _checked_share(share: float) -> float:

@@ -10,10 +10,14 @@ RARELY_S = 60.0
 warned: set[str] = set()
 """The kinds that this process has warned of."""
 
+_KINDS_MOST = 1024
+
 
 def warn_once(logger: logging.Logger, kind: str, message: str, *args: object) -> None:
     """Log a warning if it is the first of its `kind` in this process, else the same at debug. Any thread."""
     level = logging.DEBUG if kind in warned else logging.WARNING
+    if len(warned) >= _KINDS_MOST:  # some are subjects, which anybody may make up
+        warned.clear()
     warned.add(kind)
     logger.log(level, message, *args)
 

@@ -77,8 +77,11 @@ def test_activity_pause_and_resume(busy: Cli) -> None:
 
 def test_limit_set_show_and_clear(busy: Cli) -> None:
     """A set limit is listed and shown, with how long it holds; cleared, it is gone. A bad one is exit code 2."""
-    assert "api: 5 at once, for 1h00m" in busy("limit", "set", "api", "--concurrency", "5", "--for", "1h").stdout
-    assert re.search(r"api +5 +any +0 +0 +set, for another ", busy("limit", "ls").stdout)
+    said = busy("limit", "set", "api", "--concurrency", "5", "--for", "1h").stdout
+    assert "api: 5 at once, for 1h00m" in said
+    assert "no worker has declared it, so it holds nothing up yet; those declared are: none" in said
+    assert "the limit api is set, and no worker has declared it" in busy("doctor").stdout
+    assert re.search(r"api +5 +any +0 +0 +set, not declared, for another ", busy("limit", "ls").stdout)
     assert re.search(r"concurrency +5\n", busy("limit", "show", "api").stdout)
     shown = busy.json("limit", "show", "api")
     assert (shown["concurrency"], shown["holders"], shown["source"]) == (5, [], "set")
@@ -93,6 +96,19 @@ def test_limit_set_show_and_clear(busy: Cli) -> None:
     assert "needs a concurrency or a rate" in busy.error("limit", "set", "api", code=2)
     assert busy.json("limit", "clear", "api") == {"name": "api", "cleared": True}
     assert busy.json("limit", "ls") == []
+
+
+def test_a_job_that_waits_for_a_limit_says_so(cli: Cli) -> None:
+    """ls and show name the limit, and show the command that tells who has its places."""
+    with cli.process("worker", "metered", "--name", "east", "-o", "json") as worker:
+        first_document(worker)
+        cli("limit", "set", "stays", "--concurrency", "0")
+        cli("job", "submit", "stay", "--id", "held-up")
+        cli.until("held-up", lambda info: info.waiting_for is not None and info.waiting_for.kind == "limit")
+        assert re.search(r"held-up +stay +queued \(limit stays\)", cli("job", "ls").stdout)
+        shown = cli("job", "show", "held-up").stdout
+        assert re.search(r"waits +the limit stays lets no more in: turnout limit show stays", shown)
+        assert cli.json("job", "cancel", "held-up")["state"] == "cancelled"
 
 
 def test_fault_ls_and_show(busy: Cli) -> None:

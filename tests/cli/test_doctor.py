@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from tests.cli.conftest import Cli, first_document
+from tests.cli.test_health import until
 from turnout import Client, JobState
 
 
@@ -53,6 +54,14 @@ def test_where_nothing_can_be_stored_that_is_said_and_there_is_a_way_out(cli: Cl
         assert storage_check(cli, 0)["verdict"] == "ok"
 
 
+def test_where_nothing_can_be_stored_nobody_is_told_to_start_a_node(cli: Cli) -> None:
+    """The nodes that there are may be those that can't have it stored that they live."""
+    cli("setup")
+    limit_registry(cli, 1)
+    (check,) = [each for each in cli.json("doctor", code=1)["checks"] if each["check"] == "nodes"]
+    assert check["remedy"] == "mend the storage first"
+
+
 def until_ready(port: int, status: int) -> str:
     """What /readyz says when it has this status."""
     text = ""
@@ -84,3 +93,53 @@ def test_doctor_calls_nothing_stuck_that_a_busy_worker_works_off(cli: Cli) -> No
                 assert looks
 
         asyncio.run(examine())
+
+
+def test_slots_that_all_wait_for_jobs_are_told_of(cli: Cli) -> None:
+    """Where every slot of a node is held by code that waits for other jobs, doctor and `node show` say so."""
+    with cli.process("worker", "asking", "-c", "1", "--name", "full", "--grace", "0", "-o", "json") as worker:
+        node = first_document(worker)["id"]
+        cli("job", "submit", "ask_another", "{}")
+        until(lambda: [each["waiting"] for each in cli.json("node", "ls")] == [1])
+        (check,) = [each for each in cli.json("doctor")["checks"] if each["check"] == "nodes"]
+        said = f"all slots of {node} are held by jobs that wait for other jobs"
+        assert (check["verdict"], check["found"]) == ("note", said)
+        assert "1 of 1, 1 wait for other jobs" in cli("node", "show", "full").stdout
+
+
+def test_what_names_no_activity_or_workflow_is_told_of(cli: Cli) -> None:
+    """Messages on subjects that nothing can be called by lie there for ever: doctor names them, and how to go on."""
+    cli("setup")
+
+    async def publish() -> None:
+        async with Client.connect(cli.url, namespace=cli.namespace) as client:
+            for subject in ("jobs.ordér", "jobs.a+b.c", "jobs.add.ordér", "workflows.größe", "workflows.a.b"):
+                await client.store.connection.store(f"{cli.namespace}.{subject}", b"{}")
+
+    asyncio.run(publish())
+    checks = cli.json("doctor", code=1)["checks"]
+    jobs, flows = [each for each in checks if " lie where " in each["found"]]
+    ns = cli.namespace
+    assert (jobs["check"], jobs["verdict"], flows["check"], flows["verdict"]) == (
+        "queues",
+        "wrong",
+        "workflows",
+        "wrong",
+    )
+    assert "2 messages lie where no activity can be named" in jobs["found"]
+    assert {f"{ns}.jobs.ordér", f"{ns}.jobs.a+b.c"} <= set(jobs["found"].replace(",", "").split())
+    assert f"{ns}.jobs.ACTIVITY.ID" in jobs["remedy"]
+    assert f"stream purge {ns}_work --subject={ns}.jobs." in jobs["remedy"].replace("'", "")
+    assert {f"{ns}.workflows.größe", f"{ns}.workflows.a.b"} <= set(flows["found"].replace(",", "").split())
+    assert "1 job of add in the queue" in " ".join(each["found"] for each in checks), (
+        "its id is odd, its activity is not"
+    )
+    assert not [each for each in checks if "of größe" in each["found"]]
+
+
+def test_nothing_is_said_of_messages_where_all_of_them_name_something(cli: Cli) -> None:
+    """Bare and named jobs and starts are no strays."""
+    cli("setup")
+    cli("job", "submit", "add", '{"a": 1}')
+    cli("workflow", "start", "add", "{}")
+    assert not [each for each in cli.json("doctor", code=1)["checks"] if "can be named" in each["found"]]

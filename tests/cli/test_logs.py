@@ -9,12 +9,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
 
 from tests.cli.conftest import Cli, first_document
+from tests.cli.test_health import Health, until
 from turnout.testing.server import HOST, NatsServer
 
 OF_JOB = ("job", "activity", "attempt", "node", "trace_id", "span_id")
@@ -96,6 +98,33 @@ def test_a_programs_own_logging_sees_the_job(cli: Cli) -> None:
     assert re.search(r"^MINE INFO node here-\w+ works on chat job= trace=$", text, re.M)
 
 
+@pytest.mark.parametrize("more", [[], ["--log-level", "info"]], ids=["by default", "at info"])
+def test_what_fails_is_in_the_log_and_what_goes_well_for_who_asks(cli: Cli, tmp_path: Path, more: list[str]) -> None:
+    """A worker logs each failure and fault without being asked; a line for each start and end is at `info` alone."""
+    cli.cwd = tmp_path
+    (tmp_path / "flicker.py").write_text(
+        "from turnout import RetryPolicy, activity, current_job\n\n"
+        "@activity(retry=RetryPolicy(max_attempts=2, delay=0.01))\n"
+        "def flickers(n: int) -> None:\n    if current_job().attempt < n:\n        raise LookupError('no such file')\n"
+    )
+    with cli.process("worker", "flicker", *more) as worker:
+        cli("job", "submit", "flickers", '{"n": 2}', "--id", "well", "--wait")
+        cli.error("job", "submit", "flickers", '{"n": 9}', "--id", "badly", "--wait", code=1)
+        worker.send_signal(signal.SIGTERM)
+        _, err = worker.communicate(timeout=30)
+    told = re.compile(r"(INFO|WARNING|ERROR) +turnout\.attempts: job (\w+) (?:attempt (\d) )?(\w+ \w+)")
+    lines = [each.groups() for each in told.finditer(err)]
+    loud = [each for each in lines if each[0] != "INFO"]
+    assert loud == [
+        ("WARNING", "well", "1", "has failed"),
+        ("WARNING", "badly", "1", "has failed"),
+        ("ERROR", "badly", None, "has faulted"),
+    ]
+    assert len(lines) - len(loud) == (5 if more else 0)
+    assert err.count("LookupError: no such file\n") == 3, "each with its traceback"
+    assert " [job=badly activity=flickers attempt=2 node=" in err
+
+
 def test_an_unknown_format_is_2(cli: Cli) -> None:
     """A format that does not exist is a usage error, from the option and from the variable."""
     assert "--log-format" in cli.error("job", "ls", "--log-format", "xml", code=2)
@@ -106,9 +135,12 @@ def test_an_outage_does_not_fill_the_log() -> None:
     """While the server is away a busy worker says once for each connection that it is lost, and that it is back."""
     with NatsServer() as server:
         cli = Cli(server.url, "outage")
-        with cli.process("worker", "chatty:chat_until_stopped", "--grace", "0") as worker:
+        arguments = ("chatty:chat_until_stopped", "--grace", "0", "--health-port", "127.0.0.1:0", "-o", "json")
+        with cli.process("worker", *arguments) as worker:
+            health = Health(first_document(worker)["health_port"])
             cli("job", "submit", "chat_until_stopped", "--id", "on")
             cli.until("on", lambda info: info.progress is not None)
+            until(lambda: health.status()["supervisor"]["acting"])  # its connection is the last of the three
             server.kill()
             with socket.create_server((HOST, server.port)) as nobody:
                 for _ in range(20):  # so often it tries to connect: some 3 s of outage

@@ -12,7 +12,9 @@ from tests.cli.test_workflows import eventually
 
 def test_check_finds_what_would_not_be_the_same_again(cli: Cli) -> None:
     """Each careless line is told with file, line and what to do instead, in helpers and methods too; others are not."""
-    found = cli.json("workflow", "check", "careless", code=1)
+    everything = cli.json("workflow", "check", "careless", code=1)
+    found = [each for each in everything if each["file"].endswith("careless.py")]
+    beside = [each for each in everything if each["file"].endswith("beside.py")]
     lines = (MODULES / "careless.py").read_text().splitlines()
     told = {(lines[each["line"] - 1].partition("  # noqa")[0].strip(), each["what"]) for each in found}
     assert told == {
@@ -32,8 +34,21 @@ def test_check_finds_what_would_not_be_the_same_again(cli: Cli) -> None:
         ("self.began = moment.now()", "datetime.datetime.now()"),
         ("secrets.token_hex()", "secrets.token_hex()"),
         ('return hash("a")', "hash()"),
+        ("global COUNT", "global COUNT"),
+        ("SEEN[sys.argv[0]] = COUNT", "SEEN[...] of the module is changed"),
+        ("SEEN[sys.argv[0]] = COUNT", "sys.argv"),
+        ('os.remove("a")', "os.remove()"),
+        ('os.path.exists(os.path.join("a", "b"))', "os.path.exists()"),
+        ('glob.glob("*")', "glob.glob()"),
+        ('await open_connection("localhost", 4222)', "asyncio.open_connection()"),
+        ("for _ in words:", "iteration over a set"),
+        ("both = [*words.union(SEEN)]", "iteration over a set"),
+        ('for _ in SEEN.keys() | {"a"}:', "iteration over a set"),
+        ("return [words.pop(), *both]", "pop() of a set"),
+        ("for _ in self.names:", "iteration over a set"),
     }
-    assert {each["workflow"] for each in found} == {"careless", "Careless"}
+    assert [(each["line"], each["what"]) for each in beside] == [(9, "os.getenv()")]
+    assert {each["workflow"] for each in found} == {"careless", "forgetful", "Careless"}
     text = cli("workflow", "check", "careless", code=1).stdout
     line = lines.index("    moment.now()  # noqa: DTZ005") + 1
     assert f"careless.py:{line}: datetime.datetime.now() in workflow careless: use current_workflow().now()" in text
@@ -61,6 +76,10 @@ def test_replay_of_histories(cli: Cli, tmp_path: Path) -> None:
     file.write_text(cli("workflow", "history", "d-1", "-o", "jsonl").stdout)
     assert "d-1  doubled  fits" in cli("workflow", "replay", "flows", "--file", str(file)).stdout
     assert "triple" in cli("workflow", "replay", "changed", "--file", "-", stdin=file.read_text(), code=1).stdout
+    whole, torn = file.read_text().splitlines(), tmp_path / "torn.jsonl"
+    for lines in (["garbage"], whole[1:], [whole[0], *whole[2:]], [*whole[:-1], whole[-1][:-9]]):
+        torn.write_text("\n".join(lines))
+        assert "holds no whole history" in cli.error("workflow", "replay", "flows", "--file", str(torn), code=2)
     opened = cli.json("workflow", "replay", "flows", "--open")
     assert [each["id"] for each in opened] == ["a-1"]
     assert cli.json("workflow", "replay", "changed", "--open") == [{"id": "a-1", "name": "approval", "difference": ""}]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from turnout import CompleteLater, Fatal, Limit, RetryPolicy, Snooze, activity, current_job
+from turnout import CompleteLater, Fatal, Limit, RetryLater, RetryPolicy, Snooze, activity, current_job
 
 ONCE = RetryPolicy.none()
 
@@ -192,6 +193,26 @@ async def fails_at(instant: float) -> int:
     return current_job().attempt
 
 
+@activity(lease=300, retry=RetryPolicy(max_attempts=3))
+async def put_off(n: int) -> None:
+    """Fails, and is tried again in an hour."""
+    raise RetryLater(3600, f"the third party is away from {n}")
+
+
+@functools.cache
+def many(count: int) -> list[Any]:
+    """So many activities that do the same: one in seven jobs fails at its first attempt; each returns its number."""
+
+    async def run(n: int) -> int:
+        await asyncio.sleep(0.05)
+        if n % 7 == 0 and current_job().attempt == 1:
+            raise ValueError("the first time")
+        return n
+
+    policy = RetryPolicy(max_attempts=3, delay=0.5)
+    return [activity(name=f"many_{n:02}", lease=5, retry=policy, max_lost=100)(run) for n in range(count)]
+
+
 EVERY = (
     steps,
     wait_for,
@@ -202,6 +223,7 @@ EVERY = (
     play_long,
     play_once,
     play_limited,
+    put_off,
     stroll,
     doomed,
     bulky,

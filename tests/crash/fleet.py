@@ -78,12 +78,13 @@ class Fleet:
         url: str = "",
         properties: str = "",
         build: str = "",
+        many: int = 0,
     ) -> Process:
         """A worker process that is registered and pulls; one that died of its first job may have said nothing.
 
         `crash_at`: the point at which it kills itself. `brisk`: its supervisor sweeps often. `mutant`: what is broken
         in it. `url`: where it connects, if not where the others do. `properties`: such as region=east.
-        `build`: that of its workflows' code, to which their runs are pinned.
+        `build`: that of its workflows' code, to which their runs are pinned. `many`: how many activities more it has.
         """
         module = ["tests.crash.mutant", mutant] if mutant else ["tests.crash.worker"]
         arguments = [*module, url or self._url, self._namespace, name, str(ttl_s), str(concurrency)]
@@ -91,7 +92,7 @@ class Fleet:
             name,
             ["-m", *arguments, *(["brisk"] if brisk else [])],
             crash_at,
-            {"PROPERTIES": properties, "BUILD": build},
+            {"PROPERTIES": properties, "BUILD": build, "MANY": str(many)},
         )
 
     async def supervisor(self, name: str = "alone", *, ttl_s: float = TTL_S, crash_at: str = "-") -> Process:

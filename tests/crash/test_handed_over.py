@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.crash.activities import fails_at, quick, steps
+from tests.crash.activities import fails_at, put_off, quick, steps
 from tests.crash.fleet import TTL_S, Fleet, Process
 from tests.crash.scene import leads
 from tests.crash.test_nodes import info_is, quickest, sure_of_itself
@@ -24,6 +24,9 @@ from turnout.testing import NatsServer
 LIMIT_S = TTL_S + 2
 DELAY_S = 2.0
 """Of `fails_at`, between its first attempt and the second."""
+
+
+WAITING = 30_000
 
 
 async def all_handed_over(client: Client, activity: str) -> None:
@@ -244,6 +247,41 @@ async def test_hundreds_of_jobs_of_a_frozen_node(turnout_client: Client, fleet: 
         return max(at.timestamp() for at in lost_at if at is not None) - went_at
 
     assert await quickest(fleet, LIMIT_S, repaired) <= LIMIT_S
+
+
+@pytest.mark.timeout(400)
+async def test_a_verdict_beside_thirty_thousand_jobs_that_wait(turnout_client: Client, fleet: Fleet) -> None:
+    """An outage of a third party has 30,000 jobs wait for their retry, all of them handed over, with records: what a
+    killed node has run, which was the one that supervised, is free as soon as anywhere."""
+    await fleet.start("first", concurrency=200)
+    for begin in range(0, WAITING, 5_000):
+        await turnout_client.submit_many(put_off, [{"n": n} for n in range(begin, begin + 5_000)])
+    consumer = f"CONSUMER.INFO.{turnout_client.namespace}_work.{put_off.name}"
+
+    async def all_wait() -> bool:
+        info = await turnout_client.store.connection.api(consumer)
+        return not info["num_pending"] and (await turnout_client.count(activity=put_off))[JobState.retrying] == WAITING
+
+    await until(all_wait, within_s=200)
+    await fleet.processes[0].terminate()
+
+    async def repaired() -> float:
+        victim = await fleet.start("victim", concurrency=20)
+        await until(lambda: leads(turnout_client, victim))
+        handles = await turnout_client.submit_many(fails_at, [{"instant": time.time() + 600}] * 20)
+        await until(all_are(handles, "running"))
+        survivor = await fleet.start("survivor", concurrency=20)
+        await sure_of_itself(fleet)
+        went_at = time.time()
+        await victim.kill()
+        await asyncio.gather(*(handle.result(timeout=120) for handle in handles))
+        infos = [await handle.info() for handle in handles]
+        assert {info.attempts[1].node for info in infos} == {survivor.node}
+        lost_at = [info.attempts[0].ended_at for info in infos]
+        return max(at.timestamp() for at in lost_at if at is not None) - went_at
+
+    assert await quickest(fleet, LIMIT_S, repaired) <= LIMIT_S
+    assert (await turnout_client.count(activity=put_off))[JobState.retrying] == WAITING
 
 
 @pytest.mark.timeout(180)

@@ -64,13 +64,7 @@ async def test_every_job_ends_once_whoever_is_killed(tmp_path: Path, capsys: pyt
             submitting = asyncio.create_task(submit_all(client, chance))
             await kill_at_random(server, fleet, chance)
             await submitting
-
-            async def idle() -> bool:
-                with contextlib.suppress(TurnoutError):  # the server may have been killed just now
-                    return (await left(client)) == 0
-                return False
-
-            await until(idle, 120)
+            await until(lambda: nothing_left(client), 120)
             scanned = client.store.registry.scan()
             records = [record async for loaded in scanned if (record := loaded.record) is not None]
             report = await look(client, records)
@@ -118,6 +112,13 @@ async def kill_at_random(server: NatsServer, fleet: Fleet, chance: random.Random
         victim = chance.choice([process for process in fleet.processes if process.alive])
         await victim.kill()
         await fleet.start(f"r{turn}", concurrency=25)
+
+
+async def nothing_left(client: Client) -> bool:
+    """Whether all has ended; False while the server does not say: it may have been killed just now."""
+    with contextlib.suppress(TurnoutError):
+        return (await left(client)) == 0
+    return False
 
 
 async def left(client: Client) -> int:

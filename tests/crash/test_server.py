@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -151,13 +152,17 @@ async def test_a_deleted_consumer_is_made_again(
 # --- no room ----------------------------------------------------------------------------------------------------------
 
 
-async def fill_up(client: Client, tolerated: tuple[type[TurnoutError], ...]) -> TurnoutError:
-    """Submit jobs that nobody works on until that fails, and return how."""
-    for _ in range(5000):
+async def fill_up(
+    client: Client, tolerated: tuple[type[TurnoutError], ...], accepted: list[Any] | None = None
+) -> TurnoutError:
+    """Submit jobs that nobody works on until that fails, and return how; `accepted` gets those that were taken."""
+    for number in range(5000):
         try:
-            await client.submit("nobody", {"text": "x" * 50_000})
+            handle = await client.submit("nobody", {"number": number, "text": "x" * 20_000})
         except tolerated as error:
             return error
+        if accepted is not None:
+            accepted.append(handle)
     raise AssertionError("never full")
 
 
@@ -198,6 +203,11 @@ async def make_ballast(url: str, mib: int) -> Any:
     return overboard
 
 
+def turnout(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "turnout", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB of its own. Where one can't be mounted the test is skipped, and CI fails."""
@@ -217,7 +227,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_is_told_and_survived(tmp_path: Path, small_disk: Path) -> None:
-    """Submitters get an error, never a silent loss; with room and a restart nothing acknowledged is gone."""
+    """Submitters get an error, never a silent loss; jobs are listed, and doctor names the disk; with room and a restart
+    nothing acknowledged is gone, and all goes on."""
     gate, notes = tmp_path / "gate", tmp_path / "notes"
     with NatsServer(store_dir=small_disk) as server:
         async with Client.connect(server.url) as client, Fleet(server.url, "turnout", tmp_path) as fleet:
@@ -230,8 +241,14 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path, small_disk: Path
             with contextlib.suppress(OSError), ballast.open("wb") as file:
                 while file.write(b"x" * (MIB // 4)):
                     file.flush()
-            error = await fill_up(client, (StorageRefused, OutcomeUnknown, ServerUnavailable))
-            assert str(error)
+            os.truncate(ballast, ballast.stat().st_size - MIB)  # some more jobs are stored
+            error = await fill_up(client, (StorageRefused, OutcomeUnknown, ServerUnavailable), acknowledged)
+            assert "disk" in str(error) or "storage" in str(error), error
+            assert len(acknowledged) > 20
+            assert len([info async for info in client.jobs(activity="wait_for")]) == len(handles)
+            doctor = await asyncio.to_thread(turnout, "doctor", "--server", server.url)
+            assert doctor.returncode == 1
+            assert "is its disk full?" in doctor.stdout or "storage" in doctor.stdout, doctor.stdout
             gate.touch()
             await asyncio.sleep(4)
             ballast.unlink()

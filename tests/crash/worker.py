@@ -39,7 +39,7 @@ async def main(url: str, namespace: str, name: str, ttl: str, concurrency: str, 
     async with Client.connect(url.split(","), namespace=namespace) as client:
         worker = Worker(
             client,
-            activities=[*activities.EVERY, *flows.ACTIVITIES],
+            activities=[*activities.EVERY, *flows.ACTIVITIES, *activities.many(int(os.environ.get("MANY", "0")))],
             workflows=flows.EVERY,
             concurrency=int(concurrency),
             name=name,

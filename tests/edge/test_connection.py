@@ -203,6 +203,7 @@ async def test_a_stored_message_reads_back_exactly(connection: Connection, strea
     assert abs(stored.time_ns / 1e9 - connection.now()) < 5
     assert await connection.get_message(stream, last_by_subj=f"{stream}.*") == stored
     assert await connection.get_message(stream, next_by_subj=f"{stream}.>") == stored
+    assert await connection.get_message(stream, next_by_subj=f"{stream}.>", direct=True) == stored
     assert [m async for m in connection.direct_get(stream, {"last_by_subj": f"{stream}.a"})] == [stored]
 
 
@@ -210,6 +211,7 @@ async def test_what_is_not_there_reads_as_none(connection: Connection, stream: s
     """A missing message is None or an empty batch; a missing stream is an error."""
     assert await connection.get_message(stream, seq=7) is None
     assert await connection.get_message(stream, last_by_subj=f"{stream}.none") is None
+    assert await connection.get_message(stream, last_by_subj=f"{stream}.none", direct=True) is None
     assert [m async for m in connection.direct_get(stream, {"multi_last": [f"{stream}.none"]})] == []
     assert [m async for m in connection.direct_get(stream, {"seq": 1, "next_by_subj": f"{stream}.>", "batch": 5})] == []
     with pytest.raises(ApiError) as caught:
@@ -217,6 +219,20 @@ async def test_what_is_not_there_reads_as_none(connection: Connection, stream: s
     assert caught.value.err_code == 10059
     with pytest.raises(NoResponders):
         _ = [m async for m in connection.direct_get("no_such_stream", {"multi_last": ["a"]})]
+    with pytest.raises(NoResponders):
+        await connection.get_message("no_such_stream", last_by_subj="a", direct=True)
+
+
+async def test_a_status_that_a_publisher_has_written_hides_no_message(connection: Connection, stream: str) -> None:
+    """A direct read of one finds what lies there."""
+    notice = b"NATS/1.0 404 nothing\r\n\r\n"
+    reply = connection.new_inbox()
+    link = connection._live()
+    link.write(b"HPUB %b.a %b %d %d\r\n%b\r\n" % (stream.encode(), reply.encode(), len(notice), len(notice), notice))
+    await connection.flush()
+    stored = await connection.get_message(stream, next_by_subj=f"{stream}.>", direct=True)
+    assert stored is not None
+    assert stored.seq == 1
 
 
 async def test_many_messages_read_in_one_batch(connection: Connection, stream: str) -> None:

@@ -10,6 +10,7 @@ from tests.edge.conftest import Connect
 from tests.support.waiting import until
 from turnout.nats.connection import Connection, Message
 from turnout.nats.pull import Puller, Room, Source
+from turnout.nats.stream import Stream, nak
 from turnout.testing import NatsServer
 
 LIMITED = """
@@ -88,7 +89,8 @@ async def test_never_more_than_there_is_room_for(connection: Connection, stream:
     async with Pulled(connection, stream, Room(3)) as pulled:
         await pulled.publish(10)
         await until(pulled.came(3))
-        assert (await pulled.info())["num_pending"] == 7
+        info = await pulled.info()
+        assert (info["delivered"]["consumer_seq"], info["num_ack_pending"]) == (3, 3), info
         for done in range(4, 7):
             pulled.demand.give()
             pulled.puller.freed()
@@ -148,6 +150,19 @@ async def test_a_deleted_consumer_is_made_again(connection: Connection, stream: 
         await connection.api(f"CONSUMER.DELETE.{stream}.c")
         await pulled.publish(5)
         await until(pulled.came(5))
+
+
+async def test_what_is_removed_costs_no_other_its_redelivery(connection: Connection, stream: str) -> None:
+    """After a purge of the second message the server takes the first one for acknowledged, and a NAK does nothing."""
+    async with Pulled(connection, stream, Room(10)) as pulled:
+        for subject in ("first", "second"):
+            await connection.store(f"{stream}.{subject}", b"x")
+        await until(pulled.came(2))
+        await Stream(connection, stream).remove_all(f"{stream}.second")
+        connection.send(pulled.messages[0].reply, nak())
+        await until(pulled.came(3), within_s=15)  # its ack wait is 30 s
+        assert pulled.messages[2].subject == f"{stream}.first"
+        assert (await connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == 1
 
 
 async def test_who_may_not_pull_says_so(connect: Connect) -> None:

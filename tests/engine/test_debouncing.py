@@ -24,10 +24,9 @@ from turnout import (
 from turnout.client.debouncer import Debouncer
 from turnout.core.events import Submitted
 from turnout.core.limits import hashed
-from turnout.core.spec import NO_BODY, JobSpec
+from turnout.core.spec import Body, JobSpec
 from turnout.definition.activity import ActivityRef
 from turnout.store.debounces import Debounces
-from turnout.store.payloads import inline
 from turnout.store.perform import Performer
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
@@ -169,7 +168,7 @@ async def test_a_submission_whose_answer_is_lost(turnout_client: Client, nats_se
 
         async def draft(ref: ActivityRef, job_id: str, text: str, headers: dict[str, str]) -> Submitted:
             proxy.block(up=False)
-            return Submitted(spec=JobSpec(job_id, ref.name, payload=inline(text) or NO_BODY), nonce="later")
+            return Submitted(spec=JobSpec(job_id, ref.name, payload=Body(text=text, size=len(text))), nonce="later")
 
         async def stored() -> bool:
             return bool((await handle.info()).payload == {"value": 2})

@@ -3,6 +3,9 @@ age, and what is odd about one thing is that thing's alone."""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,7 +13,22 @@ import pytest
 from tests.support.rawsocket import raw_publish
 from tests.support.values import job_record
 from tests.support.waiting import until
-from turnout import Client, JobFaulted, JobState, RetryPolicy, activity, fastjson, wire
+from turnout import (
+    Bounds,
+    Client,
+    InvalidValue,
+    JobFaulted,
+    JobState,
+    RetryPolicy,
+    Schedule,
+    WorkflowFaulted,
+    activity,
+    activity_ref,
+    current_job,
+    fastjson,
+    wire,
+    workflow,
+)
 from turnout.core.catalog import NodeInfo
 from turnout.core.record import AttemptRecord, Token
 from turnout.core.spec import Body
@@ -209,6 +227,113 @@ def test_a_submission_asks_for_no_more_than_a_header_may() -> None:
         length.options(timeout=400 * 86_400)
 
 
+@activity(bounds=Bounds(attempts=3, timeout=60, labels=1))
+async def bounded() -> int:
+    return current_job().attempt
+
+
+TOO_MUCH: list[tuple[dict[str, Any], str]] = [
+    ({"retry": {"max_attempts": 4}}, "at most 3 attempts"),
+    ({"timeout": 61.0}, "at most 60 s"),
+    ({"labels": {"a": "1", "b": "2"}}, "at most 1 of them"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), TOO_MUCH, ids=["attempts", "timeout", "labels"])
+async def test_an_activity_says_what_may_be_asked_of_it(
+    turnout_client: Client, turnout_worker: WorkerFactory, options: dict[str, Any], said: str
+) -> None:
+    """What asks for more in a header is faulted before its code runs; the client refuses it, by name as well."""
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    asked = dict(options)
+    if "retry" in asked:
+        asked["retry"] = RetryPolicy(**asked["retry"])
+    with pytest.raises(InvalidValue, match=said):
+        await turnout_client.submit(bounded.options(**asked))
+    async with turnout_worker(bounded):
+        with pytest.raises(InvalidValue, match=said):
+            await turnout_client.submit(activity_ref("bounded").options(**asked), {})
+        with pytest.raises(InvalidValue, match=said):
+            await turnout_client.submit_group(bounded.options(**asked), [{}])
+        await connection.store(names.bare("bounded"), b"", {wire.OPTIONS: json.dumps(options), wire.MSG_ID: "more"})
+        with pytest.raises(JobFaulted, match=said) as caught:
+            await turnout_client.job("more", bounded).result(timeout=60)
+        assert (caught.value.info.attempt, caught.value.info.reason) == (0, "invalid")
+        within = {"retry": {"max_attempts": 3}, "timeout": 60.0, "labels": {"a": "1"}}
+        await connection.store(names.bare("bounded"), b"", {wire.OPTIONS: json.dumps(within), wire.MSG_ID: "within"})
+        assert await turnout_client.job("within", bounded).result(timeout=60) == 1
+
+
+@workflow(fail_on=(JobFaulted,))
+async def asks_for_too_much(typed: bool) -> None:
+    if typed:
+        await bounded.options(timeout=61.0)()
+    else:
+        await activity_ref("bounded").options(timeout=61.0).execute({})
+
+
+async def test_every_door_says_the_same_of_what_is_beyond_the_bounds(
+    turnout_client: Client, turnout_worker: WorkerFactory
+) -> None:
+    """Client, by name, bare, group, schedule and workflow: one sentence, as the error or as that of the faulted job."""
+    sentence = "activity bounded: timeout: a submission may ask for at most 60 s here, not 61"
+    client, daily = turnout_client, Schedule(every=86_400)
+    typed, named = bounded.options(timeout=61.0), activity_ref("bounded").options(timeout=61.0)
+    connection, names = client.store.connection, client.store.names
+    async with turnout_worker(bounded, workflows=[asks_for_too_much]):
+        asks: tuple[Callable[[], Awaitable[object]], ...] = (
+            lambda: client.submit(typed),
+            lambda: client.submit(named, {}),
+            lambda: client.submit_many(typed, [{}]),
+            lambda: client.submit_group(typed, [{}]),
+            lambda: client.submit_group(named, [{}]),
+            lambda: client.add_schedule("s", daily, typed),
+            lambda: client.add_schedule("s", daily, named, {}),
+            lambda: client.sync_schedules({"s": (daily, typed)}, prefix="s"),
+        )
+        for ask in asks:
+            with pytest.raises(InvalidValue) as refused:
+                await ask()
+            assert str(refused.value) == sentence
+        await connection.store(names.bare("bounded"), b"", {wire.OPTIONS: '{"timeout":61.0}', wire.MSG_ID: "bare"})
+        with pytest.raises(JobFaulted) as faulted:
+            await client.job("bare", bounded).result(timeout=60)
+        for by_type in (True, False):
+            with pytest.raises(WorkflowFaulted, match=sentence):
+                await (await client.start(asks_for_too_much, by_type)).result(timeout=60)
+        errors = {(info.error.type, info.error.message) async for info in client.jobs() if info.error is not None}
+    assert faulted.value.info.error is not None
+    assert errors == {("InvalidValue", sentence)}
+
+
+@activity(name="bounded")
+async def not_yet_bounded() -> int:
+    raise ValueError("once")
+
+
+async def test_new_bounds_leave_what_was_accepted_before(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """A job that waits for its retry, and one that has not begun, run on as they were asked for; what is submitted from
+    then on has to keep within them."""
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    asked = not_yet_bounded.options(retry=RetryPolicy(max_attempts=10, delay=3))
+    async with turnout_worker(not_yet_bounded):
+        begun = await turnout_client.submit(asked)
+
+        async def waits_for_its_retry() -> bool:
+            return (await begun.info()).state is JobState.retrying
+
+        await until(waits_for_its_retry)
+    waiting = await turnout_client.submit(asked)
+    async with turnout_worker(bounded):
+        assert await turnout_client.job(waiting.id, bounded).result(timeout=60) == 1
+        assert await turnout_client.job(begun.id, bounded).result(timeout=60) == 2
+    async with turnout_worker(bounded):  # which finds its own bounds declared
+        options = json.dumps({"retry": {"max_attempts": 10}})
+        await connection.store(names.bare("bounded"), b"", {wire.OPTIONS: options, wire.MSG_ID: "more"})
+        with pytest.raises(JobFaulted, match="at most 3 attempts"):
+            await turnout_client.job("more", bounded).result(timeout=60)
+
+
 async def test_listings_answer_whatever_is_there(turnout_client: Client, nats_server: NatsServer) -> None:
     """Ids that are not UTF-8, instants that never come, depths that nobody can read, records under others' names: jobs
     are listed and counted, and one whose record is nothing at all is a queued one."""
@@ -305,3 +430,22 @@ async def test_a_generation_from_anybody_changes_nothing(
     assert (await cancelled.info()).generation == 2
     async with turnout_worker(length):
         assert await cancelled.result(timeout=10) == 3
+
+
+async def test_what_is_odd_about_a_limit_is_told_once(
+    turnout_client: Client, turnout_worker: WorkerFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The supervisor looks at places and lines again and again: what can't be read there does not fill its log."""
+    caplog.set_level(logging.DEBUG, "turnout.store")
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    for subject in (names.places("odd"), names.parked("odd", "job", "odd")):
+        await connection.store(subject, b"[[[")
+    async with turnout_worker(job, liveness_ttl=TTL_S):
+
+        async def told() -> list[list[int]] | None:
+            said = ("who holds places of", "the line of")
+            levels = [[each.levelno for each in caplog.records if each.message.startswith(text)] for text in said]
+            return levels if all(len(each) > 2 for each in levels) else None
+
+        for levels in await until(told) or []:
+            assert levels.count(logging.WARNING) == 1

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_send
-from tests.support.waiting import until
+from tests.support.waiting import running, until
 from turnout import (
     Client,
+    CompleteLater,
     JobState,
     Limit,
     RetryPolicy,
@@ -42,6 +43,11 @@ async def sing(note: int) -> int:
     return note
 
 
+@activity(name="canary-answer")
+async def answer(note: int) -> int:
+    raise CompleteLater
+
+
 @workflow(name="canary-song")
 async def song(note: int) -> int:
     async def singing() -> int:
@@ -61,6 +67,77 @@ async def hum(note: int) -> int:
 @workflow
 async def hymn(note: int) -> int:
     return await hum(note)
+
+
+@activity
+async def ask(note: int) -> int:
+    raise CompleteLater
+
+
+@activity
+async def gather(notes: list[dict[str, Any]]) -> int:
+    return len(notes)
+
+
+@activity(requires={"voice": "bass"}, fairness="{note}")
+async def growl(note: int) -> int:
+    return note
+
+
+@workflow
+class Choir:
+    """Signals, updates and queries, a timer, and a child."""
+
+    def __init__(self, note: int) -> None:
+        self.notes = [note]
+
+    @workflow.run
+    async def run(self, note: int) -> int:
+        await asyncio.sleep(0.05)
+        await current_workflow().wait_for(lambda: len(self.notes) > 2)
+        return await hymn(sum(self.notes))
+
+    @workflow.signal
+    def add(self, note: int) -> None:
+        self.notes.append(note)
+
+    @workflow.update
+    async def insert(self, note: int) -> int:
+        self.notes.append(note)
+        return len(self.notes)
+
+    @workflow.query
+    def total(self) -> int:
+        return sum(self.notes)
+
+
+async def all_that_there_is(client: Client) -> None:
+    """One of each thing that somebody may say, for the recording."""
+    await client.add_schedule(f"{OURS}-nightly", Schedule(cron="0 3 * * *"), hum, 2)
+    await client.add_schedule("often", Schedule(every=1), hum, 2)
+    await asyncio.gather(*[(await client.submit(hum, note)).cancel() for note in range(4)])
+    await (await client.start(hymn, 2)).result()
+    await (await client.submit(hum.options(retry=RetryPolicy.none(), delay=0.1), 2)).result()
+    asked = await client.submit(ask, 1)
+    await running(asked)
+    await asked.complete(2)
+    bare = await client.submit(ask, 1)
+    await running(bare)
+    await client.store.connection.store(f"{client.namespace}.complete.{bare.id}", b"3", {})
+    group = await client.submit_group(hum, [{"note": 2}, {"note": 3}], id="choir", then=gather)
+    await group.results()
+    await (await client.submit(sing.options(debounce=0.2, debounce_key="k", priority=1), 1)).result()
+    await (await client.submit(growl.options(priority=2), 1)).result()
+    await client.pause(ask, "for a while")
+    await client.resume(ask)
+    await client.set_limit("few:2", concurrency=1)
+    await client.clear_limit("few:2")
+    choir = await client.start(Choir.run, 2)
+    await choir.signal(Choir.add, 2)
+    assert await choir.query(Choir.total) >= 2
+    await choir.update(Choir.insert, 2)
+    await choir.result()
+    assert await bare.result() == 3
 
 
 class Recorder:
@@ -247,19 +324,32 @@ async def sings(client: Client, note: int) -> None:
     await until(letter)
     assert f"{OURS}-nightly" in [schedule.name async for schedule in client.schedules()]
     assert [limit async for limit in client.limits()]
+    group = await client.submit_group(sing, [{"note": note}] * 2, id=f"{OURS}-group-{note}")
+    assert await group.results(timeout=WITHIN_S) == [note, note]
+    asked = await client.submit(answer.options(id=f"{OURS}-asked-{note}"), note)
+    await running(asked)
+    await asked.complete(note)
+    assert await asked.result(timeout=WITHIN_S) == note
+    last = await client.submit(sing.options(debounce=0.2, debounce_key=f"{OURS}-{note}"), note)
+    assert await last.result(timeout=WITHIN_S) == note
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.breadth) for seed in range(1, 12))])
 async def test_whatever_is_said_others_go_on(turnout_client: Client, nats_server: NatsServer, seed: int) -> None:
     """A canary sings between volleys of nonsense."""
     client = turnout_client
-    worker = Worker(client, activities=[sing, hum], workflows=[song, hymn], name=OURS, liveness_ttl=2.0)
+    activities: list[Any] = [sing, hum, answer, ask, gather, growl]
+    worker = Worker(
+        client,
+        activities=activities,
+        workflows=[song, hymn, Choir],
+        name=OURS,
+        liveness_ttl=2.0,
+        properties={"voice": "bass"},
+    )
     async with worker:
         async with Recorder(client) as recorder:
-            await client.add_schedule(f"{OURS}-nightly", Schedule(cron="0 3 * * *"), hum, 2)
-            await asyncio.gather(*[(await client.submit(hum, note)).cancel() for note in range(4)])
-            await (await client.start(hymn, 2)).result()
-            await (await client.submit(hum.options(retry=RetryPolicy.none(), delay=0.1), 2)).result()
+            await all_that_there_is(client)
             await sings(client, 0)
         bender = Bender(recorder.heard, seed)
         for volley in range(VOLLEYS):

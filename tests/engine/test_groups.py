@@ -240,6 +240,24 @@ async def test_whoever_lives_submits_what_is_missing(
     assert Counter({f"half-{n}": 1 for n in range(30)}) == RAN
 
 
+async def test_nothing_is_written_behind_the_last_record_of_a_group(
+    turnout_client: Client, turnout_worker: WorkerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs may all have ended before its submitter comes to write that he has submitted them: it expires still."""
+    monkeypatch.setattr("turnout.supervisor.groups.LEFT_S", 60.0)
+    client, store = turnout_client, turnout_client.store
+    members = Members(store, client._performer)
+    roster = Roster((MemberKind("double"),), ('{"value":1}',))
+    record = await store.groups.put_roster(GroupRecord("slow", 1, "double", nonce="n"), roster)
+    kept = await store.groups.create(record)
+    await members._publish(record, roster, range(1))
+    async with turnout_worker(double):
+        await finished(client.group("slow"))
+        last = await store.groups.load("slow")
+        await members.publish(kept, roster, fresh=True)
+    assert await store.groups.load("slow") == last
+
+
 async def test_a_deadline_holds_whoever_has_submitted_the_member(
     turnout_client: Client, turnout_worker: WorkerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

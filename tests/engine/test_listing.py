@@ -320,6 +320,31 @@ async def test_everything_is_listed_once_and_about_in_order(crowd: tuple[Client,
     assert ended == sorted(ended, reverse=True)
 
 
+async def test_all_of_twenty_thousand_are_read_once_and_in_few_requests(monitored: tuple[NatsServer, int]) -> None:
+    """Listing all jobs, and counting them, costs a message for each and a request for each window of them: what takes
+    two seconds with 20,000 would take minutes if each were asked for by itself."""
+    server, port = monitored
+    many = 20_000
+
+    def counters() -> tuple[int, int]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+            told = json.load(answer)
+        return int(told["in_msgs"]), int(told["out_msgs"])
+
+    async with own_namespace(server) as client:
+        now = client.store.connection.now()
+        await store(client, (record(f"old-{n:05}", "completed", now - 2 * many + n) for n in range(many)))
+        for look in ("listed", "counted"):
+            asked_before, sent_before = counters()
+            if look == "listed":
+                assert len({info.id async for info in client.jobs()}) == many
+            else:
+                assert (await client.count())[JobState.completed] == many
+            asked, sent = counters()
+            assert many <= sent - sent_before < 1.1 * many + 200, look
+            assert asked - asked_before < many / WINDOW * 10 + 100, look
+
+
 async def test_sparse_and_dense_streams_are_walked_whole(turnout_client: Client) -> None:
     """Gaps of any size, subjects of any rarity: backwards, each message comes once, none is missed."""
     dice = random.Random(7)

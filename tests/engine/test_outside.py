@@ -11,7 +11,8 @@ import pytest
 
 from tests.engine.process_activities import approve_in_process
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import until
+from tests.support.values import job_record
+from tests.support.waiting import running, until
 from turnout import (
     Client,
     CompleteLater,
@@ -27,8 +28,11 @@ from turnout import (
     RetryPolicy,
     activity,
     current_job,
+    fastjson,
+    wire,
 )
 from turnout.core.events import Stuck
+from turnout.core.record import AttemptRecord, Outside, Token
 from turnout.store.perform import Performer
 from turnout.testing import NatsServer
 
@@ -64,6 +68,12 @@ async def approve_slowly() -> int:
 
 
 @activity
+async def returns_slowly() -> int:
+    await gates[-1].wait()
+    return 7
+
+
+@activity
 async def quick() -> str:
     return "done"
 
@@ -85,12 +95,15 @@ async def outside(handle: JobHandle[Any]) -> JobInfo:
     return await until(left, within_s=60.0)
 
 
-async def running(handle: JobHandle[Any]) -> JobInfo:
-    async def runs() -> JobInfo | None:
-        info = await handle.info()
-        return info if info.state is JobState.running else None
+async def answers_kept(client: Client, count: int) -> None:
+    """Return when so many bare answers are kept, and not dealt with yet."""
+    store = client.store
 
-    return await until(runs)
+    async def so_many() -> bool:
+        info = await store.connection.api(f"STREAM.INFO.{store.names.completions}")
+        return bool(info["state"]["messages"] == count)
+
+    await until(so_many)
 
 
 @pytest.fixture
@@ -186,6 +199,23 @@ async def test_an_answer_before_the_code_is_done_counts(
         assert await handle.result(timeout=SOON_S) == 5
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_answer_to_code_that_ends_by_itself_is_told(
+    turnout_client: Client, turnout_worker: Any, gate: asyncio.Event, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    """What the code returns counts; that somebody outside has said something else is in the job and in the log."""
+    with caplog.at_level(logging.WARNING, "turnout.attempts"):
+        async with turnout_worker(returns_slowly):
+            handle = await turnout_client.submit(returns_slowly)
+            await running(handle)
+            await (handle.fail("too early") if fails else handle.complete(5))
+            assert (await handle.info()).unused_answer is None
+            gate.set()
+            assert await handle.result(timeout=10) == 7
+            assert (await handle.info()).unused_answer == ("failed: too early" if fails else "completed")
+    assert "which did not count" in caplog.text
+
+
 async def test_past_its_timeout_the_attempt_has_timed_out(turnout_client: Client, worker: None) -> None:
     """Which is a failure that is retried; a heartbeat begins the time anew, and progress does as well."""
     handle = await turnout_client.submit(approve, 1.5)
@@ -262,11 +292,7 @@ async def test_bare_answers_are_kept_while_nobody_works(
         raw_publish(nats_server.url, f"{names.ns}.complete.odd", nonsense)
     raw_publish(nats_server.url, f"{names.ns}.complete.nobody", b"1")
 
-    async def kept() -> bool:
-        info = await turnout_client.store.connection.api(f"STREAM.INFO.{names.completions}")
-        return bool(info["state"]["messages"] == 5)
-
-    await until(kept)
+    await answers_kept(turnout_client, 5)
     await asyncio.to_thread(nats_server.stop)
     await asyncio.to_thread(nats_server.start)
     await turnout_client.store.connection.wait_up()
@@ -274,15 +300,59 @@ async def test_bare_answers_are_kept_while_nobody_works(
         async with turnout_worker(approve):
             assert await good.result(timeout=30) == 42
             assert await bad.result(timeout=10) == -2
-
-            async def dealt_with() -> bool:
-                info = await turnout_client.store.connection.api(f"STREAM.INFO.{names.completions}")
-                return bool(info["state"]["messages"] == 0)
-
-            await until(dealt_with)
+            await answers_kept(turnout_client, 0)
     assert (await odd.info()).state is JobState.running
     for why in ("must be integer", "no JSON", "no such job"):
         assert why in caplog.text
+
+
+async def test_what_is_odd_about_one_answer_stops_no_other(
+    turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A contract that nobody can check a value against, a record of a job that runs in no attempt: what came behind is
+    dealt with. Those are kept, and count when what was odd is mended."""
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    odd = {"v": 1, "name": "odd", "result_schema": {"$defs": 5, "$ref": "#/$defs/x"}}
+    await connection.store(names.activity("odd"), fastjson.dumps(odd))
+    async with turnout_worker(approve) as worker:
+        for job_id, number, attempts in (("odd", 1, (AttemptRecord(1, 1, worker.id, 1.0),)), ("none", 2, ())):
+            left: dict[str, Any] = {"token": Token("", 1, number, "x"), "outside": Outside()}
+            record = job_record(job_id, job_id, JobState.running, attempt=number, attempts=attempts, **left)
+            await connection.store(names.record(job_id, job_id), wire.dump_record(record))
+        handle = await turnout_client.submit(approve)
+        await outside(handle)
+        for job_id in ("odd", "none", handle.id):
+            await connection.store(f"{names.ns}.complete.{job_id}", b"42", {})
+        assert await handle.result(timeout=50) == 42
+        await answers_kept(turnout_client, 2)
+        assert "can't be dealt with yet" in caplog.text
+        await connection.store(names.activity("odd"), fastjson.dumps({**odd, "result_schema": {"type": "integer"}}))
+        await answers_kept(turnout_client, 1)
+        mended = (await turnout_client.store.registry.load("odd", "odd")).record
+        assert mended is not None
+        assert mended.state is JobState.completed
+
+
+async def test_an_answer_by_a_clock_that_is_behind(turnout_client: Client, turnout_worker: Any) -> None:
+    """What is said of the first attempt counts, also where its node's clock says that this begins later. Of a later
+    attempt it was meant for the one before."""
+    connection, names = turnout_client.store.connection, turnout_client.store.names
+    async with turnout_worker(approve) as worker:
+        now = connection.now()
+        for number, job_id in enumerate(("first", "second"), 1):
+            attempts = tuple(AttemptRecord(each, each, worker.id, now + 30) for each in range(1, number + 1))
+            left: dict[str, Any] = {
+                "token": Token("", number, number, "x"),
+                "outside": Outside(),
+                "submitted_at": now - 1,
+            }
+            record = job_record(job_id, "approve", JobState.running, attempt=number, attempts=attempts, **left)
+            await connection.store(names.record("approve", job_id), wire.dump_record(record))
+            await connection.store(f"{names.ns}.complete.{job_id}", b"42", {})
+        first: JobHandle[int] = turnout_client.job("first")
+        assert await first.result(timeout=50) == 42
+        await answers_kept(turnout_client, 0)
+        assert (await turnout_client.job("second").info()).state is JobState.running
 
 
 async def test_a_lost_message_is_put_back_and_nothing_runs_twice(turnout_client: Client, worker: None) -> None:

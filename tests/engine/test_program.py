@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import json
 import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.waiting import until
 from turnout import Client, TurnoutError, activity
 from turnout.testing import NatsServer
 from turnout.worker.threads import DaemonThreads
@@ -48,9 +53,130 @@ def test_a_busy_thread_does_not_hold_up_the_end_of_a_program(nats_server: NatsSe
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
+SCRIPT = """
+import asyncio, json, sys
+from dataclasses import dataclass
+from turnout import Client, DefinitionError, JobFaulted, RetryPolicy, Worker, activity, workflow
+
+class Refused(Exception):
+    pass
+
+@dataclass
+class Point:
+    x: int
+
+POLICY = RetryPolicy(max_attempts=3, delay=0.01, never_on=(Refused,))
+
+@activity(retry=POLICY)
+async def on_the_loop(at: Point) -> Point:
+    if at.x < 0:
+        raise Refused("not below 0")
+    return Point(at.x + 1)
+
+@activity(retry=POLICY)
+def in_thread(at: Point) -> Point:
+    if at.x < 0:
+        raise Refused("not below 0")
+    return Point(at.x + 1)
+
+@workflow
+async def twice(at: Point) -> Point:
+    return await in_thread.execute(await on_the_loop(at))
+
+@activity(run_in="process")
+def in_process(at: Point) -> Point:
+    return at
+
+async def main() -> None:
+    async with Client.connect(sys.argv[1], namespace=sys.argv[2]) as client:
+        if sys.argv[3] == "works":
+            async with Worker(client, activities=[on_the_loop, in_thread], workflows=[twice]):
+                await ask(client)
+        else:
+            await ask(client)
+        try:
+            Worker(client, activities=[in_process])
+        except DefinitionError as error:
+            print(json.dumps(str(error)))
+
+async def ask(client: Client) -> None:
+    for each in (on_the_loop, in_thread):
+        assert await (await client.submit(each, Point(1))).result(timeout=60) == Point(2)
+        try:
+            await (await client.submit(each.options(retry=POLICY), Point(-1))).result(timeout=60)
+        except JobFaulted as fault:
+            error = fault.info.error
+            print(json.dumps([error.type, error.message, error.traceback, fault.info.attempt]))
+    assert await (await client.start(twice, Point(1))).result(timeout=60) == Point(3)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["works", "asks"])
+def test_what_is_defined_in_a_script_is_as_good_as_what_is_imported(
+    nats_server: NatsServer, tmp_path: Path, where: str
+) -> None:
+    """Types, errors, activities and workflows of `python script.py`: values come back, an error has its type, text and
+    lines, and a policy that names its class matches, also at a worker that has imported the script."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    namespace = f"script_{where}"
+    worker = None
+    if where == "asks":
+        arguments = ["worker", "script:works_on", "--server", nats_server.url, "-n", namespace, "--grace", "0"]
+        (tmp_path / "script.py").write_text(f"{SCRIPT}\nworks_on = [on_the_loop, in_thread, twice]\n")
+        worker = subprocess.Popen([sys.executable, "-m", "turnout", *arguments], cwd=tmp_path)
+    try:
+        done = subprocess.run(
+            [sys.executable, "script.py", nats_server.url, namespace, where],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        if worker is not None:
+            worker.terminate()
+            worker.wait(30)
+    assert done.returncode == 0, done.stderr
+    *errors, refused = map(json.loads, done.stdout.splitlines())
+    assert len(errors) == 2
+    for type_, message, trace, attempt in errors:
+        assert (type_, message, attempt) == ("Refused", "not below 0", 1)
+        assert 'script.py", line' in trace
+        assert 'raise Refused("not below 0")' in trace
+    assert "module of its own" in refused
+
+
 @activity
 async def greet(who: str) -> str:
     return f"hello {who}"
+
+
+@pytest.mark.parametrize("thread", ["turnout-leases", "turnout-supervisor"])
+async def test_a_worker_that_dies_beside_other_code_says_so(
+    turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture, thread: str
+) -> None:
+    """Nobody awaits `run`, and the program goes on: without a word its jobs would wait for no reason to be seen."""
+    async with turnout_worker(greet):
+        await (await turnout_client.submit(greet, "first")).result(timeout=30)
+        for each in threading.enumerate():
+            if each.name == thread:
+                end = ctypes.c_ulong(each.ident or 0), ctypes.py_object(SystemExit)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(*end)
+
+        async def told() -> bool:
+            return "the worker has died" in caplog.text
+
+        await until(told)
+    assert caplog.text.count("the worker has died") == 1
+
+
+async def test_a_worker_that_is_stopped_has_not_died(
+    turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loops that end with an ordered stop are no death."""
+    async with turnout_worker(greet):
+        await (await turnout_client.submit(greet, "first")).result(timeout=30)
+    assert "died" not in caplog.text
 
 
 async def test_a_client_on_another_loop_sends_nothing(turnout_client: Client) -> None:

@@ -6,10 +6,12 @@ import asyncio
 import functools
 import logging
 import sys
+import threading
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from tests.support.waiting import until
 from turnout import (
@@ -271,6 +273,30 @@ async def test_code_that_ends_oddly_faults_its_job_and_not_the_worker(
         assert info.error is not None
         assert (info.error.type, info.reason) == (error_type, reason)
         assert await (await turnout_client.submit(nap, 0)).result(timeout=10) == 1
+
+
+decoded_in: list[str] = []
+
+
+def note_thread(text: str) -> str:
+    decoded_in.append(threading.current_thread().name)
+    return text
+
+
+@activity
+async def measure(text: Annotated[str, AfterValidator(note_thread)]) -> int:
+    return len(text)
+
+
+async def test_a_large_payload_is_decoded_beside_the_loop(turnout_client: Client, turnout_worker: Any) -> None:
+    """Parsing and validating it takes long: leases, other jobs and health do not wait for that."""
+    async with turnout_worker(measure):
+        for size in (10, 800_000):
+            decoded_in.clear()
+            handle = await turnout_client.submit("measure", {"text": "x" * size})  # by name: not validated here
+            assert await handle.result(timeout=20) == size
+            in_main = {name == threading.main_thread().name for name in decoded_in}
+            assert in_main == {size == 10}
 
 
 async def test_sync_activities_run_in_threads(turnout_client: Client, turnout_worker: Any) -> None:

@@ -28,8 +28,10 @@ from turnout import (
 from turnout.core.evolve import evolve
 from turnout.core.schedule import ScheduleRecord
 from turnout.core.workflows.values import WorkflowState
+from turnout.nats.stream import Stream
 from turnout.store.perform import Performer
 from turnout.store.scheduled_runs import ScheduledRuns
+from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
 EACH_SECOND = Schedule(every=1)
@@ -460,3 +462,20 @@ async def test_bad_input_is_refused_before_anything_is_stored(turnout_client: Cl
     with pytest.raises(InvalidValue, match="note must be text"):
         await client.schedule("a").pause(5)  # type: ignore[arg-type]
     assert [each async for each in client.schedules()] == []
+
+
+async def test_a_wake_leaves_no_moment_without_one(turnout_client: Client, nats_server: NatsServer) -> None:
+    """Whoever dies in the midst of it has stored the new message before the old one goes; one is left."""
+    store, names = turnout_client.store, turnout_client.store.names
+    heard: list[str] = []
+    async with Client.connect(nats_server.url, namespace=turnout_client.namespace) as other:
+        for subject in (names.tick("s", "now"), f"$JS.API.STREAM.MSG.DELETE.{names.work}"):
+            await other.store.connection.subscribe(subject, lambda message: heard.append(message.subject))
+        await other.store.connection.flush()
+        for _ in range(2):
+            await store.schedules.wake("s")
+        await other.store.connection.flush()
+    assert [subject.split(".")[-1] for subject in heard] == ["now", "now", names.work]
+    assert dict([each async for each in Stream(store.connection, names.work).subjects(names.tick("s", "*"))]) == {
+        names.tick("s", "now"): 1
+    }

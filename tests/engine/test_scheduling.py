@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.waiting import best_of_three, until
 from turnout import (
     Client,
@@ -20,6 +23,7 @@ from turnout import (
     JobInfo,
     JobState,
     RetryPolicy,
+    TurnoutError,
     activity,
     activity_ref,
     current_job,
@@ -27,6 +31,10 @@ from turnout import (
 )
 from turnout.core.record import JobRecord
 from turnout.core.spec import Body, JobSpec, SubmitOptions
+from turnout.store.perform import Performer
+from turnout.supervisor.apply import Applier
+from turnout.supervisor.deadlines import Deadlines
+from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
 LATE_S = 0.5
@@ -329,6 +337,93 @@ async def test_an_expired_job_can_be_retried(turnout_client: Client, turnout_wor
     assert (await handle.info()).state == "queued"
     async with turnout_worker(stamp):
         assert await handle.result(timeout=10) == "late"
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "cut short"])
+async def test_a_deadline_without_a_record_or_a_worker(
+    turnout_client: Client, turnout_worker: WorkerFactory, bare: bool
+) -> None:
+    """A bare job, or one whose submitter has died before its record: the supervisor of a worker for others ends it,
+    with its dead letter, and lets those be whose time has not come."""
+    client = turnout_client
+    connection, names = client.store.connection, client.store.names
+    late, early = '{"expires_in": 2, "labels": {"a": "late"}}', '{"start_within": 3600}'
+    for job_id, options in (("late", late), ("early", early)):
+        subject = names.bare("hang") if bare else names.jobs("hang", job_id)
+        await connection.store(
+            subject, b"{}", {wire.OPTIONS: options, wire.MSG_ID: job_id if bare else f"{job_id}.1.x"}
+        )
+    async with turnout_worker(stamp):
+
+        async def letters() -> list[str]:
+            return [letter.id async for letter in client.faults(activity="hang")]
+
+        assert await until(letters) == ["late"]
+        assert (await client.job("late").info()).reason == "expired"
+        assert [info.id async for info in client.jobs(activity="hang", state="queued")] == ["early"]
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "cut short"])
+@pytest.mark.parametrize("busy", [True, False], ids=["a busy node", "no node"])
+async def test_a_deadline_without_a_record_is_noticed_in_time(
+    turnout_client: Client, turnout_worker: Any, bare: bool, busy: bool
+) -> None:
+    """It waits for a node all of whose slots are taken, or for one at all: it ends within 2 s of its deadline."""
+    registry, names = turnout_client.store.registry, turnout_client.store.names
+    async with turnout_worker(hang if busy else stamp, concurrency=1):
+        if busy:
+            await reached(await turnout_client.submit(hang), "running")
+        for late in best_of_three(2.0):
+            job_ids = [f"late-{time.time_ns()}-{n}" for n in range(4)]
+            for n, job_id in enumerate(job_ids):
+                headers = {
+                    wire.OPTIONS: json.dumps({"expires_in": 0.5 + n}),
+                    wire.MSG_ID: job_id if bare else f"{job_id}.1.x",
+                }
+                subject = names.bare("hang") if bare else names.jobs("hang", job_id)
+                await turnout_client.store.connection.store(subject, b"{}", headers)
+            for job_id in job_ids:
+
+                async def ended(job_id: str = job_id) -> JobRecord | None:
+                    record = (await registry.load("hang", job_id)).record
+                    return record if record is not None and record.state.final else None
+
+                record = await until(ended)
+                assert record is not None
+                assert (record.attempt, record.reason) == (0, "expired")
+                assert record.finished_at is not None
+                assert record.spec.expires_at is not None
+                late.append(record.finished_at - record.spec.expires_at)
+
+
+async def test_a_deadline_is_not_lost_with_a_look_that_fails(turnout_client: Client, nats_server: NatsServer) -> None:
+    """What was due when the server did not answer is due still; it has been read once."""
+    async with (
+        Proxy(nats_server.port) as proxy,
+        Client.connect(proxy.url, namespace=turnout_client.namespace) as beyond,
+    ):
+        store, names = beyond.store, beyond.store.names
+        headers = {wire.OPTIONS: '{"expires_in": 1}', wire.MSG_ID: "late"}
+        await store.connection.store(names.bare("hang"), b"{}", headers)
+        deadlines = Deadlines(store, Applier(Performer(store)))
+        await deadlines.read()
+        while True:
+            proxy.block(up=False)
+            try:
+                async with asyncio.timeout(30):
+                    await deadlines.look()
+            except TurnoutError:
+                break
+            finally:
+                proxy.unblock()
+            await asyncio.sleep(0.1)
+
+        async def letters() -> list[str]:
+            with contextlib.suppress(TurnoutError):  # it may be connecting again
+                await deadlines.look()
+            return [letter.id async for letter in turnout_client.faults(activity="hang")]
+
+        assert await until(letters) == ["late"]
 
 
 async def test_a_deadline_in_the_queue_is_noticed_in_time(turnout_client: Client, turnout_worker: Any) -> None:

@@ -386,6 +386,19 @@ async def test_one_key_has_a_limit_of_its_own(turnout_client: Client, turnout_wo
     assert (most_at_once("big"), most_at_once("small")) == (3, 1)
 
 
+async def test_what_is_set_and_not_declared_says_so(turnout_client: Client, turnout_worker: Any) -> None:
+    """A misspelt name is told from a limit of the code, or a key of one; who declares it later makes it one."""
+    for name in ("tenant:big", "tenants:big", "one"):
+        await turnout_client.set_limit(name, 3)
+
+    async def strange() -> set[str]:
+        return {found.name async for found in turnout_client.limits() if not found.declared}
+
+    assert await strange() == {"tenant:big", "tenants:big", "one"}
+    async with turnout_worker(serve, alone):
+        assert await strange() == {"tenants:big"}
+
+
 async def test_a_debounced_job_takes_the_places_of_what_it_runs_with(
     turnout_client: Client, turnout_worker: Any
 ) -> None:

@@ -9,11 +9,25 @@ from typing import Any
 
 import attrs
 import pytest
+from pydantic import BaseModel
 
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
-from turnout import Client, InvalidArguments, InvalidValue, JobState, RetryPolicy, TurnoutError, activity, activity_ref
-from turnout.nats.messages import NoResponders
+from turnout import (
+    Client,
+    InvalidArguments,
+    InvalidValue,
+    JobExists,
+    JobState,
+    RetryPolicy,
+    TurnoutError,
+    activity,
+    activity_ref,
+    wire,
+)
+from turnout.core.lifecycle import record_of
+from turnout.nats.messages import NoResponders, RequestTimeout
+from turnout.nats.stream import MSG_ID, Stream
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
 
@@ -252,6 +266,68 @@ async def test_a_lost_answer_neither_doubles_the_job_nor_raises(
     assert await stored(turnout_client) == 1
 
 
+@pytest.mark.parametrize("chars", [10, 200_000], ids=["small", "large"])
+async def test_ones_own_resend_is_known_when_the_server_has_forgotten(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch, chars: int
+) -> None:
+    """The job has run before its submitter hears that it is stored, and the server was restarted."""
+    store, names = turnout_client.store, turnout_client.store.names
+    real, subject, sent = store.connection.store, names.jobs("anything", "mine"), list[str]()
+
+    async def lossy(to: str, body: bytes, headers: dict[str, str], **more: Any) -> Any:
+        if to != subject:
+            return await real(to, body, headers, **more)
+        sent.append(headers[MSG_ID])
+        if len(sent) > 1:
+            return await real(to, body, {**headers, MSG_ID: f"{sent[0]}-again"}, **more)  # as if it had been restarted
+        ack = await real(to, body, headers, **more)
+        found = await store.queue.find_named("anything", "mine")
+        assert found is not None
+        now = store.connection.now()
+        await store.registry.save(
+            attrs.evolve(record_of(found), state=JobState.completed, attempt=1, finished_at=now), 0
+        )
+        await Stream(store.connection, names.work).delete(ack.seq)
+        raise RequestTimeout("the answer is lost")
+
+    monkeypatch.setattr(store.connection, "store", lossy)
+    handle = await turnout_client.submit(anything.options(id="mine"), "x" * chars)
+    assert len(sent) == 2
+    info = await handle.info()
+    assert (info.state, info.payload) == ("completed", {"value": "x" * chars})
+    with pytest.raises(JobExists):
+        await turnout_client.submit(anything.options(id="mine"), "x" * chars)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["with a record", "without a record"])
+async def test_ones_own_resend_is_known_when_it_was_requeued(
+    turnout_client: Client, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """Before its submitter hears that it is stored the job waits under another message, put there by a supervisor."""
+    store = turnout_client.store
+    real, subject, sent = store.connection.store, store.names.jobs("anything", "mine"), list[str]()
+
+    async def lossy(to: str, body: bytes, headers: dict[str, str], **more: Any) -> Any:
+        if to != subject or wire.REPLACED in headers:
+            return await real(to, body, headers, **more)
+        sent.append(headers[MSG_ID])
+        ack = await real(to, body, headers, **more)
+        found = await store.queue.find_named("anything", "mine")
+        assert found is not None
+        if recorded:
+            await store.registry.save(record_of(found), 0)
+        await store.queue.replace(found.spec, ack.seq, 1, "supervisor")
+        raise RequestTimeout("the answer is lost")
+
+    monkeypatch.setattr(store.connection, "store", lossy)
+    handle = await turnout_client.submit(anything.options(id="mine"), "x" * 200_000)
+    assert len(sent) == 2
+    info = await handle.info()
+    assert (info.state, info.payload) == ("queued", {"value": "x" * 200_000})
+    with pytest.raises(JobExists):
+        await turnout_client.submit(anything.options(id="mine"), "x" * 200_000)
+
+
 async def test_submitting_goes_on_after_the_server_was_away(turnout_client: Client, nats_server: NatsServer) -> None:
     """A server that is restarted costs a client nothing but the wait: the same client submits again."""
     before = await turnout_client.submit(double, 1)
@@ -272,7 +348,7 @@ async def test_submitting_goes_on_after_the_server_was_away(turnout_client: Clie
 async def test_a_payload_by_name_is_checked_against_the_contract(
     turnout_client: Client, turnout_worker: WorkerFactory
 ) -> None:
-    """A missing or unknown parameter is told at the submit, once a worker has published what the activity takes.
+    """What is missing, unknown or of a wrong kind is told at the submit, once a worker has published what it takes.
 
     Nothing is refused before that, and a contract that has changed is read again before anything is.
     """
@@ -283,8 +359,10 @@ async def test_a_payload_by_name_is_checked_against_the_contract(
             turnout_client.submit(activity_ref("join"), frist="a"),
             turnout_client.submit_many("join", [{"first": "a"}, {"frist": "a"}]),
             turnout_client.submit("join", ["a"]),
+            turnout_client.submit("join", {"first": 5}),
         ):
-            with pytest.raises(TypeError, match=r"first: .* required; frist: unknown key|be an object") as caught:
+            told = r"first: .* required; frist: unknown key|be an object|first: it must be string"
+            with pytest.raises(TypeError, match=told) as caught:
                 await call
             assert isinstance(caught.value, ValueError)
         assert await (await turnout_client.submit("join", {"first": "a"})).result(timeout=10) == "a-b"
@@ -295,3 +373,47 @@ async def test_a_payload_by_name_is_checked_against_the_contract(
 
     async with turnout_worker(newer):
         assert await (await turnout_client.submit("join", {"frist": "c"})).result(timeout=10) == "c"
+
+
+class Person(BaseModel):
+    name: str
+    age: int = 0
+
+
+YOU = Person(name="you")
+
+
+@activity
+async def greet(person: Person) -> str:
+    return person.name
+
+
+@activity
+async def greet_anybody(person: Person = YOU) -> str:
+    return person.name
+
+
+@attrs.frozen
+class Place:
+    town: str
+
+
+HOME = Place("home")
+
+
+@activity
+async def visit(place: Place = HOME) -> str:
+    return place.town
+
+
+async def test_so_is_one_that_is_the_object_of_a_model(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
+    """Its fields are missing or of a wrong kind; keys that the model drops are none of it, and where the model may be
+    left out altogether nothing is refused."""
+    async with turnout_worker(greet, greet_anybody, visit):
+        for payload in ({}, {"person": {"name": "Ann"}}, {"name": 5}, {"name": "Ann", "age": "old"}, ["Ann"]):
+            with pytest.raises(TypeError, match=r"name: it |age: it must be integer|it must be object"):
+                await turnout_client.submit("greet", payload)
+        handle = await turnout_client.submit("greet", {"name": "Ann", "age": "7", "more": 1})
+        assert await handle.result(timeout=10) == "Ann"
+        for name, default in (("greet_anybody", "you"), ("visit", "home")):
+            assert await (await turnout_client.submit(name, {})).result(timeout=10) == default

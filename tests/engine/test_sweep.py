@@ -15,7 +15,9 @@ from turnout import Client, wire
 from turnout.core.events import Event, Expired, Leftover, Stuck
 from turnout.core.record import AttemptRecord, JobRecord, JobState, Token
 from turnout.core.spec import SubmitOptions
-from turnout.nats.stream import kv_stream
+from turnout.nats.stream import Stream, kv_stream
+from turnout.store.consumers import consumer_of
+from turnout.store.lines import Parked
 from turnout.store.records import Versioned
 from turnout.store.topology import Topology
 from turnout.supervisor.apply import Applier
@@ -104,6 +106,50 @@ async def test_what_was_swallowed_is_handed_to_others(turnout_client: Client) ->
         await until(all_again)
         assert {each.metadata.num_delivered for each in again} == {2}
     assert not sweeper.applied.events
+
+
+async def forgotten_by_the_server(client: Client, pulled: Any) -> str:
+    """Have the server take a message for acknowledged that is there: the id of its job.
+
+    A purge of less than what a consumer hands over moves its ack floor past others, and the next acknowledgement does
+    the rest.
+    """
+    first, second, _ = await client.submit_many(job, [{}] * 3)
+    received = {message_of(each).seq: each for each in await pulled.fetch(3, timeout=10)}
+    assert len(received) == 3
+    await Stream(client.store.connection, client.store.names.work).purge(client.store.names.jobs("job", second.id))
+    await received[max(received)].ack_sync()
+    consumer = await consumer_of(client.store.connection, client.store.names, "job")
+    assert consumer is not None
+    assert consumer.acked_seq == max(received)
+    return first.id
+
+
+async def test_what_the_server_has_forgotten_is_put_in_anew(turnout_client: Client) -> None:
+    """No NAK and no lease brings back what lies at or below the ack floor: leases of twenty seconds are not awaited."""
+    sweeper = Sweeper(turnout_client)
+    async with pulls(turnout_client) as pulled:
+        job_id = await forgotten_by_the_server(turnout_client, pulled)
+        await until(lambda: _found(sweeper, job_id), within_s=15)
+
+
+async def _found(sweeper: Sweeper, job_id: str) -> bool:
+    await sweeper.turn()
+    return any(found == job_id and isinstance(event, Stuck) for found, event in sweeper.applied.events)
+
+
+async def test_who_is_let_into_a_limit_costs_no_other_its_turn(turnout_client: Client) -> None:
+    """Though the message with which it was parked is on its way out still: that one goes first, without a purge."""
+    async with pulls(turnout_client) as pulled:
+        other, parked = await turnout_client.submit_many(job, [{}] * 2)
+        received = {message_of(each).seq: each for each in await pulled.fetch(2, timeout=10)}
+        first, second = (received[seq] for seq in sorted(received))
+        record = job_record(id=parked.id, activity="job", state=JobState.queued, message=message_of(second))
+        await turnout_client.store.places.release(Parked(0, "", record))
+        await first.nak()
+        async with asyncio.timeout(15):  # the lease is twenty seconds
+            again = [await pulled.fetch(1, timeout=15) for _ in range(2)]
+    assert {each.subject.rpartition(".")[2] for [each] in again} == {other.id, parked.id}
 
 
 async def test_what_is_somebodys_is_left_alone(turnout_client: Client) -> None:

@@ -12,13 +12,14 @@ import nats
 import pytest
 
 from tests.support.values import job_record
-from tests.support.waiting import until
+from tests.support.waiting import running, until
 from turnout import Client, JobState, Outcome, RetryPolicy, Worker, activity
 from turnout.core.lifecycle import record_of
 from turnout.core.record import AttemptRecord, Token
 from turnout.errors import OutcomeUnknown, ServerUnavailable
+from turnout.nats import once
 from turnout.nats.stream import kv_stream
-from turnout.store import queue
+from turnout.once import _said as once_said
 from turnout.store.topology import ConsumerOptions, Topology
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.testing import NatsServer
@@ -56,10 +57,6 @@ async def rename(client: Client, stream: str, subjects: list[str]) -> list[str]:
     return before
 
 
-async def running(client: Client, job_id: str) -> bool:
-    return (await client.job(job_id).info()).state is JobState.running
-
-
 async def test_a_result_outwaits_a_registry_that_does_not_respond(
     turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,7 +64,7 @@ async def test_a_result_outwaits_a_registry_that_does_not_respond(
     caplog.set_level(logging.INFO, "turnout")
     async with turnout_worker(gated):
         handle = await turnout_client.submit(gated, turnout_client.namespace)
-        await until(lambda: running(turnout_client, handle.id))
+        await running(handle)
         stream = kv_stream(turnout_client.store.names.jobs_bucket)
         subjects = await rename(turnout_client, stream, [f"elsewhere.{turnout_client.namespace}.>"])
         gates[turnout_client.namespace].set()
@@ -82,11 +79,32 @@ async def test_a_result_outwaits_a_registry_that_does_not_respond(
     assert (await handle.info()).losses == 0
 
 
+async def test_what_is_refused_again_and_again_is_told_once(
+    turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that can't have it stored that it lives tries twice a second or so, and says so once a minute."""
+    monkeypatch.delitem(once_said, "liveness", raising=False)
+    caplog.set_level(logging.DEBUG, "turnout.worker.leases")
+    async with turnout_worker(quick, liveness_ttl=2.0):
+        connection = turnout_client.store.connection
+        stream = kv_stream(turnout_client.store.names.nodes_bucket)
+        config = (await connection.api(f"STREAM.INFO.{stream}"))["config"]
+        await connection.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": 1, "discard": "new"})
+        await connection.api(f"STREAM.PURGE.{stream}")  # what takes the place of another would have room
+
+        async def refused() -> list[int] | None:
+            levels = [each.levelno for each in caplog.records if "liveness could not be written" in each.message]
+            return levels if len(levels) > 5 else None
+
+        assert (await until(refused)).count(logging.WARNING) == 1
+        await connection.api(f"STREAM.UPDATE.{stream}", config)
+
+
 async def test_an_outage_is_told_as_what_it_is(
     nats_server: NatsServer, turnout_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A submit that no server answers raises one of the documented errors."""
-    monkeypatch.setattr(queue, "_RETRY_S", 0.2)
+    monkeypatch.setattr(once, "_RETRY_S", 0.2)
     nats_server.stop()
     with pytest.raises((ServerUnavailable, OutcomeUnknown)):
         await turnout_client.submit(quick)
@@ -188,7 +206,7 @@ async def test_a_second_stop_does_not_wait_for_a_server_that_is_away(
     worker = Worker(turnout_client, activities=[gated])
     await worker.start()
     handle = await turnout_client.submit(gated, "away")
-    await until(lambda: running(turnout_client, handle.id))
+    await running(handle)
     nats_server.stop()
     async with asyncio.timeout(25):
         patient = asyncio.create_task(worker.stop(grace=600))

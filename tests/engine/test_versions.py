@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import until
-from turnout import Activity, Client, JobHandle, RetryPolicy, UnreadableRecord, Worker, activity, current_job, wire
+from tests.support.waiting import running, until
+from turnout import Activity, Client, RetryPolicy, UnreadableRecord, Worker, activity, current_job, wire
 from turnout.nats.stream import kv_stream
 from turnout.testing import NatsServer
 from turnout.worker import executor
@@ -27,13 +27,6 @@ def work(release: asyncio.Event, **options: Any) -> Activity[..., Any]:
         return current_job().attempt
 
     return work
-
-
-async def running(handle: JobHandle[Any]) -> None:
-    async def is_so() -> bool:
-        return (await handle.info()).state == "running"
-
-    await until(is_so)
 
 
 class Consumer:

@@ -12,7 +12,7 @@ import gc
 import logging
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,32 @@ async def raising_while_cleaning_up() -> None:
         await for_ever()
     finally:
         raise ValueError("while cleaning up")
+
+
+class Waits:
+    """Something to await that is no coroutine: some Pythons make a task of it that runs a generator."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        held = whole()
+        try:
+            yield from for_ever().__await__()
+        finally:
+            effect(f"awaited {held}")
+
+
+@scene
+async def waiting_for_what_is_no_coroutine() -> None:
+    begun = asyncio.ensure_future(Waits())
+    await asyncio.sleep(0)
+    await asyncio.gather(begun, Waits())
+
+
+@scene
+async def with_a_task_that_has_not_begun_of_what_is_no_coroutine() -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_soon(loop.stop)
+    loop.call_soon(lambda: asyncio.ensure_future(Waits()))
+    await for_ever()
 
 
 def play(function: Scene, *, begun: bool) -> None:

@@ -22,6 +22,7 @@ PUBLIC = {
     "ActivityRef",
     "AmbiguousJob",
     "AttemptInfo",
+    "Bounds",
     "Client",
     "CompleteLater",
     "DefinitionError",

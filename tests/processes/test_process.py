@@ -26,7 +26,7 @@ from turnout.core.record import Progress
 from turnout.definition import Activity, activity
 from turnout.errors import DefinitionError, PayloadTooLarge
 from turnout.worker.context import JobFacts
-from turnout.worker.process import ChildCall, ChildResult, locate, run_in_child
+from turnout.worker.process.parent import ChildCall, ChildResult, locate, run_in_child
 
 HERE = Path(__file__).parent
 
@@ -294,7 +294,7 @@ async def test_nothing_outlives_a_killed_worker(tmp_path: Path, how: str) -> Non
             sys.path.insert(0, {str(HERE)!r})
             import child_activities
             from turnout.worker.context import JobFacts
-            from turnout.worker.process import ChildCall, run_in_child
+            from turnout.worker.process.parent import ChildCall, run_in_child
             class Host:
                 def report(self, progress): ...
                 def beat(self): ...

@@ -12,7 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
     group.addoption("--sim-seed", type=int, default=None, help="run the random history of this seed")
     group.addoption("--sim-plan", default=None, help="run this plan, as a failure prints it")
-    group.addoption("--sim-scale", type=float, default=0.4, help="how many histories: 0.4 for some, 6 for all")
+    group.addoption("--sim-scale", type=float, default=0.25, help="how many histories: 0.25 for some, 6 for all")
 
 
 @pytest.fixture(autouse=True)

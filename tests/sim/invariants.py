@@ -64,6 +64,8 @@ class Invariants:
 
     def written(self, message: Message) -> None:
         """A record, or the marker in its place, was stored."""
+        if "._debounced." in message.subject:
+            return
         job_id = message.subject.rpartition(".")[2]
         before = self.records.get(job_id)
         if not message.data:
@@ -90,6 +92,10 @@ class Invariants:
         """A dead letter was stored."""
         self.letters[message.subject] = self.letters.get(message.subject, 0) + 1
 
+    def life(self, record: JobRecord) -> str:
+        """What tells a life of a job from every other: its payload."""
+        return record.spec.payload.text or ""
+
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def saved(self, before: JobRecord | None, after: JobRecord, expires: bool) -> None:
@@ -103,13 +109,13 @@ class Invariants:
             raise Violation("U7 next actor", f"{after.id} is {after.state} and its record would expire")
         if after.state.final:
             self.final[after.id] = after.generation
-            self.ended[after.spec.payload.text or "", after.generation] = after
+            self.ended[self.life(after), after.generation] = after
         self.accepted[after.id] = max(self.accepted.get(after.id, 0), after.generation)
 
     def one_terminal_state(self, before: JobRecord | None, after: JobRecord) -> None:
         """U2: a generation ends once; what its final record says stays, and only a new generation goes on."""
         if before is None:
-            ended = self.ended.get((after.spec.payload.text or "", after.generation))
+            ended = self.ended.get((self.life(after), after.generation))
             if ended is not None and not after.state.final:  # a replay puts back what the letter tells
                 raise Violation(
                     "U2 one terminal state", f"{after.id} was {ended.state}, and begins again as {after.state}"
@@ -242,7 +248,7 @@ class Invariants:
 
     def faulted_means_a_letter(self, record: JobRecord) -> None:
         """U6: a faulted job has a dead letter, exactly one per generation and life, before its message goes."""
-        count = self.letters.get(self.sim.names.fault("act", record.id, record.generation), 0)
+        count = self.letters.get(self.sim.names.fault(record.spec.activity, record.id, record.generation), 0)
         lives = sum(1 for (_, g), e in self.ended.items() if e.id == record.id and g == record.generation)
         if not 1 <= count <= max(lives, 1):
             raise Violation(
@@ -279,7 +285,7 @@ class Invariants:
 
         (A node that froze right after its start was recorded may run its code when all is over: a zombie like any.)
         """
-        life = record.spec.payload.text or ""
+        life = self.life(record)
         ended = self.ended.get((life, record.generation))
         if ended is not None and record.attempt not in [attempt.number for attempt in ended.attempts]:
             raise Violation("U10 ended jobs do not run again", f"{record.id} was {ended.state}")

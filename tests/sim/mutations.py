@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from tests.sim import nodes
+from tests.sim.invariants import Violation
 from tests.sim.network import SimConnection
 from tests.sim.plan import Act, Fault, Plan
 from tests.sim.seams import Patch
@@ -210,6 +211,17 @@ class Tooth:
     caught_by: tuple[str, ...]
     plans: tuple[Plan, ...]
     take: Callable[[], list[Patch]] = list
+
+    def unnoticed(self, rule: str, run: Callable[..., object]) -> str:
+        """Why the simulation does not notice that this rule is missing, "" if it does; with it all must go well."""
+        for plan in self.plans:
+            try:
+                run(plan, patches=self.take())
+            except Violation as violation:
+                run(plan)
+                caught = violation.name.split()[0] in self.caught_by
+                return "" if caught else f"{rule} is caught by {violation}"
+        return f"{rule} survives"
 
 
 def plans(script: str, *extra: Fault | Act, kind: str = "plain", seeds: int = 20, **more: Any) -> tuple[Plan, ...]:

@@ -21,7 +21,14 @@ WATCH_S = 4.0
 STALL_S = 2.0
 """A line that is held up for so long may cost its node a liveness TTL: it is as good as cut off until then."""
 
-EFFECTS = ("sim.", "$KV.sim_jobs.", "$JS.ACK.", "$JS.API.STREAM.MSG.DELETE.", "$JS.API.STREAM.PURGE.")
+EFFECTS = (
+    "sim.",
+    "$KV.sim_jobs.",
+    "$KV.sim_activities._groups.",
+    "$JS.ACK.",
+    "$JS.API.STREAM.MSG.DELETE.",
+    "$JS.API.STREAM.PURGE.",
+)
 """Where what is sent changes something for a job, or asks another process about one."""
 
 

@@ -17,9 +17,9 @@ from turnout.definition.activity import Activity
 from turnout.definition.options import IfExists
 from turnout.errors import InvalidState, JobExists, JobNotFound, TurnoutError
 from turnout.nats.connection import ConnectOptions
+from turnout.nats.once import SubjectTaken
 from turnout.store.pauses import Pause
 from turnout.store.perform import Performer, Store
-from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.wire.converter import dump
@@ -46,7 +46,7 @@ class Node:
         self.host = Host(sim.world, node_name(number, life))
         self.runner: Runner | None = None
         self.stopping = False
-        self.activity = code.activity_of(LEASE_S, sim.plan.max_lost, sim.limits)
+        self.activities = sim.activities()
         sim.hosts.append(self.host)
         self.host.spawn(self._work())
 
@@ -55,8 +55,7 @@ class Node:
         code.PLAY.set(self._play)
         connection = await sim.connect(self.host, "worker")
         store = Store.over(connection, sim.names)
-        node = NodeInfo(id=self.host.name, name=self.host.name, activities=(ACTIVITY,), slots=1, ttl=TTL_S)
-        self.runner = self._make_runner(store, node)
+        self.runner = self._make_runner(store, self._describe())
         while True:
             try:
                 await self.runner.start()
@@ -68,8 +67,12 @@ class Node:
         if self.stopping:
             await self._stop()
 
+    def _describe(self) -> NodeInfo:
+        name = self.host.name
+        return NodeInfo(id=name, name=name, activities=tuple(self.activities), slots=1, ttl=TTL_S)
+
     def _make_runner(self, store: Store, node: NodeInfo) -> Runner:
-        return Runner(store, ConnectOptions(), {ACTIVITY: self.activity}, node)
+        return Runner(store, ConnectOptions(), self.activities, node)
 
     def stop(self) -> None:
         """SIGTERM with no grace: running code is aborted, the node leaves when all is written."""
@@ -162,7 +165,12 @@ class Overseer:
         self.host = Host(sim.world, f"sup{number}-{life}")
         sim.hosts.append(self.host)
         options = SupervisorOptions(
-            liveness_ttl=1.5 * TTL_S, look_every=1.0, sweep_every=3.0, registry_every=4.5, objects_every=1e6
+            liveness_ttl=1.5 * TTL_S,
+            look_every=1.0,
+            sweep_every=3.0,
+            registry_every=4.5,
+            objects_every=1e6,
+            **sim.walks,
         )
         self.supervisor = Supervisor(ConnectOptions(), sim.names, name=self.host.name, options=options)
         self.host.spawn(self.supervisor.run())

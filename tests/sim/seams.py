@@ -26,12 +26,12 @@ class Remembered:
     What was written is read back as it was (tests/wire holds that), and nothing is read twice.
     """
 
-    def __init__(self, dump: Callable[[Any], bytes], load: Callable[[bytes], Any]) -> None:
+    def __init__(self, dump: Callable[..., bytes], load: Callable[[bytes], Any]) -> None:
         self._dump, self._load = dump, load
         self._known: dict[bytes, Any] = {}
 
-    def dump(self, value: Any) -> bytes:
-        data = self._dump(value)
+    def dump(self, value: Any, most: int | None = None) -> bytes:
+        data = self._dump(value) if most is None else self._dump(value, most)
         self._known[data] = value
         return data
 

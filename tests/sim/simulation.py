@@ -6,20 +6,21 @@ run(Plan(seed=7, jobs=(("plain", "FKC"),), crash=(3,)))      # raises Violation,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
-from tests.sim import seams
-from tests.sim.invariants import Invariants, Violation, life_of
+from tests.sim import code, seams
+from tests.sim.invariants import LEASE_S, Invariants, Violation, life_of
 from tests.sim.network import WATCH_S, SimConnection, SimNetwork, WorldClock, connect
-from tests.sim.nodes import Caller, Node, Overseer
+from tests.sim.nodes import ACTIVITY, Caller, Node, Overseer
 from tests.sim.plan import Act, Fault, Plan
 from tests.sim.world import HOST, Host, World
 from turnout import Limit
 from turnout.core.record import JobRecord
+from turnout.definition.activity import Activity
 from turnout.flow.errors import Killed
 from turnout.nats.connection import ConnectOptions
 from turnout.nats.link import WATCH_MISSES
@@ -53,6 +54,9 @@ class Simulation:
 
     limits: tuple[Limit, ...] = ()
     """Those of the activity."""
+
+    walks: Mapping[str, float] = {}
+    """How often supervisors walk the histories of workflows, where they are to come to that."""
 
     def __init__(self, plan: Plan, *, patches: Iterable[seams.Patch] = (), trace: bool = False) -> None:
         self.plan = plan
@@ -124,6 +128,10 @@ class Simulation:
 
     def _watch_consumer(self, consumer: Any) -> None:
         consumer.on_second_voice = self.invariants.second_voice
+
+    def activities(self) -> dict[str, Activity[..., Any]]:
+        """What the nodes work on, by name."""
+        return {ACTIVITY: code.activity_of(LEASE_S, self.plan.max_lost, self.limits)}
 
     # -- what processes ask for ----------------------------------------------------------------------------------------
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.sim.flow_simulation import FlowSimulation, plan_of_seed
+from tests.sim.group_simulation import KINDS, GroupSimulation
 from tests.sim.plan import Plan
 from tests.sim.simulation import Simulation
 
@@ -22,6 +25,8 @@ seed=2;jobs=bare:ZZ;crash=6;deliver=2;supervisors=1
 seed=3;jobs=bare:ZZ;crash=6;deliver=2;supervisors=1
 seed=0;jobs=plain:Z;faults=kill@19.0:2.0:0;acts=delete@17.0:0;deliver=2;supervisors=1
 seed=5;jobs=plain:ZC;faults=kill@19.0:2.0:0;acts=delete@17.0:0;deliver=2;supervisors=1
+seed=1048;jobs=expiring:TZSI,delayed:F;crash=*;faults=sup@1.6:1.8:1,kill@1.7:1.5:1,kill@6.8:1.8:0;acts=submit@2.7:0,beside@10.7:0;deliver=3;max_lost=2;supervisors=1
+seed=3359312;jobs=bare:ZDCS;crash=*;acts=retry@2.4:0,retry@0.0:0;deliver=3;max_lost=2;supervisors=1
 """.split()  # noqa: SIM905
 """Each of these once broke an invariant: decide() had a hole, or an actor lacked a rule."""
 
@@ -30,17 +35,40 @@ KNOWN_FLOWS = """
 seed=1;jobs=flow:o;crash=13
 seed=388;jobs=flow:ooT;crash=5+13;acts=cancel@1.62:0,cancel@3.4:0
 seed=0;jobs=flow:tna;crash=*
+seed=4;jobs=flow:Tas;acts=replace@0.7:0,replace@0.86:0
 seed=1;jobs=flow:Tnrrrrrrrrr;faults=freeze@0.6:6.0:0,freeze@0.6:6.0:1
+seed=5;jobs=flow:oT;crash=*;acts=lose@0.05:0;deliver=25;max_lost=2;supervisors=1
+seed=0;jobs=flow:i;crash=*;deliver=25;max_lost=2;supervisors=1
+seed=0;jobs=flow:y;crash=*;deliver=25;max_lost=2;supervisors=1
+seed=5;jobs=flow:k;crash=*;acts=mend@0.0:0;deliver=25;max_lost=2;supervisors=1
+seed=363;jobs=flow:FT;faults=cut@0.66:10.29:1,cut@6.13:1.69:0;acts=deploy@0.38:0
+seed=71;jobs=flow:wnu;acts=fork@6.58:0
+seed=265;jobs=flow:sqTs;crash=6;faults=stop@5.64:11.97:1,stop@6.16:0.54:0;acts=terminate@1.84:0,terminate@4.17:0
+seed=6;jobs=flow:cT;crash=*;acts=fork@0.2:0;deliver=25;max_lost=2;supervisors=1
+seed=4;jobs=flow:cj;crash=*;acts=forget@0.05:0;deliver=25;max_lost=2;supervisors=1
 """.split()  # noqa: SIM905
 """The same of workflows."""
 
+KNOWN_GROUPS = """
+seed=506;jobs=whole:NL.Z!F;crash=3+12;faults=crash@0.86:0.3:1,crash@0.32:1.74:0,crash@0.24:7.03:0;acts=cancel@4.76:0,cancel@7.47:0;deliver=25;max_lost=2
+seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.68:0,lossy@6.82:7.59:1
+""".split()  # noqa: SIM905
+"""The same of groups and bursts."""
+
 
 def simulation_of(plan: Plan, *, trace: bool = False) -> Simulation:
-    flows = any(kind == "flow" for kind, _ in plan.jobs)
-    return FlowSimulation(plan, trace=trace) if flows else Simulation(plan, trace=trace)
+    kinds = {kind for kind, _ in plan.jobs}
+    if "flow" in kinds:
+        return FlowSimulation(plan, trace=trace)
+    return GroupSimulation(plan, trace=trace) if kinds & set(KINDS) else Simulation(plan, trace=trace)
 
 
-@pytest.mark.parametrize("text", [*KNOWN, *KNOWN_FLOWS])
+def known(text: str) -> Any:
+    """A plan with a crash before each of its effects is many histories."""
+    return pytest.param(text, marks=[pytest.mark.long] * (";crash=*" in text))
+
+
+@pytest.mark.parametrize("text", list(map(known, [*KNOWN, *KNOWN_FLOWS, *KNOWN_GROUPS])))
 def test_histories_that_once_went_wrong_stay_right(text: str) -> None:
     """A history that once broke an invariant keeps all of them."""
     simulation_of(Plan.parse(text)).play()

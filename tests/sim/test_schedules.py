@@ -91,6 +91,7 @@ def test_each_tick_has_a_run_in_time() -> None:
         check(Ticking(Plan(seed=seed, nodes=0, supervisors=2), calm=True).tick(), LATEST_S)
 
 
+@pytest.mark.long
 def test_a_crash_before_every_step() -> None:
     """Whatever a supervisor was about to do when it died: the other one does it in time, and nobody does it twice."""
     whole = Ticking(Plan(nodes=0, supervisors=2))
@@ -102,6 +103,7 @@ def test_a_crash_before_every_step() -> None:
         assert simulated.crashes == 1, dies
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("away", ["cut", "freeze"])
 def test_a_supervisor_that_is_away(away: str) -> None:
     """One that is cut off, or stands still, and comes back: the other one fires in time, and nothing is done twice."""
@@ -109,6 +111,7 @@ def test_a_supervisor_that_is_away(away: str) -> None:
         check(Ticking(Plan(seed=seed, nodes=0, supervisors=2), away=away, calm=True).tick(), LATE_S)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["server", "kill"])
 def test_a_server_that_is_away(kind: str) -> None:
     """What it could not bring is caught up, once."""

@@ -34,12 +34,14 @@ def assert_noticed(tooth: Tooth, patches: list[Patch]) -> None:
     run(plan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_mutant_of_decide_is_noticed(mutant: Decide) -> None:
     """Histories break an invariant when decide() lacks this rule."""
     assert_noticed(MUTANTS[mutant], [(perform, "decide", mutant)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", MISSING)
 def test_a_rule_that_nobody_keeps_is_missed(rule: str) -> None:
     """Histories break an invariant when whoever performs, asks and stores does not keep this rule."""

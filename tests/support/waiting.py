@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-from turnout import Client, FaultInfo
+from turnout import Client, FaultInfo, JobHandle, JobInfo, JobState
 
 T = TypeVar("T")
 
@@ -22,6 +22,16 @@ async def until(condition: Callable[[], Awaitable[T | None]], within_s: float = 
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise TimeoutError(f"after {within_s:g} s still not: {condition}") from None
+
+
+async def running(handle: JobHandle[Any]) -> JobInfo:
+    """What is known of the job, as soon as an attempt of it is running."""
+
+    async def runs() -> JobInfo | None:
+        info = await handle.info()
+        return info if info.state is JobState.running else None
+
+    return await until(runs)
 
 
 async def listed(client: Client, count: int, **filters: Any) -> list[str]:

@@ -11,6 +11,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 from turnout import once
+from turnout.telemetry import group_metrics, metrics, workflow_metrics
+from turnout.telemetry.counts import Known
 from turnout.telemetry.fast import LightProvider
 
 
@@ -24,6 +26,14 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     yield exporter
     provider.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process knew no activity, workflow, limit or group yet: beyond 200 of them each new one is `other`."""
+    monkeypatch.setattr(metrics, "_known_limits", Known())
+    for module in (metrics, group_metrics, workflow_metrics):
+        monkeypatch.setattr(module, "_known", Known())
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+from pydantic import BaseModel
 
 from tests.support.waiting import until
 from turnout import Client, JobCancelled, JobFaulted, RetryPolicy, activity, current_job
@@ -345,3 +346,31 @@ def id_of(span: ReadableSpan) -> int:
 
 def links(span: ReadableSpan) -> list[tuple[int, Any]]:
     return [(link.context.span_id, (link.attributes or {})["turnout.link"]) for link in span.links]
+
+
+class Login(BaseModel):
+    user: str
+    age: int
+
+
+@activity(retry=RetryPolicy.none())
+async def log_in(login: Login, times: int = 1) -> None:
+    Login.model_validate({"user": login.user, "age": login.user})
+
+
+SECRET = "tr0ub4dor"
+
+
+@pytest.mark.parametrize("login", [{"user": "ann", "age": SECRET}, {"user": SECRET, "age": 1}], ids=["payload", "code"])
+async def test_what_does_not_fit_is_in_no_span(
+    turnout_client: Client, turnout_worker: Any, spans: InMemorySpanExporter, login: dict[str, Any]
+) -> None:
+    """A payload that is refused, and a model of the code that refuses one, may hold a secret."""
+    handle = await turnout_client.submit("log_in", {"login": login})
+    async with turnout_worker(log_in):
+        with pytest.raises(JobFaulted) as caught:
+            await handle.result(timeout=10)
+    [attempt] = await attempts_of(spans, 1)
+    told = events(attempt)["exception"]
+    assert told["exception.type"]
+    assert SECRET not in f"{facts(attempt)} {events(attempt)} {caught.value}"

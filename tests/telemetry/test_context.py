@@ -10,8 +10,9 @@ import pytest
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators import textmap
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import TracerProvider, sampling
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from tests.support.rawsocket import raw_publish
 from tests.support.waiting import until
@@ -95,6 +96,26 @@ async def test_headers_are_read_in_any_case(
     assert headers["traceparent"].split("-")[1] == TRACE
     assert headers["tracestate"] == "a=1,b=2"
     assert headers["baggage"] == "k=v"
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+async def test_a_publisher_decides_whether_its_job_is_traced_unless_the_worker_does(
+    turnout_client: Client,
+    turnout_worker: Any,
+    nats_server: NatsServer,
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+    heeded: bool,
+) -> None:
+    """A `traceparent` that says "not sampled" hides a job; from a sampler that asks nobody it hides nothing."""
+    if not heeded:
+        monkeypatch.setattr(trace.get_tracer_provider(), "sampler", sampling.ALWAYS_ON)
+    async with turnout_worker(passing_on):
+        await run_bare(turnout_client, nats_server, {"traceparent": PARENT[:-2] + "00"})
+    # The worker has stopped: whatever it tells is told.
+    told = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CONSUMER]
+    assert len(told) == (0 if heeded else 1)
+    assert (await turnout_client.job("bare").info()).trace_id == TRACE
 
 
 @pytest.mark.usefixtures("maybe_traced")

@@ -16,7 +16,7 @@ from turnout.core.changes import changes
 from turnout.core.failure import FaultReason
 from turnout.core.record import AttemptRecord, JobRecord, JobState, Outcome
 from turnout.telemetry import metrics
-from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Known, Metric
+from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Metric
 from turnout.telemetry.metrics_page import page
 
 EXPORTER_LABELS = {"otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "le"}
@@ -80,13 +80,6 @@ def test_threads_count_together() -> None:
     assert value("turnout_jobs_submitted_total", activity="threads") - before == 20_000
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process knew no activity yet."""
-    monkeypatch.setattr(metrics, "_known", Known())
-
-
-@pytest.mark.usefixtures("alone")
 def test_names_that_this_process_has_nothing_to_do_with_are_one() -> None:
     """Whoever publishes under ten thousand names makes one series of them, not ten thousand."""
     page()
@@ -97,7 +90,6 @@ def test_names_that_this_process_has_nothing_to_do_with_are_one() -> None:
     assert "unheard" not in page().text()
 
 
-@pytest.mark.usefixtures("alone")
 def test_labels_are_bounded() -> None:
     """A process that submits under a thousand names has two hundred series, and one for all the others."""
     before = len(metrics.SUBMITTED.read())

@@ -15,6 +15,7 @@ from tests.support.waiting import until
 from turnout import Client, QueryFailed, UpdateFailed, UpdateRejected, Worker, current_workflow, workflow
 from turnout.telemetry import workflow_metrics
 from turnout.telemetry.counts import Ears
+from turnout.testing import NatsServer
 from turnout.wire.queries import Question, dump_question
 
 
@@ -196,3 +197,26 @@ async def test_queries_and_updates_are_counted(turnout_client: Client, monkeypat
         ("update", "rejected"): 1,
         ("update", "failed"): 1,
     }
+
+
+async def test_a_query_is_counted_once(
+    turnout_client: Client, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose memory of the workflow was too old is asked again, and that is the same query."""
+    monkeypatch.setattr(Ears, "open", True)
+    monkeypatch.setattr("turnout.client.workflows.asker.TRY_S", (60.0, 60.0))  # a slow answer is no silence here
+
+    def answered() -> int:
+        return sum(sum(n) for key, (n, _) in workflow_metrics.QUERY.read().items() if key[:2] == ("Till", "answered"))
+
+    handle = await turnout_client.start(Till.run)
+    async with (
+        Client.connect(nats_server.url, namespace=turnout_client.namespace) as other,
+        Worker(turnout_client, workflows=[Till]),
+        Worker(other, workflows=[Till]),
+    ):
+        before = answered()
+        for number in range(20):  # each goes to either of them, and what it has in memory is of then
+            await handle.update(Till.add, 1)
+            assert await handle.with_timeout(60).query(Till.total) == number + 1
+        assert answered() - before == 20

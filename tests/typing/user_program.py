@@ -9,6 +9,7 @@ from typing import assert_type
 import attrs
 
 from turnout import (
+    Bounds,
     Client,
     Fatal,
     GroupHandle,
@@ -60,6 +61,7 @@ async def convert(path: str, format: str = "webm") -> Converted:
     global_concurrency=100,
     run_in="process",
     retention=Retention(completed=3600, faulted=timedelta(days=90)),
+    bounds=Bounds(attempts=5, timeout=timedelta(hours=1), labels=4),
 )
 def count(text: str, *, words: Sequence[str] = ()) -> int:
     current_job().checkpoint_sync({"words": len(words)})

@@ -322,3 +322,14 @@ async def test_progress_that_no_record_can_keep_is_refused(done: Any, total: Any
     with pytest.raises(InvalidValue, match=r"progress (done|total) must be a finite number"):
         await env.run(code)
     assert env.progress == []
+
+
+def test_options_of_a_submission_count_whenever_they_are_asked_for() -> None:
+    """What travels with a job is worked out once, and anew for other options."""
+
+    @activity
+    def convert() -> None: ...
+
+    assert convert.recorded.timeout is None
+    assert convert.options(timeout=5).recorded.timeout == 5
+    assert convert.options(timeout=5).options(timeout=6).recorded.timeout == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,7 @@ def test_an_instant_that_never_comes_is_no_trouble() -> None:
     assert len(agenda.due(11 * 366 * 86_400.0, 10)) == 2
 
 
+@pytest.mark.long
 def test_a_million_that_wait_take_sixteen_megabytes_at_most() -> None:
     """A supervisor shares the memory of a worker."""
     tracemalloc.start()

@@ -402,6 +402,31 @@ def test_positional_only_parameters_are_passed_by_position() -> None:
     assert place.codec.decode('{"b": 9}') == ((1, 9), {})
 
 
+@given(st.lists(st.integers(), max_size=5), st.dictionaries(st.sampled_from("abcdex"), st.integers()))
+def test_arguments_are_bound_as_python_binds_them(args: list[int], kwargs: dict[str, int]) -> None:
+    """The same parameters in the same order, or the same refusal."""
+
+    @activity
+    def mixed(a: int, b: int = 2, *, c: int, d: int = 4, e: int = 5) -> None: ...
+
+    @activity
+    def placed(a: int, b: int = 2, /, c: int = 3) -> None: ...
+
+    for each in (mixed, placed):
+        codec, bound, refused = each.codec, None, None
+        try:
+            bound = codec.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            refused = f"{codec.name}(): {error}"
+        if bound is not None:
+            assert json.loads(codec.encode_arguments(tuple(args), kwargs)) == bound
+            assert list(json.loads(codec.encode_arguments(tuple(args), kwargs))) == list(bound)
+        else:
+            with pytest.raises(InvalidArguments) as raised:
+                codec.encode_arguments(tuple(args), kwargs)
+            assert str(raised.value) == refused
+
+
 def test_annotations_may_name_what_comes_later() -> None:
     """String annotations are resolved at the first use: by the module, or by the function around the activity."""
     assert later.codec.decode('{"spec": {"n": 1}}') == ((), {"spec": DefinedLater(1)})

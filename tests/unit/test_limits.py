@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from turnout import DefinitionError, InvalidValue, Limit, activity
 from turnout.core.limits import (
     Effective,
     Holder,
+    LimitKey,
     LimitRecord,
     Places,
     Rule,
     effective,
+    hashed,
     is_abandoned,
     is_over,
     next_turn,
@@ -277,3 +281,94 @@ def test_bad_limits_are_errors_at_their_definition() -> None:
 
         @activity(limits=[Limit("t:{tenant}", concurrency=1)])
         async def without(n: int) -> None: ...
+
+
+def test_places_are_counted_where_there_is_a_number_of_them() -> None:
+    """Of a rate there are tokens for one at a time; who has asked may always try."""
+    places = Places("k", "k", holders=(holder("a"),))
+    assert [places.free(Rule(3)), places.free(Rule(1)), places.free(Rule(3, 5.0)), places.free(Rule(None, 5.0))] == [
+        2,
+        1,
+        1,
+        1,
+    ]
+
+
+def test_activities_without_a_job_that_waits_are_noted() -> None:
+    """Until one of their jobs waits again."""
+    places = Places("k", "k").noting({"b", "a"}, ())
+    assert places.idle == ("a", "b")
+    assert places.noting({"c"}, {"a"}).idle == ("b", "c")
+
+
+def test_a_key_of_any_characters_stands_in_a_subject() -> None:
+    """By its hash, which is another one for another key."""
+    key = LimitKey("calls of ann*>. \n", "calls of {user}")
+    assert key.hash == hashed(key.key) != hashed("calls of bob")
+    assert key.hash.isalnum()
+
+
+class Owner(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    id: str
+
+
+@attrs.define
+class Place:
+    street: str
+    notes: dict[str, Any]
+
+
+@dataclass
+class Parcel:
+    to: Place
+    customer: Customer | None
+    owner: Owner
+    weight: int = 0
+
+    @property
+    def zone(self) -> str:
+        return self.to.street[0]
+
+
+def limited(path: str) -> None:
+    @activity(limits=[Limit(f"a:{{{path}}}", concurrency=1)])
+    async def send(parcel: Parcel, n: int = 0) -> None: ...
+
+
+def limited_by_model(path: str) -> None:
+    @activity(limits=[Limit(f"a:{{{path}}}", concurrency=1)])
+    async def send(parcel: Parcel) -> None: ...
+
+
+def fair(path: str) -> None:
+    @activity(fairness=f"{{{path}}}")
+    async def send(parcel: Parcel, n: int = 0) -> None: ...
+
+
+def fair_by_model(path: str) -> None:
+    @activity(fairness=f"{{{path}}}")
+    async def send(parcel: Parcel) -> None: ...
+
+
+@pytest.mark.parametrize("define", [limited, limited_by_model, fair, fair_by_model])
+def test_a_template_is_checked_to_its_last_name(define: Callable[[str], None]) -> None:
+    """A field of a field that no payload has would be one key for all; what the types do not tell is let pass."""
+    within = "" if define in (limited_by_model, fair_by_model) else "parcel."
+    for path in ("to.street", "to.notes.any.thing", "customer.id", "owner.id", "owner.since"):
+        define(within + path)
+    for wrong, has in (
+        ("to.stret", r"to has street, notes"),
+        ("to.street.upper", r"to\.street has no fields"),
+        ("customer.name", r"customer has id, tier"),
+        ("weight.real", r"weight has no fields"),
+    ):
+        with pytest.raises(DefinitionError, match=has):
+            define(within + wrong)
+
+
+def test_a_limit_may_name_what_a_model_computes() -> None:
+    """Its key is read off the validated object."""
+    limited("parcel.zone")
+    with pytest.raises(DefinitionError, match="zone"):
+        fair("parcel.zone")  # which is read in the payload as it was sent

@@ -7,6 +7,7 @@ import pytest
 from tests.support.values import job_record
 from turnout.core.loglines import LINE_BYTES, Line, cut, fields_of, marker
 from turnout.core.record import AttemptRecord, JobState
+from turnout.core.spec import Asker, SubmitOptions
 
 LINE = Line(12.5, "INFO", 2, "node-1", "hello")
 
@@ -17,6 +18,14 @@ def test_a_line_carries_the_attempt_that_its_record_tells_of_last() -> None:
     running = job_record("j", "act", JobState.running, attempts=(AttemptRecord(1, 1, "node-1", 10.0),), attempt=1)
     assert fields_of(queued)["turnout_node"] == ""
     assert (fields_of(running)["turnout_job"], fields_of(running)["turnout_node"]) == ("j", "node-1")
+
+
+def test_a_line_of_a_workflows_activity_says_whose_it_is() -> None:
+    """By the workflow's id, its name and its run; that of any other job says nothing of one."""
+    asked = SubmitOptions(parent=Asker("o-17", "order", "life", 2, "0-0"))
+    found = fields_of(job_record("j", "charge", JobState.queued, options=asked))
+    workflow = {"turnout_workflow": "o-17", "turnout_workflow_name": "order", "turnout_run": 2}
+    assert found == fields_of(job_record("j", "charge", JobState.queued)) | workflow
 
 
 @pytest.mark.parametrize("text", ["short", "a" * LINE_BYTES, "ä" * (LINE_BYTES // 2), "half \ud800"], ids=len)

@@ -28,6 +28,7 @@ class Outer(Plain):
     inner: Inner
     more: dict[int, Any]
     none: None = None
+    share: float = 0.5
 
 
 def test_an_object_is_its_fields_all_the_way_down() -> None:
@@ -38,7 +39,9 @@ def test_an_object_is_its_fields_all_the_way_down() -> None:
         "inner": {"seen_at": "1970-01-01T00:00:01.500000Z", "colour": "red"},
         "more": {"1": ["2026-01-31T12:00:00Z", [{"seen_at": "1970-01-01T00:00:00Z", "colour": "red"}]]},
         "none": None,
+        "share": 0.5,
     }
+    assert plain([1.5]) == [1.5]
 
 
 @pytest.mark.parametrize(("seconds", "year"), [(0.0, 1970), (1e300, 9999), (-1e300, 1), (1e15, 9999), (-1e15, 1)])

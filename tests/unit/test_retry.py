@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.core.retry import RetryPolicy, mro_names, qualified, seconds
-from turnout.errors import Fatal, InvalidValue, RetryLater
+from turnout.errors import CompleteLater, Fatal, InvalidValue, RetryLater, Snooze
 
 ANY = ("builtins.Exception",)
 policies = st.builds(
@@ -155,3 +156,40 @@ def test_a_policy_of_a_script_names_its_classes_as_a_worker_does(tmp_path: Path,
     assert "never_on=('rates.RateLimited', 'builtins.OSError')" in policy
     worker = "import rates; from turnout.core.retry import mro_names; print(mro_names(rates.RateLimited())[0])"
     assert python("-c", worker).strip() == "rates.RateLimited"
+
+
+@pytest.mark.parametrize(
+    ("main", "name"),
+    [
+        ({"__spec__": SimpleNamespace(name="shop.orders")}, "shop.orders.Refused"),
+        ({"__spec__": None, "__file__": "/srv/shop/orders.py"}, "orders.Refused"),
+        ({"__spec__": None}, "__main__.Refused"),
+        (None, "__main__.Refused"),
+    ],
+    ids=["module", "script", "prompt", "nothing"],
+)
+def test_a_class_of_the_program_goes_by_the_name_that_others_import_it_by(
+    main: dict[str, Any] | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m shop.orders` and `python orders.py`; what is typed at a prompt has no other name."""
+    if main is None:
+        monkeypatch.delitem(sys.modules, "__main__")
+    else:
+        module = ModuleType("__main__")
+        vars(module).update(main)
+        monkeypatch.setitem(sys.modules, "__main__", module)
+    assert qualified(type("Refused", (Exception,), {"__module__": "__main__"})) == name
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), "5", None, True, timedelta(days=5000)])
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [(RetryLater, "RetryLater: delay"), (Snooze, "Snooze: delay"), (CompleteLater, "CompleteLater: timeout")],
+)
+def test_what_is_raised_with_a_bad_time_says_so(raised: Any, named: str, delay: Any) -> None:
+    """It names the argument, whatever was given instead of seconds."""
+    if raised is CompleteLater and delay is None:
+        assert CompleteLater(None).timeout_s is None
+        return
+    with pytest.raises(InvalidValue, match=f"^{named} must be"):
+        raised(delay)

@@ -37,6 +37,7 @@ from pydantic import (
     SecretStr,
     computed_field,
 )
+from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from tests.support.ids import settled
@@ -203,9 +204,18 @@ class Points:
         self.values = values
 
 
+def as_points(value: Any) -> Points:
+    """As a careful user writes it: what is no list is for another member of a union to take."""
+    if isinstance(value, Points):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return Points(value)
+
+
 Carried = Annotated[
     Points,
-    PlainValidator(lambda value: value if isinstance(value, Points) else Points(value)),
+    PlainValidator(as_points),
     PlainSerializer(lambda points: points.values),
 ]
 
@@ -336,6 +346,38 @@ def test_what_a_type_can_carry_comes_back(type_: Any, value: Any) -> None:
     """Aliases, computed and made-up fields, embedded JSON, classes without equality: they come back as they were."""
     passed = carried(type_, value)
     assert all(passed[door] for door in TYPED), passed
+
+
+class Money:
+    """Taught to pydantic the documented way, with no words for JSON Schema."""
+
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Money) and other.cents == self.cents
+
+    def __hash__(self) -> int:
+        return self.cents
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, cls) else cls(int(value)),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda money: money.cents),
+        )
+
+
+@pytest.mark.parametrize(("type_", "value"), [(Carried, Points([1, 2])), (Money, Money(5))], ids=["carried", "money"])
+def test_a_type_that_json_schema_has_no_words_for_may_be_anything(type_: Any, value: Any) -> None:
+    """The contract says less of it, its parameter and result are there, and values come back as they were."""
+    codec = codec_of(type_, alone=False)
+    codec.prepare()
+    schema = codec.payload_schema()
+    assert schema["required"] == ["value"]
+    assert schema["properties"]["value"].keys() <= {"title"}
+    assert codec.result_schema().keys() <= {"title"}
+    assert all(carried(type_, value)[door] for door in TYPED)
 
 
 @pytest.mark.parametrize(
@@ -617,7 +659,7 @@ def test_a_large_text_that_does_not_fit_fails_at_its_first_item() -> None:
     @activity
     def add(numbers: list[int], order: Order | None = None, table: dict[str, int] | None = None) -> None: ...
 
-    many = ["x"] * 300_000
+    many = ["x"] * 100_000
     for payload, named in (
         ({"numbers": many}, r"numbers\.0: "),
         ({"numbers": [], "order": {"numbers": many}}, r"order\.numbers\.0: "),
@@ -625,8 +667,8 @@ def test_a_large_text_that_does_not_fit_fails_at_its_first_item() -> None:
         with pytest.raises(PayloadProblem, match=named) as caught:
             add.codec.decode(json.dumps(payload))
         assert "more" not in str(caught.value)
-    with pytest.raises(PayloadProblem, match=r"k0: unknown key; .*and 299980 more"):
-        add.codec.decode(json.dumps({f"k{n}": 1 for n in range(300_000)}))
+    with pytest.raises(PayloadProblem, match=r"k0: unknown key; .*and 99980 more"):
+        add.codec.decode(json.dumps({f"k{n}": 1 for n in range(100_000)}))
     with pytest.raises(PayloadProblem, match=r"numbers\.0: .*numbers\.1: "):
         add.codec.decode('{"numbers": ["x", "y"]}')
     assert add.codec.decode(json.dumps({"numbers": [1] * 100_000}))[1]["numbers"] == [1] * 100_000

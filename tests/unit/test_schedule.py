@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from turnout import InvalidValue, Schedule
 from turnout.core.evolve import evolve
-from turnout.core.schedule import Advance, Job, ScheduleRecord, advance
+from turnout.core.schedule import Advance, Due, Job, ScheduleRecord, advance, oldest_due, schedule_name
 
 BEGIN = 1_800_000_000.0
 NOBODY: dict[str, Any] = {"active": False}
@@ -110,6 +110,12 @@ def test_a_tick_is_missed_after_three_seconds() -> None:
     assert reasons(late) == {10: "missed: nobody could fire it in time"}
 
 
+def test_two_that_are_late_are_not_missed() -> None:
+    """Neither is three seconds late, so both run whatever is to be caught up."""
+    turn = advance(kept(Schedule(every=1, catch_up="none", overlap="allow")), BEGIN + 2.5, **NOBODY)
+    assert (turn.starts, turn.missed) == (ticks(1, 2), 0)
+
+
 def test_all_are_a_thousand_at_most() -> None:
     """After a month of downtime the last thousand are caught up, and that is found out quickly."""
     turn = advance(kept(Schedule(every=60, catch_up="all", overlap="allow")), BEGIN + 30 * 86_400, **NOBODY)
@@ -163,6 +169,24 @@ def test_cancel() -> None:
     assert advance(turn.record, BEGIN + 21, **NOBODY).starts == ticks(20)
 
 
+def test_of_those_that_were_caught_up_together_the_last_begins() -> None:
+    """None of them has begun when a later one takes its place: there is nobody to be cancelled."""
+    record = kept(Schedule(every=10, overlap="cancel", catch_up="all"))
+    turn = advance(record, BEGIN + 32, **NOBODY)
+    assert (turn.cancel, turn.starts, turn.skipped) == ("", ticks(30), 2)
+    assert reasons(turn)[10] == reasons(turn)[20] == "a later tick came before it could begin"
+
+
+def test_what_is_far_in_the_past_is_missed_however_long_the_jitter() -> None:
+    """Of very many ticks within one jitter none may be sure to be late; those before them are."""
+    schedule = Schedule(every=1, jitter=10_000, catch_up="none")
+    record = kept(schedule)
+    turn = advance(record, BEGIN + 30_000, **NOBODY)
+    assert turn.missed + len(turn.starts) > 0
+    late = [run for run in turn.record.recent if run.skipped]
+    assert all(record.due_at(run.due_at) < BEGIN + 30_000 - 3 for run in late)
+
+
 def test_a_pause_keeps_what_is_due_for_later() -> None:
     """Nothing begins meanwhile, and nothing is taken for dealt with."""
     record = kept(Schedule(every=10), paused=True)
@@ -174,6 +198,26 @@ def test_a_run_that_somebody_has_begun_and_not_written_down_counts() -> None:
     turn = advance(kept(Schedule(every=10, catch_up="none")), BEGIN + 18, active=False, begun=True)
     assert turn.starts == ticks(10)
     assert reasons(turn) == {10: ""}
+
+
+def test_the_oldest_that_is_due_may_be_missed() -> None:
+    """Nothing is due before its time, after the end, or in a pause."""
+    record = kept(Schedule(every=10))
+    assert oldest_due(record, BEGIN + 9) is None
+    assert oldest_due(record, BEGIN + 12) == Due(BEGIN + 10, missed=False)
+    assert oldest_due(record, BEGIN + 14) == Due(BEGIN + 10, missed=True)
+    assert oldest_due(kept(Schedule(every=10), paused=True), BEGIN + 14) is None
+    end = datetime.fromtimestamp(BEGIN + 5, UTC)
+    assert oldest_due(kept(Schedule(every=10, end=end)), BEGIN + 14) is None
+
+
+def test_a_name_leaves_room_for_the_time_of_a_run() -> None:
+    """Forty characters of those that any id may have; what it begins is an activity's job or a workflow."""
+    assert schedule_name("nightly-2") == "nightly-2"
+    for bad in ("", "a b", "x" * 41, None):
+        with pytest.raises(InvalidValue, match="a schedule's name must match"):
+            schedule_name(bad)
+    assert [Job(kind, "report").is_workflow for kind in ("activity", "workflow")] == [False, True]
 
 
 @given(jitter=st.floats(0.1, 100), tick=st.integers(0, 10**9))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from tests.support.values import job_record
 from turnout.core.failure import ErrorInfo
+from turnout.core.record import JobState
 from turnout.core.spec import Body
 from turnout.core.workflows.caution import POISON, Caution, Handed, caution, poison_failure, trying_record
 from turnout.core.workflows.effects import Dispatch, ScheduleCollection, effects_of, ended_in
-from turnout.core.workflows.standing import Standing, stand
+from turnout.core.workflows.jobs import ending_of_try
+from turnout.core.workflows.standing import Standing, Verdict, stand
 from turnout.core.workflows.task import (
     EVENTS_MOST,
+    INPUTS_PER_TASK,
     NOTHING,
     SIZE_MOST,
+    TASK_BYTES,
     Author,
     Draft,
     Now,
@@ -23,6 +28,7 @@ from turnout.core.workflows.task import (
     deleted_record,
     first_record,
     stuck_record,
+    unpinned_record,
 )
 from turnout.core.workflows.values import (
     Answer,
@@ -33,6 +39,7 @@ from turnout.core.workflows.values import (
     Input,
     InputKind,
     Record,
+    RecordKind,
     Start,
     WorkflowState,
 )
@@ -120,6 +127,69 @@ def test_a_command_is_known_again_by_what_it_is_and_not_by_what_it_says() -> Non
     command = Command("0-0", CommandKind.activity, "charge", Body(text="1", size=1))
     assert command.same(attrs.evolve(command, body=Body(text="2", size=1)))
     assert not command.same(attrs.evolve(command, name="refund"))
+
+
+def test_a_run_that_is_unpinned_goes_on_with_any_build() -> None:
+    """It takes no input; one that is stuck stays so, with its failure, and one that runs runs (W11)."""
+    pinning = attrs.evolve(AUTHOR, pins=True)
+    draft = Draft(started())
+    draft.take(BEGIN, NOTHING)
+    first = draft.record(pinning, Now(at=20.0))
+    assert first is not None
+    assert first.summary.pin == "one"
+    running = behind(started(), first)
+    free = unpinned_record(running, AUTHOR, 30.0)
+    assert (free.kind, free.state, free.summary.pin, free.inputs) == (RecordKind.task, WorkflowState.running, "", ())
+    failure = Failure(ErrorInfo("ValueError", "no"), (), "nondeterminism")
+    stuck = behind(running, stuck_record(running, AUTHOR, 25.0, failure))
+    still = unpinned_record(stuck, AUTHOR, 30.0)
+    assert (still.kind, still.state, still.failure) == (RecordKind.stuck, WorkflowState.stuck, failure)
+
+
+def test_a_task_without_anything_is_no_record() -> None:
+    """Nor is the timer of a delay given twice."""
+    draft = Draft(started())
+    draft.pass_over(9)
+    draft.delay(6.0)
+    assert draft.record(AUTHOR, Now(at=20.0)) is None
+    assert draft.upto == 9
+
+
+def test_a_task_takes_no_more_than_so_much() -> None:
+    """By the number of its inputs, by their bytes, and none behind an end; what it took is not taken twice."""
+    many, large, over = Draft(started()), Draft(started()), Draft(started())
+    for seq in range(INPUTS_PER_TASK):
+        assert not many.full
+        many.take(Input(InputKind.signal, 10.0, 4 + seq, "add", id=f"s{seq}"), NOTHING)
+    assert many.full
+    assert many.judge(Input(InputKind.signal, 11.0, 999, "add", id="s0"), "order") is Verdict.void
+    assert many.judge(Input(InputKind.signal, 11.0, 999, "add", id="new"), "order") is Verdict.take
+    text = "x" * TASK_BYTES
+    large.take(Input(InputKind.signal, 10.0, 4, "add", body=Body(text=text, size=TASK_BYTES)), NOTHING)
+    assert large.full
+    over.take(BEGIN, ENDED)
+    assert over.full
+
+
+def test_local_activities_are_known_while_they_run() -> None:
+    """Those that a task asked for and has no end of; a failed attempt that is followed by another is recorded."""
+    local = Command("0-0", CommandKind.local, "note", wake=3)
+    draft = Draft(started())
+    draft.wake = 3
+    draft.take(BEGIN, Turn(commands=(local,)))
+    assert draft.locals == [local]
+    record = draft.record(AUTHOR, Now(at=20.0))
+    standing = behind(started(), record)
+    assert standing.locals == [local]
+    failed = job_record("j", "note", JobState.retrying)
+    tried = Input(InputKind.tried, 21.0, what="0-0", life="L", run=1, ending=ending_of_try(failed))
+    again = Draft(standing)
+    again.take(tried, NOTHING)
+    after = behind(standing, again.record(AUTHOR, Now(at=22.0)))
+    assert (after.locals, set(after.tried)) == ([local], {"0-0"})
+    last = Draft(after)
+    last.take(attrs.evolve(tried, kind=InputKind.done), NOTHING)
+    assert behind(after, last.record(AUTHOR, Now(at=23.0))).locals == []
 
 
 class TestCaution:

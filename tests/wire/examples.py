@@ -135,6 +135,7 @@ RECORDS = {
     "answered": job_record(
         state=JobState.running, attempts=(FAILED, LOST, RUNS), answer=Answer(3, error=ERROR, fatal=True), **STARTED
     ),
+    "named": job_record("order-17", "ping", JobState.queued, nonce="00ffaabb7"),
     "least": job_record("b", "ping", JobState.queued),
 }
 NODE = NodeInfo(
@@ -200,6 +201,7 @@ ROSTER = Roster(
 )
 MESSAGES = {
     "plain": RECORDS["least"],
+    "named": RECORDS["named"],
     "options": RECORDS["queued"],
     "second generation": RECORDS["second generation"],
     "claim check": job_record("c", "convert", JobState.queued, payload=Body(ref="c-payload-aabbcc", size=99999)),

@@ -112,6 +112,14 @@ def test_a_record_comes_back_whole() -> None:
     assert histories.load_history_record(histories.dump_history_record(FULL)) == FULL
 
 
+@pytest.mark.parametrize("start", [None, Start(payload=Body(text="{}", size=2))])
+def test_a_record_for_a_replay_lacks_what_a_listing_shows(start: Start | None) -> None:
+    """Of its summary the size alone is read, unless it begins a run; all else is there."""
+    record = attrs.evolve(FULL, start=start, summary=attrs.evolve(FULL.summary, size=7))
+    read = histories.load_history_record(histories.dump_history_record(record), of_run=True)
+    assert read == (record if start is not None else attrs.evolve(record, summary=Summary(size=7)))
+
+
 def test_the_header_tells_what_a_listing_shows() -> None:
     """The entry has state, name, life, run, number, upto and the summary."""
     entry = histories.load_entry(histories.dump_entry(FULL))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.workflows.definitions import (
     arithmetic,
     compensating,
     counting,
+    double,
     family,
     fatal,
     faulting,
@@ -40,6 +41,7 @@ from turnout import (
     WorkflowNotFound,
     WorkflowState,
     WorkflowTerminated,
+    current_workflow,
     workflow,
 )
 from turnout.testing import NatsServer, WorkflowEnvironment
@@ -56,7 +58,40 @@ async def napping(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-OURS = [*WORKFLOWS, retried_activity, napping]
+@workflow
+class Errands:
+    """Its signals are plain functions that begin what takes a while."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.running: set[asyncio.Task[None]] = set()
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        await current_workflow().wait_for(lambda: len(self.done) == 3)
+        return sorted(self.done)
+
+    async def _do(self, what: str) -> None:
+        await double(1)
+        self.done.append(what)
+
+    @workflow.signal
+    def by_a_task(self, what: str) -> None:
+        task = asyncio.create_task(self._do(what))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+
+    @workflow.signal
+    def by_a_timer(self, what: str) -> None:
+        asyncio.get_running_loop().call_later(0.1, self.done.append, what)
+
+    @workflow.signal
+    def by_a_coroutine(self, what: str) -> Coroutine[Any, Any, None]:
+        asyncio.get_running_loop().call_later(0.05, print)
+        return self._do(what)
+
+
+OURS = [*WORKFLOWS, retried_activity, napping, Errands]
 
 
 @pytest.fixture(params=["environment", "server"])
@@ -125,6 +160,17 @@ async def test_a_signal_that_is_received(client: Client) -> None:
     assert await handle.result(timeout=20) == "bob: True"
 
 
+async def test_signals_that_are_plain_functions(client: Client) -> None:
+    """What they begin is named by the signal, each apart; a coroutine that one returns is awaited as its handler's."""
+    handle = await client.start(Errands.run)
+    await handle.signal(Errands.by_a_task, "task")
+    await handle.signal(Errands.by_a_timer, "timer")
+    await handle.signal(Errands.by_a_coroutine, "coroutine")
+    assert await handle.result(timeout=20) == ["coroutine", "task", "timer"]
+    asked = {event.id for event in await handle.history() if event.id.startswith("h")}
+    assert asked == {"h2.0-0", "h3-0", "h4-0", "h4-1"}
+
+
 async def test_ends_from_outside(client: Client) -> None:
     """A cancel lets the code clean up, a terminate does not; an unknown id is told."""
     first = await client.start(patient.options(id="first"))
@@ -168,6 +214,38 @@ async def test_starts(client: Client) -> None:
     delayed = await client.start(arithmetic.options(delay=timedelta(seconds=0.3)), 1)
     assert (await delayed.info()).state == "scheduled"
     assert await delayed.result(timeout=20) == 7
+
+
+async def test_many_replace_at_once(client: Client) -> None:
+    """Of those who replace one at the same time each has its way, one after the other; one of their starts is left."""
+    await client.start(approval.options(id="one"))
+    replacing = approval.options(id="one", if_exists="replace")
+
+    async def replace(number: int) -> Any:
+        for _ in range(5 * number):  # at another step of the one before
+            await client.store.histories.newest("one")
+        return await client.start(replacing)
+
+    left = 0
+    for handle in await asyncio.gather(*map(replace, range(5))):
+        try:
+            await handle.cancel()
+            left += 1
+        except WorkflowNotFound:  # its life is over
+            pass
+    assert left == 1
+
+
+async def test_a_handle_deletes_its_own_life_alone(client: Client) -> None:
+    """Not the one that was started under the same id since."""
+    first = await client.start(arithmetic.options(id="again"), 1)
+    await first.result(timeout=60)
+    await first.delete()
+    second = await client.start(arithmetic.options(id="again"), 1)
+    await second.result(timeout=60)
+    with pytest.raises(WorkflowNotFound, match="started again"):
+        await first.delete()
+    assert await second.result(timeout=60) == 7
 
 
 async def test_large_values(client: Client) -> None:

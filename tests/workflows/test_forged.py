@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import until
-from turnout import Client, Worker, activity, current_workflow, wire, workflow
+from turnout import Client, Worker, WorkflowFaulted, activity, current_workflow, wire, workflow
+from turnout.nats.stream import Stream
 from turnout.wire import histories
+from turnout.worker.workflows import settling
 
 BIG = "x" * 100_000
 
@@ -181,6 +183,41 @@ async def test_whoever_asks_for_an_end_keeps_nobody_from_hearing_of_it(client: C
         await until(lambda: _waits(client, "j"))
         await basket.signal(Basket.end)
         assert await waiting.result(timeout=20) == []
+
+
+async def test_whoever_has_asked_for_an_end_hears_of_it_before_it_is_deleted(client: Client) -> None:
+    """Though no worker has read that they ask; whatever else lies there."""
+    basket = await client.start(Basket.run.options(id="b"))
+    for asker in ASKERS:
+        body = json.dumps({"v": 1, **asker}).encode()
+        await client.store.connection.store(f"{client.namespace}.workflows.Basket.b.join", body, {})
+    async with Worker(client, workflows=[joiner]):
+        waiting = await client.start(joiner.options(id="j"))
+        await until(lambda: _waits(client, "j"))
+        await basket.terminate("enough")
+        await basket.delete()
+        with pytest.raises(WorkflowFaulted, match="enough"):
+            await waiting.result(timeout=20)
+
+
+async def test_whoever_asks_for_the_end_of_what_is_not_there_hears_so(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute of hand-overs, in which it might have begun; here after three of them."""
+    monkeypatch.setattr(settling, "NO_HISTORY_HANDED", 3)
+    connection, names = client.store.connection, client.store.names
+    await client.start(Basket.run.options(id="b"))
+
+    async def has_asked() -> bool:
+        return await connection.get_message(names.inbox, last_by_subj=names.input("Basket", "b", "join")) is not None
+
+    async with Worker(client, workflows=[joiner]):
+        waiting = await client.start(joiner.options(id="j"))
+        assert await until(has_asked)
+        await Stream(connection, names.history).purge(names.records("b"))
+        async with Worker(client, workflows=[Basket]):
+            with pytest.raises(WorkflowFaulted, match="no workflow b"):
+                await waiting.result(timeout=20)
 
 
 async def _waits(client: Client, workflow_id: str) -> bool:

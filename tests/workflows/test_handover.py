@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.waiting import until
 from turnout import Client, JobFaulted, RetryPolicy, Worker, activity, current_job, current_workflow, workflow
+from turnout.core.record import JobRecord
 from turnout.core.workflows.values import InputKind, Record
 from turnout.store.histories import Histories
-from turnout.store.inbox import Wakeup
+from turnout.store.inbox import Inbox, Lying, Wakeup
+from turnout.store.records import Registry, Versioned
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import own_namespace
 from turnout.worker.workflows import handover
@@ -180,6 +182,26 @@ async def test_what_a_job_sends_to_its_workflow_comes_before_its_end(
         assert await handle.result(timeout=30) == ["all is well"]
         assert await ends_of(client, handle.id) == [0]
     assert held
+
+
+async def test_the_inbox_is_read_while_the_end_is_written(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not behind it: the read begins when the code of the job has ended."""
+    read, save, asked = Inbox.read, Registry.save, asyncio.Event()
+
+    async def noticed(self: Inbox, name: str, workflow_id: str, handed: set[int], *, whole: bool) -> list[Lying]:
+        if not handed and not whole:
+            asked.set()
+        return await read(self, name, workflow_id, handed, whole=whole)
+
+    async def late(self: Registry, record: JobRecord, revision: int, expires: bool = False) -> Versioned:
+        if record.state.final:
+            await asyncio.wait_for(asked.wait(), 30)
+        return await save(self, record, revision, expires)
+
+    monkeypatch.setattr(Inbox, "read", noticed)
+    monkeypatch.setattr(Registry, "save", late)
+    async with worker(client, sums):
+        assert await (await client.start(sums)).result(timeout=100) == 12
 
 
 async def test_the_job_stays_until_the_record_is_stored(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from tests.support.waiting import until
+from tests.workflows.definitions import refuse
 from turnout import (
     Client,
     Fatal,
@@ -657,3 +658,21 @@ async def test_a_row_of_quick_ones_is_one_record(
     ended = [sum(given.kind is InputKind.done for given in record.inputs) for record in records]
     assert max(ended[:2]) <= most
     assert (ended == [0, 20]) == (most == 20)
+
+
+async def test_a_failure_is_the_same_when_it_is_read_again() -> None:
+    """What the code is shown of an activity that has failed does not differ in a replay, down to its spelling."""
+    seen: list[str] = []
+
+    @workflow(name="looking")
+    async def looking() -> None:
+        for failing in (refuse, refuse.options(local=True)):
+            try:
+                await failing("no")
+            except JobFaulted as error:
+                seen.append(repr(error.info))
+
+    async with WorkflowEnvironment(workflows=[looking], activities=[refuse]) as env:
+        await (await env.start(looking)).result()
+    assert len(seen) >= 4
+    assert len(set(seen)) == 2

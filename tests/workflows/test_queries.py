@@ -18,7 +18,9 @@ from turnout import (
     InvalidArguments,
     QueryFailed,
     Worker,
+    WorkflowCancelled,
     WorkflowNotFound,
+    WorkflowTerminated,
     activity,
     current_workflow,
     workflow,
@@ -237,6 +239,24 @@ async def test_ended_and_continued_ones_answer(client: Client, worker: Worker) -
         await other.query(Parcel.content)
 
 
+@pytest.mark.parametrize("worked", [True, False])
+async def test_one_that_never_began_answers(client: Client, worked: bool) -> None:
+    """One that was cancelled or terminated before it began tells what `__init__` makes of its arguments."""
+    cancelled = await client.start(Parcel.run.options(delay=60), "ann")
+    ended = await client.start(Parcel.run.options(delay=60), "bob")
+    if not worked:
+        await ended.terminate("too late")
+    async with Worker(client, workflows=ALL):
+        await cancelled.cancel("not needed")
+        if worked:
+            await ended.terminate("too late")
+        for handle in (cancelled, ended):
+            with pytest.raises((WorkflowCancelled, WorkflowTerminated)):
+                await handle.result(timeout=60)
+        assert (await cancelled.query(Parcel.address), await ended.query(Parcel.address)) == ("ann", "bob")
+        assert await cancelled.query(Parcel.content) == []
+
+
 async def test_a_stuck_one_answers(client: Client, worker: Worker) -> None:
     """The state of a stuck workflow is that before the input which broke it; what lies behind is not waited for."""
     handle = await client.start(Parcel.run, "ann")
@@ -371,7 +391,7 @@ async def test_a_cached_one_is_looked_at_once(client: Client, worker: Worker, se
     await until(lambda: _is_covered(client, handle.id))
     looks: list[bytes] = []
     async with Client.connect(server.url, namespace=client.namespace) as listener:
-        api = f"$JS.API.STREAM.MSG.GET.{client.store.names.history}"
+        api = f"$JS.API.DIRECT.GET.{client.store.names.history}"
         listening = await listener.store.connection.subscribe(api, lambda message: looks.append(message.data))
         for _ in range(3):
             assert await handle.query(Parcel.content) == ["cup"]

@@ -44,14 +44,24 @@ from turnout import (
     WorkflowState,
     WorkflowTerminated,
 )
+from turnout.nats.stream import nak
 from turnout.testing import replay
 from turnout.worker.workflows.code import CodeThread
+from turnout.worker.workflows.settling import NO_HISTORY_S
 
 
 @pytest.fixture
 async def worker(client: Client) -> AsyncIterator[Worker]:
     async with Worker(client, activities=ACTIVITIES, workflows=WORKFLOWS) as started:
         yield started
+
+
+async def nothing_lies(client: Client) -> bool:
+    """Whether all inboxes are empty."""
+    info = await client.store.connection.api(
+        f"STREAM.INFO.{client.store.names.inbox}", {"subjects_filter": f"{client.namespace}.workflows.>"}
+    )
+    return not info["state"].get("subjects")
 
 
 async def test_activities_run_as_jobs_and_their_results_come_back(client: Client, worker: Worker) -> None:
@@ -293,24 +303,52 @@ async def test_what_it_waits_for_is_shown(client: Client, worker: Worker) -> Non
     assert told.endswith(" approval")
 
 
-async def test_a_begin_has_the_thread_of_the_code_once(
-    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run without a history has nothing to be led through: its first task is all that the thread is waited for."""
-    run, ran = CodeThread.run, list[int]()
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for each turn that the thread of the code is asked for."""
+    run, asked = CodeThread.run, list[int]()
 
     async def counted(self: CodeThread, call: Callable[[], object]) -> object:
-        ran.append(1)
+        asked.append(1)
         return await run(self, call)
 
     monkeypatch.setattr(CodeThread, "run", counted)
+    return asked
+
+
+async def test_a_begin_has_the_thread_of_the_code_once(client: Client, worker: Worker, turns: list[int]) -> None:
+    """A run without a history has nothing to be led through: its first task is all that the thread is waited for."""
     handle = await client.start(approval)
 
     async def waits() -> bool:
         return bool((await handle.info()).waiting)
 
     await until(waits)
-    assert len(ran) == 1
+    assert len(turns) == 1
+
+
+async def test_an_end_does_not_wait_for_the_thread_of_the_code(
+    client: Client, worker: Worker, turns: list[int]
+) -> None:
+    """A run that has ended and left nothing to be cleaned up is let go of without it."""
+    with pytest.raises(WorkflowFaulted):
+        await (await client.start(fatal)).result(timeout=30)
+    await until(lambda: nothing_lies(client))
+    assert len(turns) == 1
+
+
+async def test_the_wake_up_of_one_that_ends_in_its_first_task(client: Client, worker: Worker) -> None:
+    """It goes with that task: nobody is handed it again to find the workflow ended."""
+    settled = list[bytes]()
+    listening = client.store.connection
+    await listening.subscribe(f"$JS.ACK.{client.store.names.inbox}.>", lambda message: settled.append(message.data))
+    for _ in range(3):
+        with pytest.raises(WorkflowFaulted):
+            await (await client.start(fatal)).result(timeout=30)
+    await until(lambda: nothing_lies(client))
+    await listening.flush()
+    too_early = {nak(NO_HISTORY_S[0] * 2**number) for number in range(5)}  # it may be there before its record 0
+    assert [each for each in settled if each != b"+WPI" and each not in too_early] == [b"+ACK"] * 3
 
 
 async def test_deleting(client: Client, worker: Worker) -> None:
@@ -380,11 +418,4 @@ async def test_nothing_is_left_behind(client: Client, worker: Worker) -> None:
     """Ended workflows leave nothing in their inboxes but the schedules of their collection."""
     handles = [await client.start(arithmetic, number) for number in range(20)]
     await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
-
-    async def empty() -> bool:
-        info = await client.store.connection.api(
-            f"STREAM.INFO.{client.store.names.inbox}", {"subjects_filter": f"{client.namespace}.workflows.>"}
-        )
-        return not info["state"].get("subjects")
-
-    assert await until(empty)
+    assert await until(lambda: nothing_lies(client))

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from typing import Any
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from tests.workflows.definitions import approval
-from turnout import Client, Worker, WorkflowEnded, WorkflowNotFound, current_workflow, workflow
+from turnout import Client, OutcomeUnknown, Worker, WorkflowEnded, WorkflowNotFound, current_workflow, workflow
+from turnout.core.workflows.values import InputKind
 from turnout.nats.messages import Message
+from turnout.nats.stream import Stream
+from turnout.store.inbox import Inbox
+from turnout.store.topology import Topology, TopologyOptions
 from turnout.testing import NatsServer
 
 SENT = 50
@@ -88,7 +94,7 @@ async def test_one_that_this_client_has_started_is_looked_at_behind_what_is_sent
         assert await handle.update(Tally.add, 1) == 1
         await until(lambda: nothing_lies(client, handle.id))
         names, listening = client.store.names, other.store.connection
-        api = f"$JS.API.STREAM.MSG.GET.{names.history}"
+        api = f"$JS.API.DIRECT.GET.{names.history}"
         for subject in (api, names.input("Tally", handle.id, "signal", "note"), names.input("Tally", handle.id, ">")):
             await listening.subscribe(subject, lambda message: heard.append(message.subject))
         await listening.flush()
@@ -103,6 +109,48 @@ async def test_one_that_this_client_has_started_is_looked_at_behind_what_is_sent
         assert api in updated
         assert api in heard
         assert await handle.update(Tally.add, 0) == 7
+
+
+async def test_who_waits_is_sent_the_record_with_its_notice(client: Client, server: NatsServer) -> None:
+    """An update and the end of a workflow ask for no record but the one that tells whether they come too late."""
+    looks: list[Message] = []
+
+    async def looked_twice() -> bool:
+        return len(looks) == 2
+
+    async with Client.connect(server.url, namespace="looks") as other, Worker(client, workflows=[Tally]):
+        handle = await client.start(Tally.run)
+        assert await handle.update(Tally.add, 1) == 1
+        listening = other.store.connection
+        await listening.subscribe(f"$JS.API.DIRECT.GET.{client.store.names.history}", looks.append)
+        await listening.flush()
+        assert await handle.update(Tally.add, 2) == 3
+        await listening.flush()
+        assert len(looks) == 1
+        waiting = asyncio.create_task(handle.result(timeout=10))
+        await until(looked_twice)
+        await handle.signal(Tally.end)
+        assert await waiting == 3
+        await listening.flush()
+        assert len(looks) == 3
+
+
+async def test_a_namespace_of_before_tells_by_headers_alone(client: Client) -> None:
+    """Its stream was made by an older version: who waits asks for the record, and `setup` changes the stream."""
+    names, topology = client.store.names, Topology(client.store.connection, client.store.names)
+    history = Stream(client.store.connection, names.history)
+    config = await history.config()
+    assert config is not None
+    older = {**config, "republish": {**config["republish"], "headers_only": True}}
+    await history.write(older, create=False)
+    async with Worker(client, workflows=[Tally]):
+        handle = await client.start(Tally.run)
+        assert await handle.update(Tally.add, 2) == 2
+        await handle.signal(Tally.end)
+        assert await handle.result(timeout=10) == 2
+    for fields in (("republish",), ()):
+        changes = {each.name: each.fields for each in await topology.setup(TopologyOptions())}
+        assert changes[names.history] == fields
 
 
 async def test_what_is_sent_to_one_that_others_have_ended(client: Client, server: NatsServer) -> None:
@@ -131,6 +179,47 @@ async def test_what_is_sent_to_one_that_others_have_ended(client: Client, server
         for workflow_id in ("ended", "replaced"):
             await until(functools.partial(nothing_lies, client, workflow_id))
         assert await ended.result(timeout=10) == 0
+
+
+async def test_what_is_sent_too_late_is_taken_back(client: Client, server: NatsServer) -> None:
+    """Nothing is left in the inbox for a worker to find, also where none lives any more."""
+    handle = await client.start(Tally.run.options(id="ended"))
+    async with Client.connect(server.url, namespace=client.namespace) as other:
+        await other.workflow("ended").terminate("enough")
+        await until(functools.partial(nothing_lies_but_its_end, client, "ended"))
+    with pytest.raises(WorkflowEnded):
+        await handle.signal(Tally.note, 5)
+    assert await nothing_lies_but_its_end(client, "ended")
+
+
+async def test_what_is_stored_is_not_said_to_be_refused(
+    client: Client, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the line breaks between a signal and the look behind it, its sender learns that it may have been taken."""
+    append = Inbox.append
+    handle = await client.start(Tally.run)
+    async with (
+        Proxy(server.port) as proxy,
+        Client.connect(proxy.url, namespace=client.namespace) as beyond,
+    ):
+
+        async def and_no_more(self: Inbox, *args: Any, **kwargs: Any) -> int:
+            seq = await append(self, *args, **kwargs)
+            proxy.block(up=True, down=True)
+            proxy.cut()
+            return seq
+
+        monkeypatch.setattr(Inbox, "append", and_no_more)
+        with pytest.raises(OutcomeUnknown):
+            await beyond.workflow(handle.id).signal("note", 5)
+        proxy.unblock()
+    lying = await client.store.inbox.read("Tally", handle.id, set(), whole=True)
+    assert [each.given.kind for each in lying] == [InputKind.start, InputKind.signal]
+
+
+async def nothing_lies_but_its_end(client: Client, workflow_id: str) -> bool:
+    lying = await client.store.inbox.read("Tally", workflow_id, set(), whole=True)
+    return {each.given.kind for each in lying} <= {InputKind.start, InputKind.terminate}
 
 
 async def test_a_worker_that_is_quicker_than_the_look(client: Client, server: NatsServer) -> None:

@@ -95,6 +95,28 @@ class Till:
 
 
 @workflow
+class Temper:
+    """Raises what is seldom raised: what has no text, holds others, or is no Exception."""
+
+    @workflow.run
+    async def run(self) -> str:
+        word: str = await current_workflow().receive("word", str)
+        return word
+
+    @workflow.update
+    async def break_off(self, how: str) -> None:
+        raise ODD[how]
+
+    @workflow.update
+    async def ask(self, how: str) -> None:
+        """Never comes here: see below."""
+
+    @ask.validator
+    def refuse(self, how: str) -> None:
+        raise ODD[how]
+
+
+@workflow
 class Careful:
     """Ends when no handler runs any more."""
 
@@ -187,7 +209,14 @@ async def bare() -> str:
     return word
 
 
-ALL: list[Any] = [Till, Careful, Meter, Restless, bare]
+ODD: dict[str, BaseException] = {
+    "silent": TimeoutError(),
+    "many": ExceptionGroup("both", [Fatal("one"), ExceptionGroup("inner", [Fatal("two"), TimeoutError()])]),
+    "cancelled": asyncio.CancelledError(),
+    "exit": SystemExit(3),
+}
+
+ALL: list[Any] = [Till, Temper, Careful, Meter, Restless, bare]
 
 
 @pytest.fixture
@@ -224,6 +253,27 @@ async def test_what_a_handler_raises_fails_the_update_alone(client: Client, work
         await handle.update(Till.refuse)
     assert (await handle.info()).state == "running"
     assert await handle.update(Till.add, 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("silent", "TimeoutError"),
+        ("many", "both: one; two; TimeoutError"),
+        ("cancelled", "CancelledError"),
+        ("exit", "3"),
+    ],
+)
+async def test_whatever_is_raised_is_told(client: Client, worker: Worker, how: str, told: str) -> None:
+    """The answer says what was raised, also without a text of its own, and a validator may raise anything at all."""
+    handle = await client.start(Temper.run)
+    with pytest.raises(UpdateRejected, match=f"was rejected: {told}$"):
+        await handle.update(Temper.ask, how)
+    if how != "exit":
+        with pytest.raises(UpdateFailed, match=f"failed: {told}$"):
+            await handle.update(Temper.break_off, how)
+    await handle.signal("word", "well")
+    assert await handle.result(timeout=60) == "well"
 
 
 async def test_unknown_names_and_misfitting_arguments(client: Client, worker: Worker) -> None:

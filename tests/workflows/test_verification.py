@@ -115,6 +115,33 @@ async def test_good_code_is_silent(client: Client, caplog: pytest.LogCaptureFixt
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_a_long_run_is_done_again_in_pieces(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """A run of more than a thousand inputs is replayed too, and what it does otherwise far behind is told."""
+    runs = itertools.count()
+
+    @workflow(name="enduring")
+    async def enduring() -> int:
+        first = next(runs) == 0
+        while (word := await current_workflow().receive("word", int)) >= 0:
+            if word == 1000 and not first:
+                await asyncio.sleep(0)
+                await double(word)
+        return await double(word)
+
+    async with Worker(client, activities=[double], workflows=[enduring], verify=1.0):
+        handle = await client.start(enduring)
+        await asyncio.gather(*(handle.signal("word", min(number, 1000)) for number in range(1, 1060)))
+
+        async def found() -> list[str]:
+            await handle.signal("word", 0)
+            return told(caplog, "enduring")
+
+        (line,) = await until(found, 180.0)
+        assert "activity double at test_verification.py:" in line
+        await handle.signal("word", -1)
+        assert await handle.result(timeout=60) == -2
+
+
 async def test_without_a_share_nothing_is_done_again(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """By default the code of a workflow in memory runs once."""
     runs: list[int] = []

@@ -15,8 +15,10 @@ import click
 from turnout.cli import contexts, logs, options, output, pasting, session, topology
 from turnout.cli.checks import Check
 from turnout.cli.group_checks import group_checks
+from turnout.cli.limit_checks import limit_checks
 from turnout.cli.route_checks import route_checks
 from turnout.cli.schedule_checks import schedule_checks
+from turnout.cli.stray_checks import stray_jobs
 from turnout.cli.workflow_checks import workflow_checks
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.retry import RetryPolicy
@@ -94,12 +96,13 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
     changes = await Topology(connection, names).setup(existing, dry_run=True)
     for check in _streams(changes):
         yield check
-    yield await _storage(connection, names)
+    storage = await _storage(connection, names)
+    yield storage
     yield _durability(existing)
     yield _clock(connection)
     registry = Nodes(connection, names)
     nodes, activities = await asyncio.gather(registry.living(), registry.activities())
-    yield _nodes(nodes)
+    yield _nodes(nodes, storage)
     configs = await _consumers(connection, names)
     for check in _consumer_settings(names, activities, configs):
         yield check
@@ -112,6 +115,9 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
         async for check in schedule_checks(Store.over(connection, names), nodes):
             yield check
         async for check in group_checks(Store.over(connection, names)):
+            yield check
+    if names.limits not in missing:
+        async for check in limit_checks(Store.over(connection, names)):
             yield check
     if not missing & {names.inbox, names.history}:
         async for check in workflow_checks(Store.over(connection, names), nodes):
@@ -200,12 +206,17 @@ def _clock(connection: Connection) -> Check:
     return Check("clock", "ok", f"this machine is {found}")
 
 
-def _nodes(nodes: list[NodeInfo]) -> Check:
+def _nodes(nodes: list[NodeInfo], storage: Check) -> Check:
+    if not nodes and storage.verdict == "wrong":
+        return Check("nodes", "note", "no node lives, or none can have that stored", "mend the storage first")
     if not nodes:
         return Check("nodes", "note", "no node lives", f"start one: {pasting.command('worker MODULE')}")
     refused = [f"node {node.id}: {node.refused}" for node in nodes if node.refused]
     if refused:
         return Check("nodes", "wrong", "; ".join(refused), "allow it, or give the worker credentials of its own")
+    if full := [node.id for node in nodes if 0 < node.slots <= node.waiting]:
+        found = f"all slots of {', '.join(full)} are held by jobs that wait for other jobs"
+        return Check("nodes", "note", found, "where those need a slot there, nothing moves: wait in a workflow instead")
     versions = {node.version for node in nodes} | {version()}
     found = f"{len(nodes)} alive: {', '.join(node.id for node in nodes)}"
     if len(versions) > 1:
@@ -280,14 +291,16 @@ class _Queue:
 async def _queues(
     connection: Connection, names: Names, nodes: list[NodeInfo], activities: list[ActivityInfo]
 ) -> AsyncIterator[Check]:
-    queues = await _measure(connection, names)
+    queues, stray = await _measure(connection, names)
+    for check in stray_jobs(names.ns, names.work, stray):
+        yield check
     if any(queue.stuck for queue in queues.values()):
         # Jobs move while they are counted, so counts only raise a suspicion.
         queues = await _recount(connection, names, queues)
     queues = _together(queues)
     worked_on = {name for node in nodes for name in node.activities}
     declared = {activity.name for activity in activities}
-    fine = True
+    fine = not stray
     for name, pause in sorted((await Pauses(connection, names).held()).items()):
         note = f": {pause.note}" if pause.note else ""
         remedy = f"when its jobs may run again: {pasting.command(f'activity resume {name}')}"
@@ -355,13 +368,16 @@ async def _up_to(connection: Connection, names: Names, consumer: str, last: int)
     return count
 
 
-async def _measure(connection: Connection, names: Names) -> dict[str, _Queue]:
-    """The queue of each lane."""
+async def _measure(connection: Connection, names: Names) -> tuple[dict[str, _Queue], dict[str, int]]:
+    """The queue of each lane; and the subjects that name no activity, with how many messages each has."""
     totals: Counter[str] = Counter()
-    async for subject, count in Stream(connection, names.work).subjects(f"{names.ns}.jobs.>"):
+    stray: dict[str, int] = {}
+    async for subject, count in Stream(connection, names.work).subjects(names.all_jobs):
         named = names.job_of(subject)
         if named is not None:
             totals[lane(named[0], names.priority_of(subject))] += count
+        else:
+            stray[subject] = count
     consumers = await _consumers(connection, names)
     queues = {}
     for name, total in totals.items():
@@ -369,7 +385,7 @@ async def _measure(connection: Connection, names: Names) -> dict[str, _Queue]:
         # Without a consumer all of them wait for the first worker.
         known = total if consumer is None else consumer["num_pending"] + consumer["num_ack_pending"]
         queues[name] = _Queue(total, known)
-    return queues
+    return queues, stray
 
 
 def _alarms(info: Mapping[str, Any]) -> Check:

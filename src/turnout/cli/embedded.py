@@ -34,7 +34,7 @@ def dev(plan: serve.Plan | None) -> int:
     given = options.given()
     if "server" in given or "context" in given:
         raise BadInput("turnout dev starts a server of its own; for one that runs use `turnout worker`")
-    logs.set_up(given, logging.INFO)
+    logs.set_up(given, logging.INFO, each_job=True)  # a person watches, and few jobs come
     definitions = definitions_of(plan.module) if plan is not None else Definitions([], [])
     with _only_here(), _server() as server:
         options.put("server", server.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from turnout.cli import output, pasting
@@ -47,6 +48,8 @@ def state(info: JobInfo) -> str:
     why = _WAITS.get(found.kind) if found is not None else None
     if found is not None and found.kind == "node" and found.name != info.activity:
         why = f"no node with {found.name}"
+    if found is not None and found.kind == "limit":
+        why = f"limit {output.one_line(found.name, 40)}"
     return info.state.value if why is None else f"{info.state.value} ({why})"
 
 
@@ -90,7 +93,13 @@ def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, 
     yield "trace", info.trace_id
     yield "payload", output.one_line(info.payload)
     yield "checkpoint", None if info.checkpoint is None else output.one_line(info.checkpoint)
+    yield "outside", _unused(info)
     yield "result", output.one_line(info.result) if info.state is JobState.completed else None
+
+
+def _unused(info: JobInfo) -> str | None:
+    said = info.unused_answer
+    return None if said is None else f"{output.one_line(said)} (did not count: its code has not raised CompleteLater)"
 
 
 def _why(info: JobInfo, *, workless: bool) -> str | None:
@@ -124,6 +133,9 @@ def waiting(info: JobInfo) -> str | None:
             return f"no node works on {info.activity}: start a worker for it"
         case "slot":
             return f"every node that works on {info.activity} is busy"
+        case "limit" if found is not None:
+            look = pasting.command(f"limit show {shlex.quote(found.name)}")
+            return f"the limit {output.one_line(found.name)} lets no more in: {look}"
         case _:
             return None
 

@@ -45,7 +45,13 @@ async def set_limit(s: Session, name: str, rule: Mapping[str, Any], duration_s: 
     given = {option: value for option, value in rule.items() if value is not None}
     await s.client.set_limit(name, **given, duration=duration_s)
     length = "until it is cleared" if duration_s is None else f"for {output.duration(duration_s)}"
-    s.show({"name": name, **given}, lambda: [f"{name}: {', '.join((*_said(**given), length))}"])
+    known = [limit async for limit in s.client.limits()]
+    chosen = next((limit for limit in known if limit.name == name), None)
+    lines = [f"{name}: {', '.join((*_said(**given), length))}"]
+    if chosen is not None and not chosen.declared:
+        others = ", ".join(output.one_line(limit.name) for limit in known[:20] if limit.declared) or "none"
+        lines.append(f"no worker has declared it, so it holds nothing up yet; those declared are: {others}")
+    s.show({"name": name, **given}, lambda: lines)
     return 0
 
 
@@ -76,6 +82,7 @@ def _rule(limit: LimitInfo) -> tuple[str, str]:
 
 def _source(s: Session, limit: LimitInfo) -> str:
     """Who says so, and for how long still."""
+    source = limit.source if limit.declared else f"{limit.source}, not declared"
     if limit.until is None:
-        return limit.source
-    return f"{limit.source}, for another {output.duration(max(limit.until.timestamp() - s.now, 0.0))}"
+        return source
+    return f"{source}, for another {output.duration(max(limit.until.timestamp() - s.now, 0.0))}"

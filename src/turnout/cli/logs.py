@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnout.cli.exits import BadInput
+from turnout.telemetry.log_lines import OF_EACH_JOB
 
 VARIABLE = "TURNOUT_LOG_FORMAT"
 EXTRA_MAX = 32
@@ -106,8 +107,10 @@ def _plain(value: Any) -> Any:
     return value if len(value) <= TEXT_MAX else f"{value[:TEXT_MAX]}..."
 
 
-def set_up(given: Mapping[str, str], default: int) -> None:
+def set_up(given: Mapping[str, str], default: int, *, each_job: bool = False) -> None:
     """Log on stderr as the common options say, from level `default` up if they don't.
+
+    The lines at INFO for each job that starts and ends well are left out, unless a level was asked for, or `each_job`.
 
     A program that has set up its own logging at import keeps it; see `cover`.
     """
@@ -120,6 +123,9 @@ def set_up(given: Mapping[str, str], default: int) -> None:
         root.addHandler(handler)
         root.setLevel(max(chosen, logging.INFO))  # others' debug lines are theirs to ask for
     logging.getLogger("turnout").setLevel(chosen)
+    if level is None and not each_job:
+        for name in OF_EACH_JOB:
+            logging.getLogger(name).setLevel(max(chosen, logging.WARNING))
 
 
 def _formatter(name: str | None) -> logging.Formatter:

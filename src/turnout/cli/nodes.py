@@ -74,7 +74,7 @@ async def show(s: Session, name: str) -> int:
         ("refused", node.refused or None),
         ("up", output.ago(node.started_at, s.now).removesuffix(" ago")),
         ("seen", output.ago(node.seen_at, s.now)),
-        ("jobs", f"{node.running} of {node.slots}"),
+        ("jobs", f"{node.running} of {node.slots}" + (f", {node.waiting} wait for other jobs" if node.waiting else "")),
         ("activities", ", ".join(node.activities)),
         ("workflows", ", ".join(node.workflows)),
         ("properties", spelled(node.properties)),

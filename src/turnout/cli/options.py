@@ -60,7 +60,7 @@ def _common(*, hidden: bool, lines: bool = False) -> list[click.Parameter]:
         option("--tlskey", metavar="FILE", rare=True, help="The client certificate's key."),
         option("--tlsfirst", is_flag=True, flag_value="True", default=None, rare=True, help="Begin with TLS."),
         option("--inbox-prefix", metavar="PREFIX", rare=True, help="Below which subjects answers come; else _INBOX."),
-        option("--log-level", type=levels, rare=True, help="What to log on stderr."),
+        option("--log-level", type=levels, rare=True, help="What to log on stderr; info: each job, too."),
         option("--log-format", type=formats, rare=True, help="How: for people, or a JSON object a line."),
     ]
 

@@ -49,6 +49,13 @@ class Plan:
     verify: float = 0.0
 
 
+def collect_seldom() -> None:
+    """Have the garbage collector look at what a busy worker makes, and not that often."""
+    gc.collect()
+    gc.freeze()  # what the imports made stays to the end
+    gc.set_threshold(20_000, 10, 10)  # a hundred jobs under way are that many objects, and none of them garbage
+
+
 def worker(plan: Plan) -> int:
     """`turnout worker`: returns the exit code after the order to stop has been carried out."""
     logs.set_up(options.given(), logging.INFO)
@@ -88,9 +95,7 @@ def work(
     end_telemetry = set_up_telemetry("turnout-worker")
     end_metrics = set_up_metrics("turnout-worker")
     runner = asyncio.Runner(loop_factory=_loop_factory())
-    gc.collect()
-    gc.freeze()  # what the imports made stays to the end: a busy worker's collector need not look at it again and again
-    gc.set_threshold(20_000, 10, 10)  # a hundred jobs under way are that many objects, and none of them garbage
+    collect_seldom()
     code = exits.FAILED
     try:
         run_to_the_end(runner.get_loop(), _work(plan, definitions, ready))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from turnout.cli import pasting
 from turnout.cli.checks import Check
+from turnout.cli.stray_checks import names_workflow, stray_starts
 from turnout.core.catalog import NodeInfo
 from turnout.core.workflows.values import WorkflowState
 from turnout.nats.stream import Stream
@@ -47,13 +48,16 @@ async def workflow_checks(store: Store, nodes: Sequence[NodeInfo]) -> AsyncItera
             f"lets another go on, whose code has to fit"
         )
         yield Check("workflows", "wrong", found, remedy)
+    strays = [check async for check in stray_starts(store)]
+    for check in strays:
+        yield check
     bare = await _bare_starts(store)
     served = {name for node in nodes for name in node.workflows}
     waiting = {name: opened[name] + bare[name] for name in opened.keys() | bare.keys() if name not in served}
     for name, count in sorted(waiting.items()):
         found = f"{_workflows(count)} of {name} not ended, and no node works on it"
         yield Check("workflows", "wrong", found, f"start a worker for it: {pasting.command('worker MODULE')}")
-    if not stuck and not waiting and not orphans:
+    if not (stuck or waiting or orphans or strays):
         yield Check("workflows", "ok", f"{_workflows(opened.total())} open, none stuck")
 
 
@@ -61,7 +65,8 @@ async def _bare_starts(store: Store) -> Counter[str]:
     """How many starts by `nats pub` nobody has taken yet, by name."""
     prefix = store.names.bare_start("")
     found = Stream(store.connection, store.names.inbox).subjects(f"{prefix}*")
-    return Counter({subject.removeprefix(prefix): count async for subject, count in found})
+    named = {subject: count async for subject, count in found if names_workflow(prefix, subject)}
+    return Counter({subject.removeprefix(prefix): count for subject, count in named.items()})
 
 
 def _workflows(count: int) -> str:

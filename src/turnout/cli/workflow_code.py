@@ -19,9 +19,10 @@ from turnout.cli.session import Session
 from turnout.cli.workflow_lint import check as find_faults
 from turnout.client.workflows.history import History
 from turnout.core.plain import Plain
+from turnout.core.workflows.standing import BrokenHistory
 from turnout.core.workflows.values import WorkflowState
 from turnout.definition.workflow import Workflow
-from turnout.errors import NonDeterminism, WorkflowNotFound
+from turnout.errors import NonDeterminism, UnreadableRecord, WorkflowNotFound
 
 OPEN = [state for state in WorkflowState if not state.final]
 
@@ -60,10 +61,13 @@ def replay_file(target: str, file: str) -> int:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} can't be read: {error}") from error
-    history = History.from_jsonl(text)
-    if not history.records:
-        raise BadInput(f"{file} has no history: `turnout workflow history ID -o jsonl` writes one")
-    return _report([asyncio.run(_replayed(history, workflows))])
+    try:
+        history = History.from_jsonl(text)
+        if not history.records:
+            raise BadInput(f"{file} has no history: `turnout workflow history ID -o jsonl` writes one")
+        return _report([asyncio.run(_replayed(history, workflows))])
+    except (UnreadableRecord, BrokenHistory) as error:
+        raise BadInput(f"{file} holds no whole history: {error}") from error
 
 
 async def replay_id(s: Session, target: str, workflow_id: str) -> int:
@@ -92,7 +96,7 @@ async def _replayed(history: History, workflows: Sequence[Workflow[..., Any]]) -
     record = history.records[0]
     try:
         await replay(history, workflows=workflows)
-    except WorkflowNotFound:
+    except (WorkflowNotFound, BrokenHistory):
         raise
     except NonDeterminism as error:
         return Replayed(id=record.id, name=record.name, difference=str(error))

@@ -1,6 +1,7 @@
 """What code of a workflow must not do, and no guard can stop: found by reading it.
 
-The code is that of the workflows, of their classes' methods, and of the functions of the same package that they call.
+The code is that of the workflows, of their classes' methods, and of the functions that they call of the same package,
+or of a module in the same directory.
 Names are resolved as Python would, in the module's globals, so `from datetime import datetime as d` hides nothing. A
 line that ends in `# turnout: ok` is left alone.
 """
@@ -12,7 +13,7 @@ import builtins
 import inspect
 import linecache
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -35,7 +36,9 @@ MACHINE = "pass it as an argument, or read it in an activity: another worker has
 THREADS = "start tasks with asyncio, or do that in an activity"
 ORDER = "sort it first: the order of a set of strings differs from process to process"
 HASH = "it differs from process to process: use the value itself"
+OWN = "keep it in the workflow, as a local name or an attribute: another worker has another"
 
+_LOOKS_AT_FILES = ("exists", "isfile", "isdir", "islink", "getsize", "getmtime", "getatime", "getctime", "realpath")
 _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 
 CALLS: dict[str, str] = {
@@ -49,8 +52,9 @@ CALLS: dict[str, str] = {
     **dict.fromkeys(("uuid.uuid1", "uuid.uuid4", "uuid.getnode"), IDS),
     **dict.fromkeys(("os.getenv", "os.getpid", "os.cpu_count", "os.uname", "os.getcwd", "os.getlogin"), MACHINE),
     **dict.fromkeys(("socket.gethostname", "socket.getfqdn", "platform.node"), MACHINE),
-    **dict.fromkeys(("builtins.input", "io.open", "os.open"), OUTSIDE),
-    **dict.fromkeys(("os.listdir", "os.scandir", "os.walk", "os.stat", "os.system", "os.popen"), OUTSIDE),
+    **dict.fromkeys(("os.getppid", "os.getloadavg", "os.times"), MACHINE),
+    **dict.fromkeys(("builtins.input", "io.open"), OUTSIDE),
+    **{f"os.path.{name}": OUTSIDE for name in _LOOKS_AT_FILES},
     **dict.fromkeys(("asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell"), OUTSIDE),
     **dict.fromkeys(("asyncio.open_connection", "asyncio.start_server"), OUTSIDE),
     "asyncio.to_thread": THREADS,
@@ -58,7 +62,10 @@ CALLS: dict[str, str] = {
 }
 """What must not be called, and what to do instead."""
 
-NAMES = {"os.environ": MACHINE}
+PURE = ("os.fspath", "os.fsencode", "os.fsdecode", "os.strerror", "os.path")
+"""What may be called of a module of `MODULES`."""
+
+NAMES = {"os.environ": MACHINE, "sys.argv": MACHINE, "sys.stdin": OUTSIDE}
 """What must not even be looked at."""
 
 MODULES = {
@@ -67,24 +74,36 @@ MODULES = {
     "threading": THREADS,
     "multiprocessing": THREADS,
     "concurrent.futures": THREADS,
-    "subprocess": OUTSIDE,
-    "socket": OUTSIDE,
-    "sqlite3": OUTSIDE,
-    "urllib.request": OUTSIDE,
-    "http.client": OUTSIDE,
-    "requests": OUTSIDE,
-    "httpx": OUTSIDE,
-    "aiohttp": OUTSIDE,
+    **dict.fromkeys(
+        ("os", "subprocess", "socket", "sqlite3", "glob", "shutil", "tempfile", "smtplib", "ftplib"), OUTSIDE
+    ),
+    **dict.fromkeys(("urllib.request", "http.client", "urllib3", "requests", "httpx", "aiohttp", "aiofiles"), OUTSIDE),
+    **dict.fromkeys(("asyncpg", "psycopg", "psycopg2", "pymongo", "redis", "boto3", "botocore", "grpc"), OUTSIDE),
 }
 """Modules nothing of which may be called."""
 
 METHODS = {
-    **dict.fromkeys(("read_text", "read_bytes", "write_text", "write_bytes", "iterdir"), OUTSIDE),
+    **dict.fromkeys(("read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "unlink", "mkdir"), OUTSIDE),
     "run_in_executor": THREADS,
 }
 """Methods that give themselves away by their name."""
 
-_IN_ORDER = ("builtins.list", "builtins.tuple", "builtins.enumerate", "builtins.iter", "builtins.map", "builtins.zip")
+_IN_ORDER = (
+    *(f"builtins.{name}" for name in ("list", "tuple", "enumerate", "iter", "map", "zip", "filter")),
+    *("collections.deque", "builtins.dict.fromkeys"),
+)
+_IN_NO_ORDER = tuple(
+    f"builtins.{name}" for name in ("sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "all")
+)
+_SETS_OF_SETS = ("union", "intersection", "difference", "symmetric_difference", "copy")
+_WRITTEN_IN = {
+    **dict.fromkeys(("posix", "nt"), "os"),
+    **dict.fromkeys(("posixpath", "ntpath", "genericpath"), "os.path"),
+    "_socket": "socket",
+    "_sqlite3": "sqlite3",
+    "_thread": "threading",
+}
+"""The modules that functions say they are from, and those that people take them from."""
 
 
 @attrs.frozen(kw_only=True, order=True)
@@ -106,8 +125,9 @@ def check(workflows: Iterable[Workflow[..., Any]]) -> list[Finding]:
     """All findings in the code of these workflows, in the order of files and lines; each line once for a thing."""
     found: dict[tuple[str, int, str], Finding] = {}
     for workflow in workflows:
+        sets = _sets_in(*(_node_of(function) for function in _own(workflow)))
         for function in _functions_of(workflow):
-            for finding in _Reader(function, workflow.name).findings():
+            for finding in _Reader(function, workflow.name, sets).findings():
                 found.setdefault((finding.file, finding.line, finding.what), finding)
     return sorted(found.values())
 
@@ -151,7 +171,7 @@ def _plain(value: object) -> Iterator[FunctionType]:
 class _Reader:
     """Reads one function."""
 
-    def __init__(self, function: FunctionType, workflow: str) -> None:
+    def __init__(self, function: FunctionType, workflow: str, sets: Collection[str] = ()) -> None:
         self._function = function
         self._workflow = workflow
         self._file = function.__code__.co_filename
@@ -159,11 +179,15 @@ class _Reader:
         self._globals = function.__globals__
         self._imported = _imports_in(self._node)
         self._local = _assigned_in(self._node) - set(self._imported)
-        self._sets = _sets_in(self._node)
+        self._sets = _sets_in(self._node) | {name for name in sets if "." in name}
+        self._unordered: set[ast.AST] = set()
+        """The sources of comprehensions whose order is of no consequence."""
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
     def findings(self) -> Iterator[Finding]:
+        for node in _walk(self._node):
+            self._unordered |= self._without_order(node)
         for node in _walk(self._node):
             for line, what, instead in self._faults(node):
                 if ALLOWED not in linecache.getline(self._file, line):
@@ -180,41 +204,68 @@ class _Reader:
                 if name in NAMES:
                     yield node.lineno, name, NAMES[name]
             case ast.For(iter=source) | ast.comprehension(iter=source):
-                if self._is_set(source):
+                if self._is_set(source) and source not in self._unordered:
                     yield source.lineno, "iteration over a set", ORDER
+            case ast.Starred(value=source, ctx=ast.Load()) if self._is_set(source):
+                yield source.lineno, "iteration over a set", ORDER
+            case ast.Global(names=names):
+                yield node.lineno, f"global {', '.join(names)}", OWN
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()) if self._is_of_module(name):
+                yield node.lineno, f"{name}[...] of the module is changed", OWN
             case _:
                 return
 
     def _call(self, node: ast.Call) -> Iterator[tuple[int, str, str]]:
         name = self._name_of(node.func)
-        shown = f"{name.removeprefix('builtins.').replace('io.open', 'open')}()" if name is not None else ""
+        shown = "open()" if name == "io.open" else f"{(name or '').removeprefix('builtins.')}()"
         if name is not None and name in CALLS:
             if name != "random.Random" or not node.args:  # with a seed it is as good as a constant
                 yield node.lineno, shown, CALLS[name]
-        elif name is not None and (module := _module_in(name)) is not None:
+        elif name is not None and (module := _module_in(name)) is not None and not name.startswith(PURE):
             yield node.lineno, shown, MODULES[module]
         elif name is None and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
             yield node.lineno, f".{node.func.attr}()", METHODS[node.func.attr]
-        joins = isinstance(node.func, ast.Attribute) and node.func.attr == "join"
+        method = node.func if isinstance(node.func, ast.Attribute) else None
+        joins = method is not None and method.attr == "join"
         if (name in _IN_ORDER or joins) and any(self._is_set(each) for each in node.args):
             yield node.lineno, "iteration over a set", ORDER
+        if method is not None and method.attr == "pop" and not node.args and self._is_set(method.value):
+            yield node.lineno, "pop() of a set", ORDER
+
+    def _without_order(self, node: ast.AST) -> set[ast.AST]:
+        """What is gone through by a comprehension whose result is the same in any order."""
+        if isinstance(node, ast.SetComp):
+            return {each.iter for each in node.generators}
+        if isinstance(node, ast.Call) and self._name_of(node.func) in _IN_NO_ORDER:
+            inner = [each for each in node.args if isinstance(each, (ast.GeneratorExp, ast.ListComp))]
+            return {each.iter for comprehension in inner for each in comprehension.generators}
+        return set()
+
+    def _is_of_module(self, name: str) -> bool:
+        return name not in self._local and name not in self._imported and name in self._globals
 
     def _is_set(self, node: ast.expr) -> bool:
         match node:
             case ast.Set() | ast.SetComp():
                 return True
+            case ast.Call(func=ast.Attribute(value=owner, attr=attr)) if attr in _SETS_OF_SETS:
+                return self._is_set(owner)
             case ast.Call():
                 return self._name_of(node.func) in ("builtins.set", "builtins.frozenset")
-            case ast.Name(id=name):
-                return name in self._sets
+            case ast.BinOp(op=ast.BitOr() | ast.BitAnd() | ast.Sub() | ast.BitXor()):
+                return self._is_set(node.left) or self._is_set(node.right)
+            case ast.Name() | ast.Attribute():
+                return _dotted(node) in self._sets
             case _:
                 return False
 
     # --- what it calls ------------------------------------------------------------------------------------------------
 
     def called(self) -> list[FunctionType]:
-        """The functions of the same package that it calls."""
+        """The functions of the same package or directory that it calls."""
         package = str(self._globals.get("__name__", "")).partition(".")[0]
+        directory = Path(self._file).parent
+        ours = "site-packages" not in directory.parts
         found: list[FunctionType] = []
         for node in _walk(self._node):
             if isinstance(node, ast.Call):
@@ -223,7 +274,8 @@ class _Reader:
                     continue
                 code = vars(value).get("__init__") if isinstance(value, type) else value
                 for function in _plain(code):
-                    if function.__module__.partition(".")[0] == package:
+                    beside = Path(function.__code__.co_filename).parent == directory
+                    if (beside and ours) or function.__module__.partition(".")[0] == package:
                         found.append(function)
         return found
 
@@ -249,6 +301,15 @@ class _Reader:
 
 
 def _full_name(value: Any) -> str:
+    """The name that people know it by, whichever module has it in truth."""
+    name = _own_name(value)
+    if name.startswith("asyncio."):
+        return f"asyncio.{name.rpartition('.')[2]}"
+    module, dot, rest = name.partition(".")
+    return f"{_WRITTEN_IN.get(module, module)}{dot}{rest}"
+
+
+def _own_name(value: Any) -> str:
     if isinstance(value, ModuleType):
         return value.__name__
     own = getattr(value, "__self__", None)
@@ -306,27 +367,52 @@ def _imports_in(node: ast.AST) -> Mapping[str, Any]:
 def _assigned_in(node: ast.AST) -> set[str]:
     """The names that are the function's own."""
     names = {each.id for each in _walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        arguments = node.args
-        names |= {each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-    return names
+    of_module = {name for each in _walk(node) if isinstance(each, ast.Global) for name in each.names}
+    return (names | {each.arg for each in _parameters(node)}) - of_module
 
 
-def _sets_in(node: ast.AST) -> set[str]:
-    """The names that are given nothing but sets."""
+def _parameters(node: ast.AST) -> list[ast.arg]:
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return []
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+
+
+def _sets_in(*nodes: ast.AST) -> set[str]:
+    """The names, and attributes of self, that are given nothing but sets, or are annotated as such."""
     sets: dict[str, bool] = {}
-    for each in _walk(node):
-        if isinstance(each, (ast.Assign, ast.AnnAssign)) and each.value is not None:
-            value = each.value
-            is_set = isinstance(value, (ast.Set, ast.SetComp)) or (
-                isinstance(value, ast.Call)
-                and isinstance(value.func, ast.Name)
-                and value.func.id in ("set", "frozenset")
-            )
-            for target in each.targets if isinstance(each, ast.Assign) else [each.target]:
-                if isinstance(target, ast.Name):
-                    sets[target.id] = sets.get(target.id, True) and is_set
+    for node in nodes:
+        sets |= {each.arg: True for each in _parameters(node) if _means_set(each.annotation)}
+        for each in _walk(node):
+            if isinstance(each, ast.AnnAssign) and (name := _dotted(each.target)):
+                sets[name] = sets.get(name, True) and (_means_set(each.annotation) or _makes_set(each.value))
+            elif isinstance(each, ast.Assign):
+                for name in filter(None, map(_dotted, each.targets)):
+                    sets[name] = sets.get(name, True) and _makes_set(each.value)
     return {name for name, is_set in sets.items() if is_set}
+
+
+def _means_set(annotation: ast.expr | None) -> bool:
+    """Whether it is a set of something else than numbers, whose order is the same everywhere."""
+    text = ast.unparse(annotation) if annotation is not None else ""
+    kind, _, of = text.strip("'\"").removesuffix("]").partition("[")
+    return kind.rpartition(".")[2] in ("set", "frozenset", "Set", "FrozenSet", "AbstractSet") and of != "int"
+
+
+def _makes_set(value: ast.expr | None) -> bool:
+    if isinstance(value, (ast.Set, ast.SetComp)):
+        return True
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("set", "frozenset")
+
+
+def _dotted(node: ast.AST) -> str:
+    """A name, or an attribute of self, as it is written; nothing for all else."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=ast.Name(id="self"), attr=attr):
+            return f"self.{attr}"
+        case _:
+            return ""
 
 
 def _shown(file: str) -> str:

@@ -11,6 +11,7 @@ from turnout import bounded
 from turnout.client.filters import JobFilters, asked, only_of
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
+from turnout.core.failure import given_reason
 from turnout.core.record import FINAL, JobState
 from turnout.errors import InvalidState, InvalidValue, JobNotFound
 from turnout.store.perform import Performer, Store
@@ -37,8 +38,7 @@ class BulkMethods:
 
         count = await client.cancel_jobs(activity="convert_video", label="customer=42", reason="wrong files")
         """
-        if not isinstance(reason, str):
-            raise InvalidValue(f"reason must be text, not {reason!r}")
+        given_reason(reason)
         return await self._each(filters, CANCELLABLE, lambda handle: handle.cancel(reason))
 
     async def retry_jobs(self, *, checkpoint: bool = True, **filters: Unpack[JobFilters]) -> int:

@@ -26,7 +26,7 @@ from turnout.client.workflows.methods import WorkflowMethods
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.record import JobState
 from turnout.core.spec import valid_name
-from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref
+from turnout.definition.activity import Activity, ActivityRef, NamedActivity, as_activity
 from turnout.definition.retention import Retention
 from turnout.errors import InvalidValue
 from turnout.nats.connection import Connection, ConnectOptions
@@ -149,7 +149,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         InvalidArguments, InvalidValue. JobExists when the id is taken. StorageRefused, ServerUnavailable and
         PermissionDenied tell that it was not stored; OutcomeUnknown that the server did not say.
         """
-        ref = activity_ref(activity) if isinstance(activity, str) else activity
+        ref = as_activity(activity)
         text = ref.bind(*args, **kwargs) if isinstance(ref, Activity) else self._submitter.untyped(ref, args, kwargs)
         if not isinstance(ref, Activity):
             await self._submitter.contracts.check(ref.name, [text])
@@ -183,7 +183,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         All payloads are checked before the first is stored. Errors are those of `submit`; jobs before the one that
         failed are stored then, and some after it may be.
         """
-        ref = activity_ref(activity) if isinstance(activity, str) else activity
+        ref = as_activity(activity)
         encode = ref.codec.encode_object if isinstance(ref, Activity) else self._submitter.encode_untyped
         texts = [encode(payload) for payload in payloads]
         if not isinstance(ref, Activity):
@@ -204,7 +204,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
     def job(self, job_id: str, activity: str | ActivityRef | None = None) -> AnyHandle:
         """A handle on the job of this id; nothing is asked of the server yet. With its activity it is typed."""
         valid_name(job_id, "id")
-        return self._handle(job_id, activity_ref(activity) if isinstance(activity, str) else activity)
+        return self._handle(job_id, None if activity is None else as_activity(activity))
 
     async def jobs(
         self,
@@ -306,8 +306,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         The id stays, attempt numbers and the trace go on, the budgets are fresh and the last checkpoint is kept.
         JobNotFound when there is neither a record nor a dead letter; InvalidState for a job in any other state.
         """
-        ref = activity_ref(activity) if isinstance(activity, str) else activity
-        handle = self._handle(valid_name(job_id, "id"), ref)
+        handle = self._handle(valid_name(job_id, "id"), None if activity is None else as_activity(activity))
         await handle.retry()
         return handle
 

@@ -15,6 +15,7 @@ from turnout.core.spec import NAME
 from turnout.crashpoints import reach
 from turnout.definition.activity import ActivityRef
 from turnout.errors import OutcomeUnknown, TurnoutError
+from turnout.keyed_locks import KeyedLocks
 from turnout.nats.connection import Disconnected
 from turnout.store.debounces import Debounce, Debounces
 from turnout.store.perform import Performer, Store
@@ -34,10 +35,18 @@ class Debouncer:
         self._draft = draft
         self._new_id = new_id
         self._debounces = Debounces(store.connection, store.names)
+        self._turns = KeyedLocks()
 
     async def submit(self, ref: ActivityRef, text: str, wait_s: float) -> str:
-        """The id of the job that runs with this payload, unless another one comes before `wait_s` have passed."""
+        """The id of the job that runs with this payload, unless another one comes before `wait_s` have passed.
+
+        Those of one process go in one after the other: of many that race for a record at once all but one begin again.
+        """
         key = ref.submission.debounce_key or ""
+        async with self._turns.of((ref.name, key)):
+            return await self._submit(ref, key, text, wait_s)
+
+    async def _submit(self, ref: ActivityRef, key: str, text: str, wait_s: float) -> str:
         while True:
             kept = await self._debounces.load(ref.name, key)
             job, job_id = await self._waiting(ref.name, kept), kept.job_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Iterable
 from typing import TypedDict
@@ -14,7 +15,7 @@ from turnout.core.group import valid_group_id
 from turnout.core.record import FINAL, JobRecord, JobState
 from turnout.core.schedule import schedule_name
 from turnout.core.spec import valid_name
-from turnout.definition.activity import ActivityRef
+from turnout.definition.activity import ActivityRef, as_activity
 from turnout.errors import InvalidValue
 
 
@@ -141,7 +142,7 @@ def asked(given: JobFilters, now: float) -> Filters:
 def activity_name(activity: str | ActivityRef | None) -> str | None:
     if activity is None:
         return None
-    return valid_name(activity, "activity") if isinstance(activity, str) else activity.name
+    return valid_name(activity, "activity") if isinstance(activity, str) else as_activity(activity).name
 
 
 def error_name(error: str | type[BaseException] | None) -> str | None:
@@ -162,7 +163,10 @@ def instant_since(since: dt.datetime | dt.timedelta | float | None, now: float) 
             raise InvalidValue(f"since must be an aware datetime, not {since!r}")
         # A datetime is less exact than the server's clock, and `since=info.submitted_at` shall find that job.
         return since.timestamp() - 1e-6
-    return now - (since.total_seconds() if isinstance(since, dt.timedelta) else float(since))
+    ago: object = since.total_seconds() if isinstance(since, dt.timedelta) else since
+    if isinstance(ago, bool) or not isinstance(ago, int | float) or math.isnan(ago):
+        raise InvalidValue(f"since must be an aware datetime, a timedelta or seconds, not {since!r}")
+    return now - ago
 
 
 def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozenset[JobState] | None:
@@ -176,7 +180,12 @@ def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozense
 
 
 def label_of(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
-    if label is None or isinstance(label, tuple):
+    """A filter by label, checked. InvalidValue says how one is given."""
+    if label is None:
+        return None
+    if isinstance(label, tuple) and len(label) == 2 and all(isinstance(each, str) for each in label):
         return label
+    if not isinstance(label, str):
+        raise InvalidValue(f'label must be "key", "key=value" or a pair of texts, not {label!r}')
     key, equals, value = label.partition("=")
     return key, value if equals else None

@@ -88,10 +88,10 @@ class Finder:
         found += await self._with_messages(ended)
         return sorted(found, key=lambda job: job.order, reverse=True)
 
-    async def by_messages(self, page: Iterable[Raw], above: int | None) -> list[Found]:
+    async def by_messages(self, page: Iterable[Raw], revision_floor: int | None) -> list[Found]:
         """The jobs of these messages that are wanted, the newest first.
 
-        With `above`, records up to this revision are somebody else's, and only what they can't tell is found.
+        With `revision_floor`, records up to this revision are somebody else's, and only what they can't tell is found.
         """
         messages = {name: raw for raw in page if self._may_be(raw) and (name := self.key_of(raw)) is not None}
         records = await newest_of(self._connection, self._registry, messages) if messages else {}
@@ -109,7 +109,7 @@ class Finder:
             if self.is_newer(raw, peek.generation, stored):
                 if JobState.queued in self._wanted:
                     found.append(Found(peek.submitted_at, key, stored.data, raw))
-            elif (above is None or stored.seq > above) and (
+            elif (revision_floor is None or stored.seq > revision_floor) and (
                 peek.state in self._wanted or self._may_expire(peek, stored)
             ):
                 found.append(Found(peek.submitted_at, key, stored.data))

@@ -14,7 +14,7 @@ from turnout.client.outside import OutsideMethods
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
 from turnout.core.events import CancelRequested, Leftover, PriorityRequested
-from turnout.core.failure import one_line
+from turnout.core.failure import given_reason
 from turnout.core.lifecycle import newer
 from turnout.core.record import JobRecord, JobState
 from turnout.core.retry import seconds
@@ -103,13 +103,12 @@ class JobHandle(OutsideMethods, Generic[R]):
     async def cancel(self, reason: str = "") -> None:
         """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
         asked to stop; for one that has ended nothing happens. The reason (its first 1,000 characters) is kept."""
-        if not isinstance(reason, str):
-            raise InvalidValue(f"reason must be text, not {reason!r}")
+        kept = given_reason(reason)
         activity = await self._named()
         await self._reader.settled(activity, self.id)
         found = await self._store.queue.find(activity, self.id)
         now = self._store.connection.now()
-        event = CancelRequested(reason=one_line(reason), now=now, delivery=found)
+        event = CancelRequested(reason=kept, now=now, delivery=found)
         await self._performer.apply(activity, self.id, event)
 
     async def retry(self, *, checkpoint: bool = True) -> None:

@@ -68,7 +68,8 @@ class JobInfo(Plain):
     why somebody has asked for its end ("" without a reason); None if nobody has. `waiting_for`: what a job that might
     run now waits for. `snoozes`: how often its code has raised `Snooze` in this generation; while it waits for that,
     `reason` is what it said. `workflow`, `schedule`, `group`: which one has submitted it. `requires`: the properties
-    that its node must have. `priority`: 1 starts first, 5 last.
+    that its node must have. `priority`: 1 starts first, 5 last. `unused_answer`: what somebody outside has said of its
+    end, "completed" or "failed: ...", and what did not count, since its code has not raised `CompleteLater`.
 
         return JSONResponse((await client.job(job_id).info()).to_dict())
     """
@@ -104,6 +105,7 @@ class JobInfo(Plain):
     requires: dict[str, str] = attrs.field(factory=dict)
     priority: int = DEFAULT_PRIORITY
     group: str | None = None
+    unused_answer: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -174,7 +176,7 @@ def job_info(
         payload=parsed_payload(bodies.payload),
         result=parsed(bodies.result),
         error=record.error,
-        reason=record.reason or None,
+        reason=str(record.reason) if record.reason else None,  # a plain text, as it is when it is read again
         labels=dict(record.spec.options.labels),
         trace_id=record.spec.trace_id,
         suspect=suspect,
@@ -187,7 +189,15 @@ def job_info(
         requires=dict(record.spec.options.requires),
         priority=record.spec.priority,
         group=record.spec.options.group,
+        unused_answer=_unused_answer(record),
     )
+
+
+def _unused_answer(record: JobRecord) -> str | None:
+    answer = record.answer
+    if answer is None or not record.state.final:
+        return None
+    return "completed" if answer.error is None else f"failed: {answer.error.message}"
 
 
 def fault_info(seq: int, at: float, record: JobRecord, payload: str | None) -> FaultInfo:

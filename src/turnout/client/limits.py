@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Literal
 
 import attrs
 
 from turnout.client.info import instant
-from turnout.core.limits import Effective, Holder, Rule, effective
+from turnout.core.limits import Effective, Holder, LimitRecord, Rule, effective
 from turnout.core.plain import Plain
 from turnout.core.retry import seconds
 from turnout.definition.limits import checked_name, checked_rule
+from turnout.definition.templates import may_be
 from turnout.errors import InvalidValue
 from turnout.store.perform import Store
 
@@ -30,7 +31,8 @@ class LimitInfo(Plain):
     `holders` the ids of their jobs (at most 100); `waiting`: how many jobs wait for one, or for a token. An attempt
     that needs a token alone holds no place once it has it. `source`: "declared" by an
     activity's code, or "set" over that, until `until` if that is not None. Of a limit with braces in its name, `held`
-    and `waiting` count all its keys.
+    and `waiting` count all its keys. `declared`: whether a worker has said that an activity of it names this limit, or
+    one of which this is a key; what is set over no such limit holds nothing up.
     """
 
     name: str
@@ -43,6 +45,14 @@ class LimitInfo(Plain):
     holders: list[str]
     source: Literal["declared", "set"]
     until: dt.datetime | None = None
+    declared: bool = True
+
+
+def undeclared(records: Collection[LimitRecord]) -> set[str]:
+    """Those that were set, and are neither a limit of an activity, as far as workers have said, nor a key of one."""
+    known = [record.name for record in records if record.declared is not None]
+    others = {record.name for record in records if record.declared is None and record.given is not None}
+    return {name for name in others if not any(may_be(name, declared) for declared in known)}
 
 
 class LimitMethods:
@@ -66,7 +76,8 @@ class LimitMethods:
         `rate`: so many may start in `per` seconds, `burst` of them at once (default: as many as `rate`). What is not
         given of the two stays as it is declared, and 0 of either holds all of them up. What runs goes on; who waits is
         let in at once where there is room now. Every node heeds it from its next job on. It takes the place of what was
-        set before. InvalidValue for what can't be.
+        set before. A limit may be set before a worker declares it; `limits()` tells which are not declared.
+        InvalidValue for what can't be.
 
             await client.set_limit("api", concurrency=5, duration=timedelta(minutes=30))
             await client.set_limit("mail", rate=100, per=60)
@@ -105,6 +116,7 @@ class LimitMethods:
         """
         store, now = self.store, self.store.connection.now()
         records = {record.name: record for record in await store.limits.all()}
+        strange = undeclared(records.values())
         uses: dict[str, _Use] = {}
         for places in await store.places.all():
             if places.holders:
@@ -120,7 +132,8 @@ class LimitMethods:
             limit = uses[name].limit if name in uses else name
             rule = effective(records.get(limit), records.get(name) if name != limit else None, None, now)
             if rule is not None or name in of_limit:
-                yield _info(name, rule or Effective(None), of_limit.get(name, []))
+                declared = name not in strange or name in of_limit
+                yield _info(name, rule or Effective(None), of_limit.get(name, []), declared=declared)
 
 
 @attrs.define
@@ -132,7 +145,7 @@ class _Use:
     waiting: int = 0
 
 
-def _info(name: str, rule: Effective, uses: Sequence[_Use]) -> LimitInfo:
+def _info(name: str, rule: Effective, uses: Sequence[_Use], *, declared: bool) -> LimitInfo:
     allowed = rule.rule or Rule()
     rated = allowed.rate is not None
     return LimitInfo(
@@ -146,4 +159,5 @@ def _info(name: str, rule: Effective, uses: Sequence[_Use]) -> LimitInfo:
         holders=[holder.id for use in uses for holder in use.holders][:MOST_HOLDERS],
         source="set" if rule.given else "declared",
         until=instant(rule.until),
+        declared=declared,
     )

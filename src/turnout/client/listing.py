@@ -90,7 +90,7 @@ class Listing:
         """By the messages: whatever has not ended."""
         async with contextlib.aclosing(walk.windows()) as windows:
             async for window in windows:
-                for found in await self._finder.by_messages(window, self._above):
+                for found in await self._finder.by_messages(window, self._revision_floor):
                     yield found
                 if self._too_old(window):
                     return
@@ -107,11 +107,11 @@ class Listing:
         for walk in self._work:
             async with contextlib.aclosing(forward(connection, names.work, walk.subject, walk.top + 1)) as pages:
                 async for page in pages:
-                    for found in filter(self._was_there, await self._finder.by_messages(page, self._above)):
+                    for found in filter(self._was_there, await self._finder.by_messages(page, self._revision_floor)):
                         yield found
 
     @property
-    def _above(self) -> int | None:
+    def _revision_floor(self) -> int | None:
         """The revision up to which the walk of the registry shows what has a record; None where there is no such."""
         return self._registry.top if self._filters.ended else None
 

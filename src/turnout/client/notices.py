@@ -1,4 +1,4 @@
-"""What the server tells of one job: each of its records, once it is stored."""
+"""What the server tells of one job, or of one workflow: each of its records, once it is stored."""
 
 from __future__ import annotations
 
@@ -11,25 +11,18 @@ from turnout.nats.connection import Connection, Message
 class Notices:
     """Keeps the newest record that was told of, for one who waits. Nothing is told twice, and nothing for sure.
 
-    `kept_of` takes out of a message what is kept, its body by default; `wanted` says whether that is worth waking for.
+    `wanted` says whether a message is worth waking for.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        wanted: Callable[[bytes], bool] | None = None,
-        *,
-        kept_of: Callable[[Message], bytes] | None = None,
-    ) -> None:
+    def __init__(self, connection: Connection, wanted: Callable[[Message], bool] | None = None) -> None:
         self._connection = connection
-        self._kept_of = kept_of
         self._wanted = wanted
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self.heard = False
         """Whether anything was told at all: then it began in time for all that follows."""
         self._woken = False
-        self._newest: bytes | None = None
+        self._newest: Message | None = None
 
     async def begin(self, subject: str) -> None:
         """Listen. What is asked for after this goes the same way: it sees what was stored too early to be told of."""
@@ -53,16 +46,18 @@ class Notices:
                 self._waiter = None
         return self._woken
 
-    def take(self) -> bytes | None:
-        """The newest record, if one was told of since this was called last; `within` waits for what follows."""
+    def take(self) -> Message | None:
+        """The message with the newest record, if one was told of since this was called last.
+
+        `within` waits for what follows.
+        """
         newest, self._newest, self._woken = self._newest, None, False
         return newest
 
     def _hear(self, received: Message) -> None:
         self.heard = True
-        data = received.data if self._kept_of is None else self._kept_of(received)
-        if self._wanted is None or self._wanted(data):
-            self._newest = data
+        if self._wanted is None or self._wanted(received):
+            self._newest = received
             self._wake()
 
     def _wake(self) -> None:

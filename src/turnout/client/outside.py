@@ -10,19 +10,20 @@ from turnout.client.reader import Reader
 from turnout.core.ends import OUTSIDE_ERROR
 from turnout.core.events import Answered, KeptAlive
 from turnout.core.failure import ErrorInfo
-from turnout.core.record import Answer, JobState, Progress
+from turnout.core.record import Answer, JobRecord, JobState, Progress
 from turnout.definition.codec import encode_json
 from turnout.definition.fits import misfit
 from turnout.definition.plain_json import decode_json
 from turnout.errors import InvalidValue, NotCompletable
-from turnout.store.perform import Applied, Performer, Store
+from turnout.store.perform import Performer, Store
 
 
 class OutsideMethods:
     """What a `JobHandle` can do for a job whose code has left the rest to others.
 
     With `attempt` (as of `current_job().attempt`) only that attempt is meant. What comes before the code has raised
-    `CompleteLater` counts as soon as it does. NotCompletable when it is too late, or the second answer, or the attempt
+    `CompleteLater` counts as soon as it does; if it never does, its own end counts, and `info().unused_answer` tells
+    what was said. NotCompletable when it is too late, or the second answer, or the attempt
     is another one; JobNotFound for an unknown id.
     """
 
@@ -87,10 +88,15 @@ class OutsideMethods:
         found = await self._store.queue.find(activity, self.id)
         event = Answered(answer=answer, now=self._store.connection.now(), u=random.random(), delivery=found)
         applied = await self._performer.apply(activity, self.id, event)
-        if not applied.effects:
-            if answer.result is not None:
-                await self._store.payloads.delete(answer.result)
-            await self._refuse(activity, applied, answer.attempt)
+        if applied.effects:
+            return
+        record = applied.job.record or await self._reader.read(activity, self.id)
+        if applied.job.record is None and record.state is JobState.running:  # it has begun in between
+            await self._answer(activity, answer)
+            return
+        if answer.result is not None:
+            await self._store.payloads.delete(answer.result)
+        self._refuse(record, answer.attempt)
 
     async def _keep_alive(self, attempt: int | None, progress: Progress | None) -> None:
         _checked(attempt)
@@ -100,10 +106,9 @@ class OutsideMethods:
         record = applied.job.record
         meant = record is not None and attempt in (None, record.attempt)
         if record is None or record.state is not JobState.running or not meant:
-            await self._refuse(activity, applied, attempt)
+            self._refuse(record or await self._reader.read(activity, self.id), attempt)
 
-    async def _refuse(self, activity: str, applied: Applied, attempt: int | None) -> None:
-        record = applied.job.record or await self._reader.read(activity, self.id)
+    def _refuse(self, record: JobRecord, attempt: int | None) -> None:
         if record.state is not JobState.running:
             raise NotCompletable(f"job {self.id} is {record.state}: only one that runs can be completed from outside")
         if attempt not in (None, record.attempt):

@@ -22,7 +22,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.record import JobRecord, JobState
 from turnout.core.spec import Body
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
-from turnout.nats.connection import NoResponders
+from turnout.nats.connection import Message, NoResponders
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
@@ -167,7 +167,7 @@ class Reader:
 
         `since`: when it was submitted, if it was just now, by the loop's clock.
         """
-        notices = Notices(self._store.connection, wire.tells_end)
+        notices = Notices(self._store.connection, lambda message: wire.tells_end(message.data))
         await notices.begin(self._store.names.stored(activity, job_id))
         try:
             # A quick job ends before all that `read` asks is answered, a fresh one maybe before the first question.
@@ -178,7 +178,7 @@ class Reader:
             pause = _POLL_S[0]
             while True:
                 notice = notices.take()
-                text = None if notice is None else wire.result_text(notice)
+                text = None if notice is None else wire.result_text(notice.data)
                 if text is not None:
                     return text
                 record = _lasting(notice) or await self.unless_away(self.read(activity, job_id))
@@ -238,11 +238,11 @@ async def _rest(notices: Notices, pause: float) -> float:
     return _POLL_S[0] if await notices.within(pause) else min(pause * 1.5, _POLL_S[1])
 
 
-def _lasting(notice: bytes | None) -> JobRecord | None:
+def _lasting(notice: Message | None) -> JobRecord | None:
     """The record, if it tells all there is to know: after any other end a job may be retried, which no record tells."""
     if notice is not None:
         with contextlib.suppress(UnreadableRecord):
-            record = wire.load_record(notice)
+            record = wire.load_record(notice.data)
             return record if record.state in (JobState.running, JobState.completed) else None
     return None
 

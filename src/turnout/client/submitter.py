@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import secrets
@@ -22,7 +23,7 @@ from turnout.client.reader import Reader
 from turnout.core.events import Resubmitted, Submitted
 from turnout.core.record import JobRecord
 from turnout.core.spec import DEFAULT_PRIORITY, JobSpec, SubmitOptions
-from turnout.definition.activity import ActivityRef, NamedActivity, refuse_local
+from turnout.definition.activity import Activity, ActivityRef, NamedActivity, refuse_local
 from turnout.definition.codec import encode_json
 from turnout.definition.options import Submission
 from turnout.errors import (
@@ -35,9 +36,9 @@ from turnout.errors import (
     TurnoutError,
 )
 from turnout.nats.connection import Disconnected, NoResponders, PubAck, RequestTimeout, WrongLastSequence
-from turnout.store.payloads import check_size, inline
+from turnout.nats.once import SubjectTaken
+from turnout.store.payloads import check_size
 from turnout.store.perform import Performer, Store
-from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
 from turnout.telemetry import metrics, spans
 
@@ -103,8 +104,8 @@ class Submitter:
             if event.chosen and seq is not None:
                 await self._refuse_latecomer(event.spec, seq)
         except SubjectTaken:
-            await self._store.payloads.delete(event.spec.payload)
-            return False
+            # An id that was made up here is nobody else's: a lost answer, and a message that was requeued meanwhile.
+            return not event.chosen or await self._is_there(event.spec)
         return True
 
     async def _replace(self, ref: ActivityRef, job_id: str, text: str) -> None:
@@ -124,7 +125,8 @@ class Submitter:
                 try:
                     await self._apply(Resubmitted(spec=spec, nonce=event.nonce, at=event.at))
                 except SubjectTaken:
-                    await self._store.payloads.delete(spec.payload)
+                    if await self._is_there(spec):
+                        return
                     continue
                 return
 
@@ -193,7 +195,8 @@ class Submitter:
         metrics.submitted(ref.name, sum(not isinstance(answer, BaseException) for answer in answers))
         for (event, _), answer in zip(in_flight, answers, strict=True):
             if isinstance(answer, RequestTimeout | Disconnected | WrongLastSequence):
-                await self._apply(event)
+                with contextlib.suppress(SubjectTaken):  # by its own message, requeued meanwhile: ids are made up here
+                    await self._apply(event)
             elif isinstance(answer, BaseException):
                 raise answer
 
@@ -201,7 +204,7 @@ class Submitter:
         self, ref: ActivityRef, job_id: str, text: str, headers: dict[str, str], at: float | None = None
     ) -> Submitted:
         """The event of this call, under a nonce by which its own writes are known again (P1, P3)."""
-        body = inline(text) or await self._store.payloads.put(text, "payload", job_id)
+        body = self._store.payloads.inline(text) or await self._store.payloads.put(text, "payload", job_id)
         spec = JobSpec(
             id=job_id,
             activity=ref.name,
@@ -211,13 +214,19 @@ class Submitter:
             options=self.recorded(ref),
             trace_id=wire.trace_id_of(headers, ref.name, job_id),
         )
-        chosen = ref.submission.id is not None
-        return Submitted(spec=spec, nonce=f"{self._nonce}{next(self._count):x}", at=at, chosen=chosen)
+        nonce = f"{self._nonce}{next(self._count):x}"
+        if ref.submission.id is None:
+            return Submitted(spec=spec, nonce=nonce, at=at)
+        return Submitted(spec=attrs.evolve(spec, nonce=nonce), nonce=nonce, at=at, chosen=True)
 
     def recorded(self, ref: ActivityRef) -> SubmitOptions:
-        """What a job of it keeps of what was asked for: of an activity by name with the priority of its contract."""
+        """What a job of it keeps of what was asked for, within its bounds: of one by name those of its contract,
+        and the priority of that."""
         refuse_local(ref)
         asked = ref.recorded
+        bounds = ref.settings.bounds if isinstance(ref, Activity) else self.contracts.bounds(ref.name)
+        if bounds is not None:
+            bounds.check(ref.name, asked)
         said = self.contracts.priority(ref.name) if ref.priority is None and isinstance(ref, NamedActivity) else None
         return asked if said is None else asked.prioritized(said)
 
@@ -229,6 +238,18 @@ class Submitter:
         record = (await self._store.registry.load(spec.activity, spec.id)).record
         if record is not None and record.message is not None and record.message.seq < seq:
             raise SubjectTaken(f"job {spec.id} exists")
+
+    async def _is_there(self, spec: JobSpec) -> bool:
+        """Whether the job that has the id is this call's own after all: the answer was lost, and it was sent again to a
+        server that had forgotten the first message, or had it requeued. The payload of what is not there is deleted."""
+        record = (await self._store.registry.load(spec.activity, spec.id)).record
+        found = record.spec if record is not None else None
+        if found is None and (waiting := await self._store.queue.find_named(spec.activity, spec.id)) is not None:
+            found = waiting.spec
+        if found is not None and spec.nonce and found.nonce == spec.nonce:
+            return True
+        await self._store.payloads.delete(spec.payload)
+        return False
 
     async def _apply(self, event: Submitted | Resubmitted) -> int | None:
         """Store the job; where its message lies, None if it is delayed or that is not known. SubjectTaken."""

@@ -14,10 +14,10 @@ class NodeInfo(Plain):
     """A worker process, as it last described itself. `id` is its name and a part that is new in every process.
 
     `activities` and `workflows` are the names that it works on, `build` is that of its workflows' code, and `pins` says
-    whether their runs stay with it. `slots` is how many jobs it runs at most, `running` how many it does. `properties`
-    are what jobs may require of a node. `refused` says what work it can't take since its credentials don't allow it to
-    ask for that, if so. `ttl` is the seconds after which a silent node counts as dead; `seen_at` is
-    filled in by the reader.
+    whether their runs stay with it. `slots` is how many jobs it runs at most, `running` how many it does, and
+    `waiting` of how many of those the code waits for other jobs. `properties` are what jobs may require of a node.
+    `refused` says what work it can't take since its credentials don't allow it to ask for that, if so. `ttl` is the
+    seconds after which a silent node counts as dead; `seen_at` is filled in by the reader.
     """
 
     id: str
@@ -29,6 +29,7 @@ class NodeInfo(Plain):
     workflows: tuple[str, ...] = ()
     slots: int = 0
     running: int = 0
+    waiting: int = 0
     draining: bool = False
     started_at: float = 0.0
     ttl: float = 10.0

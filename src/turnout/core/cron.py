@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.errors import InvalidValue
 
 _NICKNAMES = {
@@ -42,7 +42,7 @@ _NTH = re.compile(r"([a-z0-9]+)#([1-5])")
 _LAST_WEEKDAY = re.compile(r"l([0-7])|([0-7]|[a-z]{3})l")
 
 
-@frozen
+@struct
 class Cron:
     """A parsed expression; weekdays count from Sunday as 0, and `nth` has pairs of a weekday and its number in the
     month, -1 for the last one."""
@@ -63,9 +63,7 @@ class Cron:
         """The first instant later than `after`; None when there is none in the next 40 years."""
         first = math.floor(after) + 1
         covered: datetime | None = None
-        for stretch in _stretches(zone, first):
-            if stretch.start > first + _HORIZON:
-                return None
+        for stretch in _stretches(zone, first, first + _HORIZON):
             low, high = stretch.local(stretch.start), stretch.local(stretch.end)
             begin = max(low, stretch.local(first))
             if not self.any_hour and covered is not None:
@@ -151,7 +149,7 @@ def parse(text: str) -> Cron:
 _NO_NAMES: dict[str, int] = {}
 
 
-@frozen
+@struct
 class _Field:
     text: str
     name: str
@@ -238,7 +236,7 @@ def _next_month(day: date) -> date:
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local times have no zone here
 
 
-@frozen
+@struct
 class _Stretch:
     """A time in which a zone's clocks differ from UTC by `offset` seconds."""
 
@@ -253,10 +251,11 @@ class _Stretch:
         return round((local - _EPOCH).total_seconds()) - self.offset
 
 
-def _stretches(zone: ZoneInfo, begin: int) -> Iterator[_Stretch]:
-    """The stretches from two days before `begin`, in order: no clock is changed by more than a day."""
+def _stretches(zone: ZoneInfo, begin: int, last: int) -> Iterator[_Stretch]:
+    """The stretches from two days before `begin`, for no clock is changed by more than a day, to those that begin at
+    `last`, in order."""
     start, length = begin - 2 * _DAY, 3 * _DAY
-    while True:
+    while start <= last:
         offset = _offset(zone, start)
         end = _change(zone, start, start + length, offset)
         yield _Stretch(start, end, offset)

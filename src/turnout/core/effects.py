@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from turnout.core.frozen import frozen
 from turnout.core.record import JobRecord, MessageRef, Token
 from turnout.core.spec import Body, JobSpec
+from turnout.core.struct import struct
 
 
-@frozen
+@struct
 class Save:
     """Write the record, if it still is what was decided upon (compare-and-set; a create when there was none).
 
@@ -24,28 +24,28 @@ class Save:
     expires: bool = False
 
 
-@frozen
+@struct
 class WriteDeadLetter:
     """Write the dead letter of a faulted job, once per generation (P4)."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class TellParent:
     """Tell the inbox of the workflow that submitted the job how it has ended, before the message is settled (W4)."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class Ack:
     """Settle the message for good."""
 
     message: MessageRef
 
 
-@frozen
+@struct
 class Nak:
     """Give the message back, for redelivery after `delay_s`. Anyone may do that: acks in NATS are not fenced."""
 
@@ -53,24 +53,24 @@ class Nak:
     delay_s: float = 0.0
 
 
-@frozen
+@struct
 class Drop:
     """Leave the delivery alone: its owner keeps the message, or the lease brings it back."""
 
 
-@frozen
+@struct
 class Ask:
     """Ask the owner of the running attempt whether it runs (P5), and decide again with the verdict."""
 
     token: Token
 
 
-@frozen
+@struct
 class Isolate:
     """Wait until the node runs nothing else, and decide again with what is known by then (P6)."""
 
 
-@frozen
+@struct
 class Admit:
     """Take a place of each limit for this attempt, and decide again with what is known by then (P13).
 
@@ -82,28 +82,28 @@ class Admit:
     payload: Body
 
 
-@frozen
+@struct
 class Park:
     """Put the job into the line of the limit that it waits for, as this record says (P13)."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class Unpark:
     """Take the job, which has ended, out of the line of the limit that it waited for, as this record of it says."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class Rank:
     """Have the job, if it waits in the line of a limit, wait among those of its priority, as this record says."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class SendOn:
     """Put the job, which requires a property that this node has not, onto the way to those that have it, as this record
     says (P15). `message`: the one that goes there in place of it."""
@@ -112,14 +112,14 @@ class SendOn:
     message: MessageRef
 
 
-@frozen
+@struct
 class TakeOff:
     """Take the job, which has ended, off that way: who put it there may have died before its message was settled."""
 
     record: JobRecord
 
 
-@frozen
+@struct
 class Publish:
     """Put the job's first message into the stream, expecting none on its subject (P3).
 
@@ -131,7 +131,7 @@ class Publish:
     chosen: bool = False
 
 
-@frozen
+@struct
 class Schedule:
     """Have the server publish the job's message at `at`, expecting no schedule of this id (P11); `chosen` as above."""
 
@@ -141,7 +141,7 @@ class Schedule:
     chosen: bool = False
 
 
-@frozen
+@struct
 class Replace:
     """Requeue the job: one atomic publish that replaces what is on the subject of its id (P2, P7, P8).
 
@@ -153,21 +153,21 @@ class Replace:
     replaced: int = 0
 
 
-@frozen
+@struct
 class Remove:
     """Delete the message, after a look from the leader that sequence and timestamp are still its own."""
 
     message: MessageRef
 
 
-@frozen
+@struct
 class Unschedule:
     """Purge the job's pending schedule."""
 
     spec: JobSpec
 
 
-@frozen
+@struct
 class Notify:
     """Push the cancel request to the owner's node; a hint, the record is what counts."""
 
@@ -175,7 +175,7 @@ class Notify:
     reason: str
 
 
-@frozen
+@struct
 class Abandon:
     """The lease is lost: stop the code, settle nothing, write nothing."""
 

@@ -104,11 +104,12 @@ def _after_deferral(record: JobRecord, event: Deferred) -> JobRecord:
         return after_answer(record, record.answer, event.now, event.u)
     token = attrs.evolve(event.token, node="")
     due_at = None if event.timeout_s is None else event.now + event.timeout_s
-    return evolve(record, token=token, outside=Outside(event.timeout_s), due_at=due_at, answer=None)
+    return evolve(record, token=token, outside=Outside(event.timeout_s), due_at=due_at)
 
 
 def after_answer(record: JobRecord, answer: Answer, now: float, u: float) -> JobRecord:
-    """The record after somebody outside has said how the attempt ended."""
+    """The record after somebody outside has said how the attempt ended. An answer that did not count stays in it."""
+    record = evolve(record, answer=None)
     token = record.token or Token("", record.generation, record.attempt, "")
     if answer.result is not None:
         return after_end(record, Completed(token=token, now=now, result=answer.result))
@@ -134,11 +135,8 @@ def outside_wait(record: JobRecord, now: float) -> float:
 
 
 def _taken_back(record: JobRecord) -> JobRecord:
-    """The record when nobody outside has a say any more, but in what was said of whatever attempt there will be."""
-    if record.outside is None and record.answer is None:
-        return record
-    answer = record.answer if record.answer is not None and record.answer.attempt is None else None
-    return evolve(record, outside=None, answer=answer, due_at=None if record.outside is not None else record.due_at)
+    """The record when nobody outside has a say any more."""
+    return record if record.outside is None else evolve(record, outside=None, due_at=None)
 
 
 def after_loss(record: JobRecord, now: float) -> JobRecord:
@@ -170,9 +168,7 @@ def _close_attempt(record: JobRecord, now: float, outcome: Outcome | None, error
 
 def _complete(record: JobRecord, now: float, result: Body) -> JobRecord:
     attempts = record.with_attempt(outcome=Outcome.completed, ended_at=now, error=None)
-    return evolve(
-        record, attempts=attempts, state=JobState.completed, finished_at=now, result=result, error=None, answer=None
-    )
+    return evolve(record, attempts=attempts, state=JobState.completed, finished_at=now, result=result, error=None)
 
 
 def fault(record: JobRecord, now: float, reason: FaultReason, error: ErrorInfo, outcome: Outcome | None) -> JobRecord:
@@ -189,7 +185,7 @@ def cancel(record: JobRecord, now: float, outcome: Outcome | None, error: ErrorI
 def _given_up(record: JobRecord, now: float) -> JobRecord:
     """The record of a job that has ended without a result: it waits for nothing, and may be retried."""
     spec = _in_line(record.spec)
-    return evolve(record, spec=spec, finished_at=now, due_at=None, waits_for=None, answer=None)
+    return evolve(record, spec=spec, finished_at=now, due_at=None, waits_for=None)
 
 
 def _in_line(spec: JobSpec) -> JobSpec:

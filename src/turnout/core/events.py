@@ -10,10 +10,10 @@ import enum
 from typing import TypeAlias
 
 from turnout.core.failure import Failure
-from turnout.core.frozen import frozen
 from turnout.core.limits import LimitKey
 from turnout.core.record import Answer, Delivery, JobRecord, MessageRef, Policy, Progress, Token
 from turnout.core.spec import Body, JobSpec
+from turnout.core.struct import struct
 
 
 class Verdict(enum.Enum):
@@ -27,7 +27,7 @@ class Verdict(enum.Enum):
     """No answer, but nothing says that it is dead."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Submitted:
     """A client submits. `nonce` names this call, so that its own writes are known again (P1, P3); `at` is the instant
     of a delayed submit. `chosen`: the id is the caller's, and others may choose it at the same time.
@@ -39,7 +39,7 @@ class Submitted:
     chosen: bool = False
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Resubmitted:
     """A client submits a job under an id whose last life has ended: `spec` is of the generation after it.
 
@@ -52,7 +52,7 @@ class Resubmitted:
     delivery: Delivery | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Debounced:
     """A client submits a job that waits until `at`, or has the one that waits run with this `spec`, and not before
     `at`. `nonce` as of `Submitted`.
@@ -63,7 +63,7 @@ class Debounced:
     at: float
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Received:
     """JetStream handed the message to a worker that is ready to run it under `node` and `nonce`.
 
@@ -90,14 +90,14 @@ class Received:
     requires: dict[str, str] | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Declined:
     """A worker gives back a delivery that it has not begun: it has no slot for it, or it is about to stop."""
 
     delivery: Delivery
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Reported:
     """The running code reported progress, or stored a checkpoint, or both."""
 
@@ -106,7 +106,7 @@ class Reported:
     checkpoint: Body | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Ended:
     """What the events that end an attempt have in common; `exhausted`: the message has no deliveries left (P7)."""
 
@@ -116,14 +116,14 @@ class Ended:
     exhausted: bool = False
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Completed(Ended):
     """The code returned."""
 
     result: Body
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Failed(Ended):
     """The code raised, or ran out of time."""
 
@@ -131,7 +131,7 @@ class Failed(Ended):
     u: float = 0.5
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Snoozed(Ended):
     """The code had nothing to do yet: it begins again after `delay_s`. `message` says what it waits for."""
 
@@ -139,7 +139,7 @@ class Snoozed(Ended):
     message: str = ""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Deferred(Ended):
     """The code is done, and somebody outside will say how the job ends: within `timeout_s` if that is given."""
 
@@ -147,25 +147,25 @@ class Deferred(Ended):
     u: float = 0.5
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Cancelled(Ended):
     """The code ended by the cancellation that somebody had asked for."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Aborted(Ended):
     """The code was stopped because its node stops."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Lost:
-    """The node that ran the attempt of this token is dead."""
+    """The node that ran the attempt of this token is dead, or has let go of it."""
 
     token: Token
     now: float
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Answered:
     """Somebody outside says how the job has ended."""
 
@@ -175,7 +175,7 @@ class Answered:
     delivery: Delivery | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class KeptAlive:
     """Somebody outside is at work on the job, in this attempt if one is given."""
 
@@ -184,7 +184,7 @@ class KeptAlive:
     progress: Progress | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class CancelRequested:
     """Somebody asks for the end of the job.
 
@@ -198,7 +198,7 @@ class CancelRequested:
     unsubmitted: JobSpec | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class RetryRequested:
     """An operator retries or replays a job that ended without a result: a new generation, with fresh budgets.
 
@@ -212,7 +212,7 @@ class RetryRequested:
     from_scratch: bool = False
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class PriorityRequested:
     """Somebody wants a job that waits to be of another priority, or in the express lane of its own, whose number
     `priority` is then. `at_once`: nor is it to wait for its time any more. `nonce` names this call."""
@@ -224,7 +224,7 @@ class PriorityRequested:
     delivery: Delivery | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Expired:
     """Somebody looked at a job whose `expires_in` has passed (P12), or of which nothing was heard from outside."""
 
@@ -233,7 +233,7 @@ class Expired:
     delivery: Delivery | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Stuck:
     """The sweep found a job that no delivery will bring back: exhausted, or its message gone (P7).
 
@@ -248,7 +248,7 @@ class Stuck:
     twin: MessageRef | None = None
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Leftover:
     """The sweep found a message of a job that has ended."""
 

@@ -6,7 +6,8 @@ import enum
 
 import attrs
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
+from turnout.errors import InvalidValue
 
 
 class FaultReason(enum.StrEnum):
@@ -45,7 +46,7 @@ class Stop(enum.StrEnum):
     """Another node owns the job by now."""
 
 
-@frozen
+@struct
 class StopReason:
     """Why the code of an attempt is asked to stop; `detail` is what the person who cancelled it said.
 
@@ -75,6 +76,13 @@ def one_line(value: str) -> str:
     return _utf8(value)[:1_000]
 
 
+def given_reason(reason: object) -> str:
+    """Why somebody asks for an end, as it is kept. InvalidValue when it is no text."""
+    if not isinstance(reason, str):
+        raise InvalidValue(f"reason must be text, not {reason!r}")
+    return one_line(reason)
+
+
 def _message(value: str) -> str:
     return _utf8(value)[:4_000]
 
@@ -92,12 +100,22 @@ class ErrorInfo:
     traceback: str = attrs.field(default="", converter=_traceback)
 
     @property
+    def shown(self) -> str:
+        """The message; of an exception that was raised without one, its class."""
+        return self.message or self.type
+
+    @property
     def brief(self) -> ErrorInfo:
         """What is kept of it once another attempt has begun: a record lists many attempts."""
         return ErrorInfo(self.type, self.message[:500], self.traceback[-1_000:])
 
+    @property
+    def shortened(self) -> ErrorInfo:
+        """What is kept of it where there is no room for more."""
+        return ErrorInfo(self.type[:200], self.message[:500])
 
-@frozen
+
+@struct
 class Failure:
     """How the code of an attempt failed: all that decides whether it is tried again.
 

@@ -15,9 +15,9 @@ from typing import Literal
 import attrs
 
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
 from turnout.core.record import JobState
 from turnout.core.spec import NO_BODY, NO_OPTIONS, Body, SubmitOptions, valid_name
+from turnout.core.struct import struct
 from turnout.errors import InvalidValue
 
 MEMBERS_MOST = 100_000
@@ -112,7 +112,7 @@ class Ends:
         return self._codes.count(0)
 
 
-@frozen
+@struct
 class MemberKind:
     """What members have in common: the activity, the options, and when they may run at the earliest."""
 
@@ -121,7 +121,7 @@ class MemberKind:
     at: float | None = None
 
 
-@frozen
+@struct
 class Roster:
     """Who the members are. `kind_of`: the kind of each by its place in `kinds`, empty where there is one kind alone.
     `payloads`: the JSON of each."""
@@ -134,7 +134,7 @@ class Roster:
         return self.kinds[self.kind_of[number] if self.kind_of else 0]
 
 
-@frozen
+@struct
 class FollowUp:
     """The job that follows a group: its activity, the parameter that takes the list (None: as the
     contract of the activity says, "": the payload is the list), and after which ends it runs."""
@@ -145,7 +145,7 @@ class FollowUp:
     on: str = "ended"
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class GroupRecord:
     """All that is known of a group. `activity`: that of all members, "" where they differ; `roster`: who they are.
 

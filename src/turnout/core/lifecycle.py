@@ -372,7 +372,9 @@ def _answered(record: JobRecord | None, event: Answered) -> Effects:
     if current is None or current.state is not JobState.running or event.answer.attempt not in (None, current.attempt):
         return ()
     if current.outside is None:
-        return () if current.answer is not None else (Save(evolve(current, answer=event.answer)),)
+        kept = current.answer  # one that was meant for an attempt that is over makes room
+        known = kept is not None and kept.attempt in (None, current.attempt)
+        return () if known else (Save(evolve(current, answer=event.answer)),)
     return _end_outside(after_answer(current, event.answer, event.now, event.u), event.delivery)
 
 

@@ -16,9 +16,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
 from turnout.core.record import JobState
 from turnout.core.spec import ONE_IN
+from turnout.core.struct import struct
 
 _GRANTED_S = 15.0
 """For so long a place that was handed on is kept for a job that no worker has received."""
@@ -30,7 +30,7 @@ _BEGINNING_S = 60.0
 """For so long a living node may take between its place and the start of the attempt: it is a matter of one write."""
 
 
-@frozen
+@struct
 class Rule:
     """What a limit allows: so many attempts at once, and so many starts in `per` seconds, of which `burst` may come at
     one time. 0 is none at all, None no limit."""
@@ -66,7 +66,7 @@ class Entry(enum.Enum):
     passed = enum.auto()
 
 
-@frozen
+@struct
 class Effective:
     """The rule that counts; `given`: somebody has set it, until that instant (None: until it is cleared)."""
 
@@ -75,7 +75,7 @@ class Effective:
     until: float | None = None
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class LimitRecord:
     """A limit as it is kept. `declared` is what an activity's code said last, `given` what somebody has set over it,
     until that instant (None: until it is cleared). Until `held_up` a job's code has asked for nothing to start."""
@@ -91,7 +91,7 @@ class LimitRecord:
         return self.given if self.until is None or now < self.until else None
 
 
-@frozen
+@struct
 class LimitKey:
     """A limit as it applies to one job: `name` as it was declared, `key` with the job's own values in its braces.
 
@@ -107,7 +107,7 @@ class LimitKey:
         return hashed(self.key)
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class Holder:
     """The attempt that a place belongs to. `node` will start it, or does; "" while nobody has received the job."""
 
@@ -134,15 +134,15 @@ class Holder:
         return self.generation, self.turn
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class Places:
     """Who holds the places of one key, and how many tokens of its rate were spent at an instant.
 
     A holder that nobody has received yet has the promise of a token: it spends it as it is received, so that what waits
     for a busy worker does not start in one heap with what comes after. `waker` is who wakes the line when the next
-    token is there; "" while nobody waits for one. `lanes`: the priorities beside the default one of which jobs wait, or
-    waited when somebody last looked; `passed`: how many have had their turn since it was the turn of the one that had
-    waited longest. `idle`: activities of which nobody can start a job now; their jobs are passed over.
+    token is there; "" while nobody waits for one. `lanes`: the priorities of which jobs wait, or waited when somebody
+    last looked; `passed`: how many have had their turn since it was the turn of the one that had waited longest.
+    `idle`: activities of which nobody can start a job now; their jobs are passed over.
     """
 
     key: str

@@ -57,8 +57,9 @@ def of_workflow(workflow_id: str, name: str, run: int) -> dict[str, Any]:
 
 def fields_of(record: JobRecord) -> dict[str, Any]:
     """The same of a record, with the attempt that it tells of last."""
-    node = record.attempts[-1].node if record.attempts else ""
-    known = fields(record.id, record.activity, record.attempt, node, record.spec.trace_id)
+    last = record.attempts[-1] if record.attempts else None
+    node, span_id = (last.node, last.span_id) if last is not None else ("", "")
+    known = fields(record.id, record.activity, record.attempt, node, record.spec.trace_id, span_id)
     parent = record.spec.options.parent
     return known if parent is None else known | of_workflow(parent.id, parent.name, parent.run)
 

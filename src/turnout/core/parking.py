@@ -11,6 +11,7 @@ from turnout.core.events import Received
 from turnout.core.evolve import evolve
 from turnout.core.limits import LimitKey
 from turnout.core.record import JobRecord, JobState, WaitsFor
+from turnout.core.spec import express_of
 
 Effects = tuple[Effect, ...]
 
@@ -18,12 +19,14 @@ Effects = tuple[Effect, ...]
 def park(queued: JobRecord, event: Received, full: LimitKey) -> Effects:
     """Wait for a place of this limit, without a delivery, which would go on holding a slot and running out (P13).
 
-    The record comes first: whoever finds the job in the line, or its message without one, goes by what it says.
+    The record comes first: whoever finds the job in the line, or its message without one, goes by what it says. Who has
+    waited in the line is let past those who have not: its place would be held for nothing as long as they are received.
     """
-    before = queued.waits_for
+    before, spec = queued.waits_for, queued.spec
     since = before.since if before is not None and before.name == full.key else event.now
     parked = evolve(
         queued,
+        spec=evolve(spec, options=spec.options.prioritized(express_of(spec.lane))),
         state=JobState.queued,
         message=event.delivery.message,
         rules=event.rules,

@@ -14,12 +14,15 @@ import attrs
 
 from turnout.core.evolve import evolve
 from turnout.core.failure import ErrorInfo, FaultReason, one_line
-from turnout.core.frozen import frozen
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import DEFAULT_PRIORITY, Body, JobSpec
+from turnout.core.struct import struct
 
 ATTEMPTS_KEPT = 50
 """How many attempts a record lists: the first ones go when there are more; the counters count them all."""
+
+
+SHORTENED_ATTEMPTS_KEPT = 10
 
 
 def derived_span_id(trace_id: str) -> str:
@@ -59,7 +62,7 @@ class Outcome(enum.StrEnum):
     cancelled = "cancelled"
 
 
-@frozen
+@struct
 class Token:
     """Who owns a running attempt (P1). The nonce makes it unique; the rest says whom to ask."""
 
@@ -81,7 +84,7 @@ class Progress:
     message: str = attrs.field(default="", converter=one_line)
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class AttemptRecord:
     """One try. `span_id` lets whoever counts a loss emit the span of an attempt whose node is gone.
 
@@ -101,7 +104,7 @@ class AttemptRecord:
     alone: bool = False
 
 
-@frozen
+@struct
 class MessageRef:
     """The job's message in the stream. Sequences are reused after a power cut: the timestamp tells two apart.
 
@@ -124,7 +127,7 @@ class MessageRef:
         return other is not None and (self.seq, self.time_ns) == (other.seq, other.time_ns)
 
 
-@frozen
+@struct
 class Outside:
     """The code of the attempt is done, and the job runs on outside. `timeout`: seconds without a word from there that
     are too many; None: as long as it takes."""
@@ -132,9 +135,10 @@ class Outside:
     timeout: float | None = None
 
 
-@frozen
+@struct
 class Answer:
     """What was said from outside while the code was still at work: it counts when the code leaves the rest to others.
+    When the job ends in another way it stays in the record, which tells so that it did not count.
 
     `attempt`: the only one that it is meant for, if there is one. Without a `result` it is a failure, as `error` says,
     which is not retried if it is `fatal`.
@@ -149,7 +153,7 @@ class Answer:
 _DEFAULT_RETRY = RetryPolicy()
 
 
-@frozen
+@struct
 class Policy:
     """The activity's options that decide a job's life, fixed in the record when an attempt starts."""
 
@@ -161,7 +165,7 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-@frozen
+@struct
 class WaitsFor:
     """What a queued job that is parked waits for: a place of the limit `limit`, which for this job is called `name`."""
 
@@ -170,7 +174,7 @@ class WaitsFor:
     since: float
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class JobRecord:
     """All that is known of a job; one value in the registry. See docs/lifecycle.md for who writes which field."""
 
@@ -237,6 +241,16 @@ class JobRecord:
             return math.inf
         return min(limit for limit in (self.due_at, self.spec.expires_at, math.inf) if limit is not None)
 
+    @property
+    def shortened(self) -> JobRecord:
+        """The record where there is no room for all of it: without what only tells of the past and of the trouble."""
+        attempts = tuple(
+            attempt if attempt.error is None else evolve(attempt, error=attempt.error.shortened)
+            for attempt in self.attempts[-SHORTENED_ATTEMPTS_KEPT:]
+        )
+        error = None if self.error is None else self.error.shortened
+        return evolve(self, attempts=attempts, error=error)
+
     def owned_by(self, token: Token | None) -> bool:
         """Whether `token` is that of the attempt that runs now."""
         return self.state is JobState.running and token is not None and self.token == token
@@ -276,7 +290,7 @@ def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     return max(last.started_at - due, 0.0)
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class Delivery:
     """A job's message, as JetStream handed it over or as it was read from the stream.
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.errors import InvalidValue
 
 PROPERTY_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
@@ -20,7 +20,7 @@ MAX_PROPERTY_VALUE = 128
 _EXAMPLE = '{"region": "east"}'
 
 
-@frozen
+@struct
 class Route:
     """A way of an activity's jobs past the nodes that do not fit: those that require the same go it together."""
 

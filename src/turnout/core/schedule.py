@@ -21,10 +21,10 @@ import attrs
 
 from turnout.core import cron as cron_expressions
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
 from turnout.core.plain import Plain
 from turnout.core.retry import seconds
 from turnout.core.spec import NO_OPTIONS, SubmitOptions
+from turnout.core.struct import struct
 from turnout.errors import InvalidValue
 
 Overlap = Literal["skip", "queue", "allow", "cancel"]
@@ -174,7 +174,7 @@ def _next_of_cron(cron: str, timezone: str, after: float) -> int | None:
         return None  # the calendar ends with the year 9999
 
 
-@frozen
+@struct
 class Run:
     """A tick that was dealt with: the run's id, or why there is none."""
 
@@ -183,7 +183,7 @@ class Run:
     skipped: str = ""
 
 
-@frozen
+@struct
 class Job:
     """What a run of a schedule is: a job of an activity, or a workflow. `payload` is JSON; `retention` a workflow's."""
 
@@ -198,7 +198,7 @@ class Job:
         return self.kind == "workflow"
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class ScheduleRecord:
     """All that is known of a schedule. `cursor`: every tick up to there is dealt with. `previous`: the run that
     the last tick has begun. `backlog`: ticks that wait for its end. `headers`: those of whoever added it, for traces.
@@ -247,7 +247,7 @@ def run_id(name: str, tick: float) -> str:
     return f"{name}-{datetime.fromtimestamp(math.floor(tick), UTC):%Y%m%dT%H%M%SZ}"
 
 
-@frozen
+@struct
 class Advance:
     """What is to be done about a schedule: cancel a run, begin the runs of some ticks, then save the record.
 
@@ -261,7 +261,7 @@ class Advance:
     skipped: int = 0
 
 
-@frozen
+@struct
 class Due:
     """The first tick that is due and not dealt with, and whether it is missed."""
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from turnout.core.frozen import frozen
 from turnout.core.retry import RetryPolicy
+from turnout.core.struct import struct
 from turnout.errors import InvalidValue
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -46,6 +46,15 @@ that each key of the activity's fairness has its turn, lie in an express lane, w
 
 def is_express(lane: int) -> bool:
     return lane > PRIORITIES[-1]
+
+
+def express_of(lane: int) -> int:
+    """The express lane of a lane's priority, which may be that lane.
+
+    >>> express_of(2), express_of(2 + EXPRESS)
+    (7, 7)
+    """
+    return lane if is_express(lane) else lane + EXPRESS
 
 
 def priority_of(lane: int) -> int:
@@ -121,7 +130,7 @@ def check_submission(timeout: float | None, retry: RetryPolicy | None) -> None:
         )
 
 
-@frozen
+@struct
 class Body:
     """A payload, result or checkpoint: JSON text, or the name of the object that holds it (claim check)."""
 
@@ -130,7 +139,7 @@ class Body:
     size: int = 0
 
 
-@frozen
+@struct
 class Asker:
     """A command of a workflow that waits for an end: of its activity, its child, or a workflow that it asked about.
 
@@ -144,7 +153,7 @@ class Asker:
     command: str
 
 
-@frozen
+@struct
 class SubmitOptions:
     """What one submission asked for; None means the activity's own. `parent` is the workflow that submitted it,
     `schedule` the schedule that did, `group` the group that it is a member of.
@@ -176,10 +185,12 @@ NO_BODY = Body()
 NO_OPTIONS = SubmitOptions()
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class JobSpec:
     """The job as it was submitted. Its record and every delivery of its message hold one; a retry by hand begins
     another generation of it (P2), which shows by `after` that it follows the life before: nobody else could know that.
+
+    `nonce` names the call that submitted it, where that has chosen the id: by it the call knows its own job again (P3).
     """
 
     id: str
@@ -191,6 +202,7 @@ class JobSpec:
     options: SubmitOptions = NO_OPTIONS
     trace_id: str = ""
     after: str = ""
+    nonce: str = ""
 
     @property
     def priority(self) -> int:

@@ -28,6 +28,7 @@ from turnout.definition.options import (
     SubmissionKeywords,
     activity_options,
 )
+from turnout.definition.paths import names_in_schema
 from turnout.definition.plain_json import PayloadProblem
 from turnout.definition.templates import check_fields
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue, NotDurable
@@ -55,6 +56,7 @@ class ActivityRef:
         """
         changed = object.__new__(type(self))
         changed.__dict__.update(self.__dict__)
+        changed.__dict__.pop("recorded", None)
         changed.submission = self.submission.merged(options)
         return changed
 
@@ -63,7 +65,7 @@ class ActivityRef:
         """What priority its jobs are asked to have; None where nobody has said."""
         return self.submission.priority
 
-    @property
+    @functools.cached_property
     def recorded(self) -> SubmitOptions:
         """What travels with its jobs and is kept in their records."""
         return self.submission.recorded.prioritized(self.priority or DEFAULT_PRIORITY)
@@ -86,6 +88,17 @@ class NamedActivity(ActivityRef):
 def activity_ref(name: str) -> NamedActivity:
     """An activity by name, for `client.submit(activity_ref("convert_video").options(...), payload)`."""
     return NamedActivity(name)
+
+
+def as_activity(given: object) -> ActivityRef:
+    """An activity, by itself or by its name. InvalidValue for anything else."""
+    if isinstance(given, str):
+        return activity_ref(given)
+    if isinstance(given, ActivityRef):
+        return given
+    raise InvalidValue(
+        f"{given!r} is no activity: give a function with @activity, or the name of one; a workflow is started"
+    )
 
 
 class Activity(ActivityRef, Generic[P, R_co]):
@@ -196,6 +209,7 @@ def _found_again(module: str, qualname: str, submission: Submission) -> Any:
         found = getattr(found, part)
     again = object.__new__(type(found))
     again.__dict__.update(found.__dict__)
+    again.__dict__.pop("recorded", None)
     again.submission = submission
     return again
 
@@ -273,10 +287,10 @@ def _define(fn: Callable[P, R], options: ActivityKeywords, localns: dict[str, An
     codec = Codec(fn, settings.name, localns)
     if any(limit.fields for limit in settings.limits):
         for limit in settings.limits:
-            check_fields(settings.name, "limit", limit.name, codec.field_names)
+            check_fields(settings.name, "limit", limit.name, codec.names_at)
     if settings.fairness is not None:
         # It is read where there is no code, in the payload as it was sent: a model may call a field otherwise there.
-        sent = codec.payload_schema().get("properties") or codec.field_names
+        sent = functools.partial(names_in_schema, codec.payload_schema())
         check_fields(settings.name, "fairness", settings.fairness, sent)
     return Activity(fn, settings, codec, is_async=is_async)
 

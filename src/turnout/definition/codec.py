@@ -15,19 +15,20 @@ import functools
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
+from turnout.definition.paths import names_in_type
 from turnout.definition.plain_json import TOO_DEEP, PayloadProblem, Unsendable, decode_json, dumps, not_json, plain
 from turnout.definition.schemas import LARGE_CHARS, Adapter, fields_adapter, is_model, own_keys, problems, type_adapter
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue
 
 EXACT_NAMES = "x-turnout-exact-names"
-"""In a payload's JSON Schema: an object with other keys, or without the required ones, is refused for sure."""
+"""In a payload's JSON Schema: what does not fit is refused for sure, and so are other keys, if this is true."""
 
 
 class InvalidArgument(InvalidArguments, InvalidValue):
@@ -152,19 +153,26 @@ class Codec:
 
     def encode_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The payload of a call. InvalidArguments when the arguments don't fit, InvalidValue for unsendable ones."""
-        given: dict[str, Any]
-        if not args and not self._positional and self._required <= kwargs.keys() <= self._types.keys():
-            given = {name: kwargs[name] for name in self._types if name in kwargs}  # What bind() gives, faster.
-        else:
-            try:
-                given = self.signature.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise InvalidArguments(f"{self.name}(): {error}") from None
+        given = self._bound(args, kwargs)
         if self._model is None:
             return self._encode_fields(given)
         if not given:
             return "{}"
         return self._encode_model(next(iter(given.values())))
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What `bind()` of the signature gives, which takes several times as long."""
+        if len(args) <= len(self._by_place) and not (kwargs and self._positional):
+            given = dict(zip(self._by_place, args, strict=False))
+            if kwargs:
+                both = {**given, **kwargs}
+                given = {name: both[name] for name in self._types if name in both}
+            if len(given) == len(args) + len(kwargs) and self._required <= given.keys():
+                return given
+        try:
+            return self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise InvalidArguments(f"{self.name}(): {error}") from None
 
     def encode_object(self, value: object) -> str:
         """The payload given as one value: an object of the parameters, or the model (an object, or a dict of it)."""
@@ -176,7 +184,9 @@ class Codec:
         return self._encode_fields(dict(value))
 
     def _encode_fields(self, given: dict[str, Any]) -> str:
-        given = {**given, **{name: self._made_plain(name, given[name]) for name in self._plain_names if name in given}}
+        for name in self._plain_names:
+            if name in given:
+                given = {**given, name: self._made_plain(name, given[name])}
         checked = self._check(given)
         try:
             return self._payload.encode(checked, sure=self._sure)
@@ -260,6 +270,14 @@ class Codec:
                 return tuple(getattr(field, "name", field) for field in getattr(cls, fields))
         return ()
 
+    def names_at(self, path: Sequence[str]) -> Collection[str] | None:
+        """What a payload has at the end of a path of fields; None where its types do not say."""
+        if not path:
+            return self.field_names
+        if self._model is not None:
+            return names_in_type(self._types[self._model][0], path)
+        return names_in_type(self._types[path[0]][0], path[1:])
+
     def _arguments(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = []
         for name in self._positional:
@@ -311,7 +329,9 @@ class Codec:
         schema.setdefault("title", self.name)
         if self._model is not None:
             if self._keys is not None:
-                schema.update({"additionalProperties": False, EXACT_NAMES: True})
+                schema["additionalProperties"] = False
+            if self._types[self._model][1]:  # else an empty object stands for the default, whatever the model requires
+                schema[EXACT_NAMES] = self._keys is not None
             return schema
         schema[EXACT_NAMES] = True
         for name, parameter in self.signature.parameters.items():
@@ -358,6 +378,11 @@ class Codec:
     @functools.cached_property
     def _positional(self) -> tuple[str, ...]:
         return tuple(n for n, p in self.signature.parameters.items() if p.kind is p.POSITIONAL_ONLY)
+
+    @functools.cached_property
+    def _by_place(self) -> tuple[str, ...]:
+        """The parameters that can be given without their names."""
+        return tuple(n for n, p in self.signature.parameters.items() if p.kind is not p.KEYWORD_ONLY)
 
     @functools.cached_property
     def _required(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ from turnout.core.record import DEFAULT_POLICY, Policy
 from turnout.core.retry import RetryPolicy, seconds
 from turnout.core.routing import checked_requires
 from turnout.core.spec import BARE_ID, SubmitOptions, check_submission, checked_labels, checked_priority, valid_name
+from turnout.definition.bounds import Bounds
 from turnout.definition.fairness import fairness_template
 from turnout.definition.hooks import HOOK_NAMES, Hook, Hooks
 from turnout.definition.limits import Limit, limits_of
@@ -61,6 +62,7 @@ class ActivityKeywords(TypedDict, total=False):
     fairness: str | None
     run_in: RunIn | None
     retention: Retention | None
+    bounds: Bounds | None
     on_start: Hook | None
     on_success: Hook | None
     on_failure: Hook | None
@@ -170,6 +172,11 @@ def _retention(_instance: Any, _attribute: Any, value: Any) -> None:
         raise InvalidOption(f"retention must be a turnout.Retention, not {value!r}")
 
 
+def _bounds(_instance: Any, _attribute: Any, value: Any) -> None:
+    if value is not None and not isinstance(value, Bounds):
+        raise InvalidOption(f"bounds must be turnout.Bounds, not {value!r}")
+
+
 def _name(_instance: Any, _attribute: Any, value: Any) -> None:
     valid_name(value, "an activity's name")
 
@@ -187,7 +194,8 @@ class ActivityOptions(Hooks):
     limit's name: where jobs wait, each of its values has its turn, however many the others have waiting.
     `run_in`: where a sync function runs; None for an async one.
     `retention`: how long the records of its ended jobs are kept, whoever ends them, instead of as long as the namespace
-    says; the newest declaration counts. `on_start` and so on: see `Hooks`.
+    says; the newest declaration counts. `bounds`: what a submission may ask for at most, see `Bounds`.
+    `on_start` and so on: see `Hooks`.
 
     >>> ActivityOptions(name="convert", timeout=timedelta(minutes=15)).timeout
     900.0
@@ -207,6 +215,7 @@ class ActivityOptions(Hooks):
     fairness: str | None = attrs.field(default=None, converter=fairness_template)
     run_in: RunIn | None = attrs.field(default=None, validator=_run_in)
     retention: Retention | None = attrs.field(default=None, validator=_retention)
+    bounds: Bounds | None = attrs.field(default=None, validator=_bounds)
 
     @property
     def all_limits(self) -> tuple[Limit, ...]:
@@ -218,11 +227,13 @@ class ActivityOptions(Hooks):
     @property
     def declared(self) -> dict[str, Any]:
         """What others may know of them: all that is set, but for the name, the policy and the hooks."""
-        hidden = HOOK_NAMES | {"name", "retry", "limits", "retention"}
+        hidden = HOOK_NAMES | {"name", "retry", "limits", "retention", "bounds"}
         values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         shown = {name: value for name, value in values.items() if name not in hidden and value is not None}
         if self.retention is not None:
             shown["retention"] = attrs.asdict(self.retention)
+        if self.bounds is not None:
+            shown["bounds"] = attrs.asdict(self.bounds)
         return {**shown, "limits": [attrs.asdict(limit) for limit in self.limits]} if self.limits else shown
 
     @property

@@ -18,7 +18,6 @@ import attrs
 import pydantic
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass, rebuild_dataclass
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import (
     CoreSchema,
     PydanticCustomError,
@@ -27,6 +26,7 @@ from pydantic_core import (
     core_schema,
 )
 
+from turnout.definition.json_schema import TAKES_MORE, ContractSchema
 from turnout.definition.plain_json import TOO_DEEP, Unsendable, dumps
 from turnout.definition.roundtrip import certain, compare
 
@@ -41,16 +41,6 @@ LARGE_CHARS = 64 * 1024
 
 _lock = threading.RLock()
 _building: ContextVar[frozenset[str]] = ContextVar("_building", default=frozenset())
-
-
-class _JsonSchema(GenerateJsonSchema):
-    """A type that JSON Schema has no words for may be anything: the contract says less, and the activity works."""
-
-    def emit_warning(self, kind: Any, detail: str) -> None:
-        """Says nothing: what the contract leaves out is no trouble."""
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchemaValue:
-        return {}
 
 
 class Adapter:
@@ -136,7 +126,7 @@ class Adapter:
 
     def json_schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
         """The JSON Schema of what `parse` takes or `values` gives; {} where there are no words for a type."""
-        return self._adapter.json_schema(mode=mode, schema_generator=_JsonSchema)
+        return self._adapter.json_schema(mode=mode, schema_generator=ContractSchema)
 
 
 def _built(schema: Any, otherwise: Any) -> Any:
@@ -404,6 +394,7 @@ def _object_schema(cls: Any, source: Any, handler: GetCoreSchemaHandler) -> Core
             model_name=cls.__name__,
         ),
         ref=ref,
+        metadata={TAKES_MORE: False},
         serialization=core_schema.plain_serializer_function_ser_schema(
             unbuild,
             return_schema=core_schema.typed_dict_schema(

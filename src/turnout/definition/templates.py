@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from turnout.definition.codec import encode_json
@@ -37,12 +37,31 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
     return _BRACES.sub(lambda found: _text(found[1], values), template)
 
 
-def check_fields(activity: str, what: str, template: str, known: Collection[str]) -> None:
-    """DefinitionError for a template that names a field which is not one of these of the activity's payload."""
+def may_be(text: str, template: str) -> bool:
+    """Whether some values in place of its braces make this text.
+
+    >>> may_be("tenant:42", "tenant:{tenant}"), may_be("tenants:42", "tenant:{tenant}")
+    (True, False)
+    """
+    fixed = _BRACES.sub("\0", template).split("\0")
+    return re.fullmatch(".*".join(map(re.escape, fixed)), text, re.DOTALL) is not None
+
+
+def check_fields(
+    activity: str, what: str, template: str, names_at: Callable[[Sequence[str]], Collection[str] | None]
+) -> None:
+    """DefinitionError for a template that names a field which the activity's payload does not have. `names_at`: what
+    there is at the end of a path into it, None where nothing is known of that."""
     for path in fields_of(template):
-        if path.partition(".")[0] not in known:
-            has = ", ".join(known) or "no fields"
-            raise DefinitionError(f"activity {activity}: {what} {template!r} names {path!r}; the payload has {has}")
+        names = path.split(".")
+        for depth, name in enumerate(names):
+            known = names_at(names[:depth])
+            if known is None:
+                break
+            if name not in known:
+                where = ".".join(names[:depth]) or "the payload"
+                has = ", ".join(known) or "no fields"
+                raise DefinitionError(f"activity {activity}: {what} {template!r} names {path!r}; {where} has {has}")
 
 
 def _text(path: str, values: Mapping[str, Any]) -> str:

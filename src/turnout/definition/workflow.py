@@ -34,7 +34,7 @@ from turnout.definition.workflow_options import (
     WorkflowOptions,
     workflow_options,
 )
-from turnout.errors import DefinitionError
+from turnout.errors import DefinitionError, InvalidValue
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -78,7 +78,7 @@ class WorkflowRef:
     def with_signal(self, signal: str, /, *args: Any, **kwargs: Any) -> Self: ...
     def with_signal(self, signal: str | Signal[Any, Any], /, *args: Any, **kwargs: Any) -> Self:
         """The same workflow with a first signal: the start and the signal are stored both, or none."""
-        return self.with_first(First("signal", *named_call(signal, args, kwargs)))
+        return self.with_first(First("signal", *named_call(Signal, signal, args, kwargs)))
 
     @overload
     def with_update(self, update: Update[Q, Any], /, *args: Q.args, **kwargs: Q.kwargs) -> Self: ...
@@ -86,10 +86,11 @@ class WorkflowRef:
     def with_update(self, update: str | NamedUpdate, /, *args: Any, **kwargs: Any) -> Self: ...
     def with_update(self, update: str | NamedUpdate | Update[Any, Any], /, *args: Any, **kwargs: Any) -> Self:
         """The same workflow with a first update: its answer is `await handle.first_update.result()`."""
+        name, text = named_call(Update, update, args, kwargs)
         typed = update if isinstance(update, Update) else None
         decode = typed.codec.decode_result if typed is not None else None
         chosen = None if isinstance(update, str) else update.id
-        return self.with_first(First("update", *named_call(update, args, kwargs), chosen, decode))
+        return self.with_first(First("update", name, text, chosen, decode))
 
     def with_first(self, first: First) -> Self:
         """The same workflow with this input to ride along."""
@@ -120,6 +121,18 @@ class NamedWorkflow(WorkflowRef):
 def workflow_ref(name: str) -> NamedWorkflow:
     """A workflow by name, for `client.start(workflow_ref("order").options(...), payload)`."""
     return NamedWorkflow(name)
+
+
+def as_workflow(given: object) -> WorkflowRef:
+    """A workflow, by itself or by its name. InvalidValue for anything else."""
+    if isinstance(given, str):
+        return workflow_ref(given)
+    if isinstance(given, WorkflowRef):
+        return given
+    raise InvalidValue(
+        f"{given!r} is no workflow: give one with @workflow, of a class its run (Cart.run), or the name of one; "
+        "an activity is submitted"
+    )
 
 
 class Workflow(WorkflowRef, Generic[P, R_co]):
@@ -272,10 +285,27 @@ def _class_workflow(cls: type, options: Mapping[str, Any], localns: dict[str, An
     ((name, method),) = runs.items()
     settings = workflow_options(cls.__name__, options)
     codec = Codec(method.fn, settings.name, localns, method=True)
+    _check_init(cls, codec.signature)
     own: RunMethod[..., Any] = RunMethod(method.fn)
     setattr(cls, name, own)
     own.workflow = Workflow(method.fn, settings, codec, cls)
     return cls
+
+
+def _check_init(cls: type, run: inspect.Signature) -> None:
+    """DefinitionError for an `__init__` that can't take what `run` is given."""
+    init = inspect.signature(cls)
+    if not init.parameters:
+        return
+    positional = [each.name for each in run.parameters.values() if each.kind is each.POSITIONAL_ONLY]
+    named = [each for each in run.parameters.values() if each.name not in positional]
+    for given in (named, [each for each in named if each.default is each.empty]):
+        try:
+            init.bind(*positional, **{each.name: None for each in given})
+        except TypeError as error:
+            raise DefinitionError(
+                f"the __init__ of class {cls.__qualname__} must take what its run takes, or nothing: {error}"
+            ) from None
 
 
 def _members(cls: type) -> dict[str, Any]:
@@ -303,14 +333,20 @@ def _check_coroutine(fn: Any) -> None:
 
 
 def named_call(
-    handler: str | NamedUpdate | Handler[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    kind: type[Handler[..., Any]], handler: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """The name of a handler and the payload of a call, by whatever names the handler."""
-    if isinstance(handler, Handler):
-        return handler.name, handler.encode(args, kwargs)
-    if isinstance(handler, NamedUpdate):
-        return handler.name, untyped_payload(handler.name, args, kwargs)
-    return valid_name(handler, "a handler's name"), untyped_payload(handler, args, kwargs)
+    """The name of a handler of this kind and the payload of a call, by whatever names the handler."""
+    name = handler_name(kind, handler)
+    return name, handler.encode(args, kwargs) if isinstance(handler, Handler) else untyped_payload(name, args, kwargs)
+
+
+def handler_name(kind: type[Handler[..., Any]], handler: object) -> str:
+    """The name of a handler of this kind. InvalidValue for what is none."""
+    if isinstance(handler, kind) or (isinstance(handler, NamedUpdate) and kind is Update):
+        return handler.name
+    if not isinstance(handler, str):
+        raise InvalidValue(f"{handler!r} is no {kind.kind}: give a method with @workflow.{kind.kind}, or its name")
+    return valid_name(handler, f"a {kind.kind}'s name")
 
 
 def untyped_payload(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

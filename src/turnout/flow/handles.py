@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from turnout.flow.scopes import Scope
-
-if TYPE_CHECKING:  # a handle keeps its loop, and the loop makes handles
-    from turnout.flow.loop import Loop
 
 
 class Handle(asyncio.Handle):
@@ -21,11 +18,13 @@ class Handle(asyncio.Handle):
     _args: Sequence[Any]
     _callback: Callable[..., object]
     _context: Context
-    _loop: Loop
+    _loop: asyncio.AbstractEventLoop
     _repr: str | None
     _source_traceback: Any
 
-    def __init__(self, callback: Callable[..., object], args: Sequence[Any], loop: Loop, context: Context) -> None:
+    def __init__(
+        self, callback: Callable[..., object], args: Sequence[Any], loop: asyncio.AbstractEventLoop, context: Context
+    ) -> None:
         self._callback = callback
         self._args = args
         self._loop = loop
@@ -47,14 +46,20 @@ class Timer(asyncio.TimerHandle):
     _args: Sequence[Any]
     _callback: Callable[..., object]
     _context: Context
-    _loop: Loop
+    _loop: asyncio.AbstractEventLoop
     _repr: str | None
     _scheduled: bool
     _source_traceback: Any
     _when: float
 
     def __init__(
-        self, when: float, callback: Callable[..., object], args: Sequence[Any], loop: Loop, context: Context
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        scope: Scope,
     ) -> None:
         self._when = when
         self._callback = callback
@@ -66,8 +71,8 @@ class Timer(asyncio.TimerHandle):
         self._source_traceback = None
         self._scheduled = True
         self.owned = False
-        self.scope: Scope = loop.scope
-        self.ordinal = self.scope.next_ordinal()
+        self.scope = scope
+        self.ordinal = scope.next_ordinal()
 
     @property
     def waiting(self) -> bool:

@@ -113,12 +113,27 @@ class Loop(Running, ordered.Ordered):
         return True
 
     def create_root(
-        self, coro: Coroutine[Any, Any, T], path: str, *, name: str | None = None, context: Context | None = None
+        self,
+        coro: Coroutine[Any, Any, T],
+        scope: str | Scope,
+        *,
+        name: str | None = None,
+        context: Context | None = None,
     ) -> asyncio.Task[T]:
         """Create a task at the root of the tree: the main task with the path ``0``, a handler with ``h<input>``."""
         self._check_open()
-        task: asyncio.Task[T] = self._new_task(coro, Scope(path), name, context, NOT_EAGER)
+        scope = Scope(scope) if isinstance(scope, str) else scope
+        task: asyncio.Task[T] = self._new_task(coro, scope, name, context, NOT_EAGER)
         return task
+
+    def call_root(self, call: Callable[[], T], scope: Scope) -> T:
+        """Call code that waits for nothing at the root of the tree, in no task; what it asks for is named as by one."""
+        self._check_open()
+        outside, self.outside = self.outside, scope
+        try:
+            return copy_context().run(call)
+        finally:
+            self.outside = outside
 
     def drop(self) -> int:
         """Forget everything: nothing of this loop ever runs again, and nobody is told.
@@ -168,6 +183,11 @@ class Loop(Running, ordered.Ordered):
         self._sweep()
         return self._tasks.copy()
 
+    @property
+    def over(self) -> bool:
+        """Whether all code that was begun on it has ended, so that `drop` has nothing to unwind."""
+        return not self._generators and all(task.done() for task in self._tasks)
+
     # What asyncio does.
 
     def time(self) -> float:
@@ -204,7 +224,7 @@ class Loop(Running, ordered.Ordered):
             raise TypeError("when cannot be None")
         if isnan(when):
             raise ValueError("a timer cannot be due at NaN")
-        timer = Timer(when, callback, args, self, copy_context() if context is None else context)
+        timer = Timer(when, callback, args, self, copy_context() if context is None else context, self.scope)
         if self._inert:
             self._refuse_when_closed()
             timer._cancelled = True

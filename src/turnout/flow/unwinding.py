@@ -10,7 +10,8 @@ import asyncio
 import sys
 from collections.abc import Iterable
 from contextvars import copy_context
-from inspect import CORO_CREATED, getcoroutinestate
+from inspect import CORO_CREATED, GEN_CREATED, getcoroutinestate, getgeneratorstate
+from types import CoroutineType, GeneratorType
 from typing import Any
 
 from turnout.flow.errors import Dropped, Overrun
@@ -41,7 +42,7 @@ def never_begin(task: Task) -> None:
 def _ended(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
     _silence(task)
     coro: Any = task.get_coro()
-    if asyncio.iscoroutine(coro) and getcoroutinestate(coro) == CORO_CREATED:
+    if _unbegun(coro):
         coro.close()
         return True
     context = getattr(task, "context", None)
@@ -59,6 +60,13 @@ def _ended(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> bool:
         asyncio.tasks._leave_task(loop, task)
     _let_die(coro)
     return False
+
+
+def _unbegun(coro: object) -> bool:
+    """Whether nothing of it has run yet. A task may be of a generator as well: `ensure_future` of an awaitable is."""
+    if isinstance(coro, CoroutineType):
+        return getcoroutinestate(coro) == CORO_CREATED
+    return isinstance(coro, GeneratorType) and getgeneratorstate(coro) == GEN_CREATED
 
 
 def _silence(task: Any) -> None:

@@ -23,7 +23,7 @@ from turnout import fastjson
 from turnout.errors import ServerUnavailable
 from turnout.nats import messages
 from turnout.nats.clock import ServerClock
-from turnout.nats.direct import direct_get
+from turnout.nats.direct import direct_get, found_in
 from turnout.nats.link import ConnectOptions, Link, LinkCallbacks, check_options
 from turnout.nats.listeners import Listeners
 from turnout.nats.messages import (
@@ -335,16 +335,21 @@ class Connection:
         seq: int | None = None,
         last_by_subj: str | None = None,
         next_by_subj: str | None = None,
+        direct: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> StoredMessage | None:
         """One message, read from the stream's leader, so never stale; None if there is none.
 
         `seq` alone, `last_by_subj` alone (wildcards allowed), or `next_by_subj` at or after `seq` (1 if not given).
+        `direct`: from any replica, in half the time; as good where one server alone keeps the stream.
         """
         if next_by_subj is not None and seq is None:
             seq = 1
         asked = {"seq": seq, "last_by_subj": last_by_subj, "next_by_subj": next_by_subj}
         body = {key: value for key, value in asked.items() if value is not None}
+        if direct:
+            subject = f"$JS.API.DIRECT.GET.{stream}"
+            return found_in(await self.request(subject, fastjson.dumps(body), timeout_s=timeout_s), subject)
         try:
             return messages.stored_by_api(await self.api(f"STREAM.MSG.GET.{stream}", body, timeout_s=timeout_s))
         except ApiError as error:

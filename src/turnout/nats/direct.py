@@ -63,6 +63,14 @@ async def direct_get(ask: Ask, stream: str, body: Mapping[str, Any]) -> AsyncIte
             rest["batch"] = wanted - count
 
 
+def found_in(answer: Message, subject: str) -> StoredMessage | None:
+    """The message in the answer to a direct read of one, None if there is none; whatever status its publisher wrote."""
+    if _SEQUENCE in answer.block:
+        return stored_by_direct_get(answer)
+    _pending(answer, subject)
+    return None
+
+
 def _pending(end: Message, subject: str) -> int:
     """How many messages the server has beyond the end of this round; raises if it is not just the end."""
     if end.status in (204, 404):
@@ -106,6 +114,7 @@ class Page(NamedTuple):
 
 _TIME = b"\r\nNats-Time-Stamp: "
 _SUBJECT = b"\r\nNats-Subject: "
+_SEQUENCE = b"\r\nNats-Sequence: "
 _PLACE = re.compile(rb"\r\nNats-Subject: ([^\r]*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ")
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from turnout import fastjson
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.errors import (
     InvalidValue,
     OutcomeUnknown,
@@ -111,7 +111,7 @@ _MESSAGE_TOO_LARGE = 10054
 _JETSTREAM_OFF = frozenset({10035, 10039, 10076})
 
 
-@frozen
+@struct
 class Message:
     """One message as it arrived, `block` its headers, which are parsed when somebody asks for them."""
 
@@ -136,7 +136,7 @@ class Message:
         return parse_headers(self.block)[1]
 
 
-@frozen
+@struct
 class PubAck:
     """The stream has stored the message under `seq`; `duplicate`: it knew its Nats-Msg-Id and stored nothing."""
 
@@ -145,7 +145,7 @@ class PubAck:
     duplicate: bool = False
 
 
-@frozen
+@struct
 class StoredMessage:
     """A message as the stream keeps it; `time_ns` is when it was stored, in unix nanoseconds of the server."""
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import attrs
 
+from turnout.bounded import each
 from turnout.nats.connection import Connection
 from turnout.nats.messages import ApiError, StoredMessage, stored_by_direct_get, unix_ns
+from turnout.nats.pages import some
 
 NOT_FOUND = 404
 """The code of an `ApiError` for a stream, a consumer or a message that does not exist."""
@@ -35,6 +37,10 @@ _NOT_LAID_OUT = 10049
 
 _LAY_OUT_AGAIN = (0.01, 0.05, 0.2)
 """Seconds before each further attempt to create it."""
+
+_REMOVED_MOST = 512
+_REMOVED_AT_ONCE = 32
+"""Of many messages that are removed one by one so many are read, and so many removed, at a time."""
 
 ACK = b"+ACK"
 """The message is done with. In a work queue it is gone then."""
@@ -185,8 +191,8 @@ class Stream:
         while True:
             info = await self.info(subjects_filter=pattern, offset=offset)
             page: dict[str, int] = info["state"].get("subjects") or {}
-            for each in page.items():
-                yield each
+            for counted in page.items():
+                yield counted
             offset += len(page)
             if not page or offset >= info.get("total", 0):
                 return
@@ -204,6 +210,28 @@ class Stream:
         """Delete the messages of a subject, or pattern; with `below` only those before this sequence."""
         body = {"filter": subject} if below is None else {"filter": subject, "seq": below}
         await self.connection.api(f"STREAM.PURGE.{self.name}", body)
+
+    async def remove_all(self, subject: str, *, below: int | None = None) -> None:
+        """The same, one by one: for the messages of a subject that a consumer hands over together with others.
+
+        At a purge of less than what a consumer hands over the server (2.15) forgets whatever waits there to be handed
+        over again, and takes what lies in front of the purged ones for acknowledged: NAKs of that do nothing.
+        """
+        end, more = math.inf if below is None else below, False
+        while (first := await self.connection.get_message(self.name, next_by_subj=subject)) and first.seq < end:
+            seqs = [first.seq]
+            if more:  # mostly there is but one
+                page = await some(self.connection, self.name, subject, first.seq + 1, _REMOVED_MOST)
+                seqs += [raw.seq for raw in page.messages if raw.seq < end]
+            await each(self._remove, seqs, _REMOVED_AT_ONCE)
+            more = True
+
+    async def _remove(self, seq: int) -> None:
+        try:
+            await self.delete(seq)
+        except ApiError:
+            if await self.connection.get_message(self.name, seq=seq) is not None:
+                raise
 
     # --- consumers ----------------------------------------------------------------------------------------------------
 

@@ -37,10 +37,10 @@ from turnout.core.workflows.effects import (
 )
 from turnout.core.workflows.jobs import job_of
 from turnout.core.workflows.values import InputKind, Record
+from turnout.nats.once import SubjectTaken
 from turnout.store.histories import Stored
 from turnout.store.others import Others
 from turnout.store.perform import Performer, Store
-from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
 from turnout.wire import histories as wire
 

@@ -48,11 +48,11 @@ class Consumer:
     """A consumer of an activity's jobs: its own, that of another lane (`priority`), or that of a route of it,
     `requires` being what nodes have there.
 
-    `delivered_seq` is the newest sequence of the stream that it has handed over, `deliveries` how many times it has
-    handed over anything. `idle`: it has pulls waiting, so nothing is left to hand over. `pending`: how many messages it
-    has not handed to anybody, `unacked` how many are in somebody's hands. `created` tells it from an earlier one of the
-    same name. `paused`: it hands over nothing now, whatever there is. `fairness`: by what its jobs have their turns, as
-    its metadata say it.
+    `delivered_seq` is the newest sequence of the stream that it has handed over, `acked_seq` the one up to which all is
+    done with, as the server has it. `deliveries` is how many times it has handed over anything. `idle`: it has pulls
+    waiting, so nothing is left to hand over. `pending`: how many messages it has not handed to anybody, `unacked` how
+    many are in somebody's hands. `created` tells it from an earlier one of the same name. `paused`: it hands over
+    nothing now, whatever there is. `fairness`: by what its jobs have their turns, as its metadata say it.
     """
 
     activity: str
@@ -64,6 +64,7 @@ class Consumer:
     unacked: int = 0
     created: str = ""
     paused: bool = False
+    acked_seq: int = 0
     name: str = ""
     requires: dict[str, str] | None = None
     priority: int = DEFAULT_PRIORITY
@@ -154,6 +155,7 @@ def _consumer(info: Mapping[str, Any]) -> Consumer:
         pending=info.get("num_pending", 0),
         unacked=info.get("num_ack_pending", 0),
         created=info.get("created", ""),
+        acked_seq=info.get("ack_floor", {}).get("stream_seq", 0),
         paused=bool(info.get("paused")),
         fairness=(info["config"].get("metadata") or {}).get(FAIRNESS, "") if route is None else "",
     )

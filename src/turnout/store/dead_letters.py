@@ -11,7 +11,7 @@ from turnout import wire
 from turnout.core.record import JobRecord
 from turnout.errors import UnreadableRecord
 from turnout.nats.connection import ApiError, Connection, StoredMessage, WrongLastSequence
-from turnout.nats.messages import EXPECTED
+from turnout.nats.messages import EXPECTED, encode_headers
 from turnout.nats.stream import Stream
 from turnout.store.names import Names
 from turnout.store.records import scan
@@ -48,8 +48,12 @@ class DeadLetters:
     async def _written(self, record: JobRecord, after: int) -> bool:
         subject = self._names.fault(record.activity, record.id, record.generation)
         headers = {**wire.user_headers(record.spec.headers), EXPECTED: str(after)}
+        room = self._connection.max_payload - len(encode_headers(headers))
+        data = wire.dump_record(record, room)
+        if len(data) > room:  # a record has them too
+            headers = {EXPECTED: str(after)}
         try:
-            await self._connection.store(subject, wire.dump_record(record), headers)
+            await self._connection.store(subject, data, headers)
         except WrongLastSequence:
             return False
         return True

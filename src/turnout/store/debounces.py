@@ -6,8 +6,8 @@ without a job makes the job: so it does not matter who has died after giving the
 
 from __future__ import annotations
 
-from turnout.core.frozen import frozen
 from turnout.core.limits import hashed
+from turnout.core.struct import struct
 from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED
 from turnout.nats.stream import TTL, for_seconds, kv_stream, seconds_of
@@ -19,12 +19,12 @@ _KEPT_S = 86_400.0
 """For so long a name is kept, beyond the wait of its job; it is written again when half of that is over."""
 
 
-@frozen
+@struct
 class _Named:
     id: str
 
 
-@frozen
+@struct
 class Debounce:
     """The job that a key stands for, None for none, and the revision that the next write must find. It is kept until
     `until`."""

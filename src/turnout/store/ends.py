@@ -6,15 +6,17 @@ Clients end workflows here, and workers what a child of theirs replaces.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 
 from turnout.core.spec import Body
-from turnout.core.workflows.effects import ended_in
+from turnout.core.workflows.effects import ended_in, ending_of
 from turnout.core.workflows.standing import Standing, stand
 from turnout.core.workflows.task import Author, deleted_record, terminated_record, unpinned_record
 from turnout.core.workflows.values import Input, InputKind, Record, Start
 from turnout.errors import WorkflowEnded
-from turnout.store.histories import Overtaken, Stored
+from turnout.store.histories import Overtaken, Stored, is_deleted
+from turnout.store.inbox import Lying
 from turnout.store.perform import Store
 from turnout.wire import histories as wire
 
@@ -65,22 +67,23 @@ class Ends:
     async def _end(self, newest: Stored, given: Input) -> None:
         records = await self._histories.read(newest.record.id, newest)
         standing = stand([(each.record, each.seq) for each in records])
-        await self._make_sure(newest)
+        await self.make_sure(newest)
         record = terminated_record(standing, self._author(), self._connection.now(), given)
         seq = await self._histories.append(record, standing.seq)
         await self._commit(Stored(record, seq), ())
 
-    async def _make_sure(self, newest: Stored) -> None:
-        """The effects of the newest record, before anything is appended behind it (W2)."""
+    async def make_sure(self, newest: Stored) -> list[Lying]:
+        """The effects of the newest record, before anything is appended behind it (W2). What lies in its inbox."""
         record = newest.record
         lying = await self._inbox.read(record.name, record.id, set(), whole=True)
         await self._commit(newest, ended_in(record, (each.given for each in lying)))
+        return lying
 
     async def unpin(self, newest: Stored) -> None:
         """Let a run that is pinned to a build go on with any other (W11)."""
         record = newest.record
         while newest.record.summary.pin and not newest.record.state.final and newest.record.life == record.life:
-            await self._make_sure(newest)
+            await self.make_sure(newest)
             standing = Standing(newest=newest.record, seq=newest.seq, start=Start(), state=newest.record.state)
             try:
                 await self._histories.append(
@@ -92,8 +95,13 @@ class Ends:
             return
 
     async def delete(self, newest: Stored) -> None:
-        """Mark an ended one as deleted, and remove what is before the mark; `gc` takes the rest (W10)."""
-        await self._make_sure(newest)
+        """Mark an ended one as deleted, and remove what is before the mark; `gc` takes the rest (W10).
+
+        Who has asked for its end and was not told yet is told now: nobody can tell it later.
+        """
+        for each in await self.make_sure(newest):
+            if each.given.asker is not None:
+                await self._inbox.tell(each.given.asker, InputKind.done, ending_of(newest.record))
         standing = Standing(newest=newest.record, seq=newest.seq, start=Start(), state=newest.record.state)
         record = deleted_record(standing, self._author(), self._connection.now())
         try:
@@ -101,6 +109,19 @@ class Ends:
         except Overtaken:
             return  # somebody else has deleted it
         await self._histories.forget(record.id, record.life, seq)
+
+    async def free(self, newest: Stored) -> None:
+        """Make the id free of this life, for what replaces it: what runs is terminated, what has ended is deleted.
+        Whatever has its id by then, if that is another life, is left alone."""
+        record = newest.record
+        if not record.state.final:
+            with contextlib.suppress(WorkflowEnded):
+                await self.terminate(newest, "replaced")
+        ended = await self._histories.newest(record.id)
+        if ended is None or ended.record.life != record.life or is_deleted(ended):
+            return
+        if ended.record.state.final:
+            await self.delete(ended)
 
     def _author(self) -> Author:
         return Author(self._by, "", self._store.chance.nonce())

@@ -9,13 +9,14 @@ import logging
 from collections.abc import AsyncIterator
 
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
 from turnout.core.group import GroupRecord, Roster
+from turnout.core.struct import struct
 from turnout.errors import OutcomeUnknown, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, Disconnected, RequestTimeout, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED
 from turnout.nats.pages import forward
 from turnout.nats.stream import TTL, for_seconds, kv_stream
+from turnout.once import warn_once
 from turnout.store.names import Names
 from turnout.store.payloads import Payloads, group_owner
 from turnout.store.records import Conflict
@@ -31,7 +32,7 @@ class GroupTaken(TurnoutError):
     """There is a group of this id already."""
 
 
-@frozen
+@struct
 class KeptGroup:
     """A group's record as read, the revision that the next write must find, and when it was written (unix seconds).
     Without a record there is none."""
@@ -108,7 +109,8 @@ class Groups:
                 try:
                     yield raw.seq, _kept(raw.parsed())
                 except UnreadableRecord as error:
-                    logger.warning("the group %s is left out: %s", raw.subject.decode(errors="replace"), error)
+                    subject = raw.subject.decode(errors="replace")
+                    warn_once(logger, subject, "the group %s is left out: %s", subject, error)
 
 
 def _kept(stored: StoredMessage | None) -> KeptGroup:

@@ -11,13 +11,13 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable
 
-from turnout.core.frozen import frozen
 from turnout.core.spec import Body
+from turnout.core.struct import struct
 from turnout.core.workflows.standing import BrokenHistory
 from turnout.core.workflows.values import Record, RecordKind
-from turnout.errors import OutcomeUnknown, ServerUnavailable, TurnoutError, UnreadableRecord
+from turnout.errors import InvalidValue, OutcomeUnknown, ServerUnavailable, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
-from turnout.nats.messages import EXPECTED, Message
+from turnout.nats.messages import EXPECTED, Message, stored_by_direct_get
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import Stream
 from turnout.store.names import Names
@@ -43,7 +43,7 @@ class Overtaken(TurnoutError):
     """Somebody else has appended since the history was read, or nobody said whether we have: begin again (W1)."""
 
 
-@frozen
+@struct
 class Stored:
     """A record and the sequence at which it lies. `offloaded` is the name of the object that holds its body, if so."""
 
@@ -59,18 +59,22 @@ class Histories:
         self._connection = connection
         self._names = names
         self._payloads = payloads
+        self.alone = False
+        """Whether one server is known to keep the stream alone: any of its answers is the leader's."""
 
     async def newest(self, workflow_id: str) -> Stored | None:
         """The newest record by the word of the leader; None when there is no history."""
-        subject = self._names.records(workflow_id)
-        stored = await self._connection.get_message(self._names.history, last_by_subj=subject)
+        stored = await self._newest(workflow_id)
         return None if stored is None else await self._loaded(stored)
 
     async def is_newest(self, workflow_id: str, seq: int) -> bool:
         """Whether what lies at `seq` is the newest record by the word of the leader; nothing of it is loaded."""
-        subject = self._names.records(workflow_id)
-        stored = await self._connection.get_message(self._names.history, last_by_subj=subject)
+        stored = await self._newest(workflow_id)
         return stored is not None and stored.seq == seq
+
+    async def _newest(self, workflow_id: str) -> StoredMessage | None:
+        subject = self._names.records(workflow_id)
+        return await self._connection.get_message(self._names.history, last_by_subj=subject, direct=self.alone)
 
     async def append(self, record: Record, expected: int) -> int:
         """Append the record behind the one at `expected` (0: there is none); where it lies.
@@ -80,7 +84,7 @@ class Histories:
         """
         body = histories.dump_history_record(record)
         headers = {EXPECTED: str(expected), histories.ENTRY: histories.dump_entry(record)}
-        if len(body) > OFFLOAD_BYTES:
+        if len(body) > min(OFFLOAD_BYTES, self._connection.max_payload // 2):
             owner = life_owner(record.id, record.life)
             offloaded = await self._payloads.put(body.decode(), "record", owner, key=record.nonce)
             headers[histories.OFFLOADED] = f"{offloaded.ref} {offloaded.size}"
@@ -102,19 +106,20 @@ class Histories:
             return newest.seq
         raise Overtaken(f"somebody else has written record {record.number} of workflow {record.id}")
 
-    async def read(self, workflow_id: str, newest: Stored) -> list[Stored]:
+    async def read(self, workflow_id: str, newest: Stored, *, of_run: bool = False) -> list[Stored]:
         """The records from the begin of the newest run on, up to `newest`.
 
+        `of_run`: for a replay, which needs nothing of the summaries of those in between but their size.
         BrokenHistory when they can't be had without a hole: records are missing.
         """
         if newest.record.begins_run:
             return [newest]
         for _ in range(_READ_AGAIN):
-            records = [stored async for stored in self._scan(workflow_id, newest.seq)]
+            records = [stored async for stored in self._scan(workflow_id, newest.seq, of_run=of_run)]
             begins = [n for n, each in enumerate(records) if each.record.begins_run]
             if not begins or records[-1].seq != newest.seq:
                 continue
-            run = records[begins[-1] :]
+            run = [*records[begins[-1] : -1], newest]
             if run[0].record.life == newest.record.life and _whole(run):
                 return run
         raise BrokenHistory(f"the history of workflow {workflow_id} has a hole: records were removed by other means")
@@ -202,7 +207,7 @@ class Histories:
             await asyncio.sleep(_BEHIND_S)
         raise BrokenHistory(f"the history of workflow {workflow_id} can't be read up to its newest record")
 
-    async def _scan(self, workflow_id: str, end: int, *, begin: int = 1) -> AsyncIterator[Stored]:
+    async def _scan(self, workflow_id: str, end: int, *, begin: int = 1, of_run: bool = False) -> AsyncIterator[Stored]:
         """Piece after piece. What is written meanwhile is left out; a purge between two pieces makes a hole."""
         seq, subject = begin, self._names.records(workflow_id)
         while True:
@@ -212,7 +217,7 @@ class Histories:
                 count, seq = count + 1, stored.seq + 1
                 if stored.seq > end:
                     return
-                yield await self._loaded(stored)
+                yield await self._loaded(stored, of_run=of_run)
             if count < READ_TOGETHER or seq > end:
                 return
 
@@ -228,13 +233,27 @@ class Histories:
                     await self._payloads.delete(Body(ref=name))
         await self.purge_before(workflow_id, seq)
 
-    async def _loaded(self, stored: StoredMessage) -> Stored:
+    def republished(self, workflow_id: str, notice: Message) -> Stored | None:
+        """The record of this workflow that the server has republished; None where the leader is to be asked for it.
+
+        So it is with a body in the object store, and in a namespace whose stream republishes headers alone.
+        """
+        if not notice.data:
+            return None
+        try:
+            stored = stored_by_direct_get(notice)
+            record = histories.load_history_record(stored.data)
+        except (KeyError, ValueError, InvalidValue, UnreadableRecord):
+            return None
+        return Stored(record, stored.seq) if record.id == workflow_id else None
+
+    async def _loaded(self, stored: StoredMessage, *, of_run: bool = False) -> Stored:
         data = stored.data
         offloaded = histories.parse_offloaded(stored.headers)
         if offloaded is not None:
             data = (await self._payloads.get(offloaded)).encode()
         ref = offloaded.ref if offloaded is not None else None
-        record = histories.load_history_record(data)
+        record = histories.load_history_record(data, of_run=of_run)
         if self._names.records(record.id) != stored.subject:
             raise UnreadableRecord(f"it is of workflow {record.id!r}")
         return Stored(record, stored.seq, ref or "")

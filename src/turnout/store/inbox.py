@@ -6,32 +6,34 @@ on the server, and goes only as far as it needs: what lies in front of anything 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import attrs
 
-from turnout.core.frozen import frozen
 from turnout.core.spec import Asker
+from turnout.core.struct import struct
 from turnout.core.workflows.values import COLLECTION, Ending, Input, InputKind, key_of, token_of
-from turnout.errors import OutcomeUnknown, ServerUnavailable
 from turnout.nats.connection import Connection, PubAck, StoredMessage
 from turnout.nats.messages import Message
+from turnout.nats.once import store_once
+from turnout.nats.pages import some
 from turnout.nats.stream import Stream, delivery_of, scheduled
 from turnout.store.chance import Chance
 from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
 from turnout.wire import MSG_ID, histories
 
-_RESENDS = 5
 _BATCH = 256
 
 
-@frozen
+@struct
 class Wakeup:
     """An input as the server has handed it over: the wake-up for a task, which reads the inbox for itself.
 
     `given` is None for what is no input at all. `number` counts hand-overs, `ack` settles it. A bare start has no `id`.
     What never lay in the inbox has `seq` 0: the end of a local activity (W15), or of a job that was `handed_over` (W4).
+    `ahead`: the read of the inbox that was begun when the code of that job had ended.
     `passed_on`: another node was handed it, and has left it to this one (W11).
     """
 
@@ -45,10 +47,11 @@ class Wakeup:
     data: bytes = b""
     headers: dict[str, str] | None = None
     handed_over: bool = False
+    ahead: asyncio.Task[list[Lying]] | None = None
     passed_on: bool = False
 
 
-@frozen
+@struct
 class Lying:
     """An input as it lies in the inbox, and the name of the workflow that it was addressed under."""
 
@@ -65,6 +68,8 @@ class Inbox:
         self._payloads = payloads
         self._prefix = chance.nonce()
         self._count = itertools.count()
+        self.alone = False
+        """Whether one server is known to keep the stream alone: any of its answers is the leader's."""
 
     async def append(
         self,
@@ -117,19 +122,11 @@ class Inbox:
     async def purge(self, name: str, workflow_id: str, below: int) -> None:
         """Remove what lies in the inbox in front of this sequence."""
         subject = self._names.input(name, workflow_id, ">")
-        await Stream(self._connection, self._names.inbox).purge(subject, below=below)
+        await Stream(self._connection, self._names.inbox).remove_all(subject, below=below)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck:
         headers = {**headers, MSG_ID: f"{self._prefix}{next(self._count):x}"}
-        tries = 0
-        while True:
-            try:
-                return await self._connection.store(subject, body, headers)
-            except (OutcomeUnknown, ServerUnavailable):
-                tries += 1
-                if tries == _RESENDS:
-                    raise
-                await self._connection.wait_up(timeout_s=5.0)
+        return await store_once(self._connection, subject, body, headers)
 
     async def read(self, name: str, workflow_id: str, handed: set[int], *, whole: bool) -> list[Lying]:
         """What lies in the inbox, in order: all of it, or at least as far as what was handed over (or is gone).
@@ -141,7 +138,7 @@ class Inbox:
         found: dict[int, StoredMessage] = {}
         if not whole:
             subject = self._names.input(name, workflow_id, ">")
-            first = await self._connection.get_message(self._names.inbox, next_by_subj=subject)
+            first = await self._connection.get_message(self._names.inbox, next_by_subj=subject, direct=self.alone)
             if first is None:
                 return []
             found[first.seq] = first
@@ -154,14 +151,12 @@ class Inbox:
     async def _read_batches(
         self, name: str, workflow_id: str, found: dict[int, StoredMessage], upto: int | None
     ) -> None:
-        seq = 1
+        seq, subject = 1, self._names.input(name, workflow_id, ">")
         while True:
-            count = 0
-            body = {"seq": seq, "next_by_subj": self._names.input(name, workflow_id, ">"), "batch": _BATCH}
-            async for stored in self._connection.direct_get(self._names.inbox, body):
-                count, seq = count + 1, stored.seq + 1
-                found[stored.seq] = stored
-            if count < _BATCH or (upto is not None and seq > upto):
+            page = await some(self._connection, self._names.inbox, subject, seq, _BATCH)
+            for raw in page.messages:
+                found[raw.seq], seq = raw.parsed(), raw.seq + 1
+            if not page.more or (upto is not None and seq > upto):
                 return
 
     async def _catch_up(self, name: str, workflow_id: str, found: dict[int, StoredMessage], upto: int) -> None:
@@ -181,6 +176,10 @@ class Inbox:
     async def lies(self, seq: int) -> bool:
         """Whether something lies there, by the word of the leader: no record has taken it, or not for long."""
         return await self._connection.get_message(self._names.inbox, seq=seq) is not None
+
+    async def remove(self, seq: int) -> None:
+        """Remove one input."""
+        await Stream(self._connection, self._names.inbox).delete(seq)
 
     def settle(self, wakeup: Wakeup, data: bytes) -> None:
         """Send a settlement: `+ACK` removes the input, `-NAK` gives it back, `+WPI` keeps it."""

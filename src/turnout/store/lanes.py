@@ -61,5 +61,5 @@ class Lanes:
     async def subjects(self, activity: str | None) -> list[str]:
         """All the subjects of the stream that jobs of an activity lie on, or of all activities."""
         if activity is None:
-            return [f"{self._names.ns}.jobs.>"]
+            return [self._names.all_jobs]
         return [subject for lane in await self.of(activity) for subject in self._names.waiting(activity, lane)]

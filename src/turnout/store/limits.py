@@ -18,6 +18,9 @@ from turnout.wire.limits import dump_limit, load_limit
 
 logger = logging.getLogger("turnout.store")
 
+BELIEVED_S = 0.05
+"""For so long what holds for a key may be believed without another look: who changes it waits until nobody does."""
+
 
 class Limits:
     """Reads and writes limits. Errors are those of the connection."""
@@ -32,12 +35,14 @@ class Limits:
 
     async def give(self, name: str, rule: Rule | None, until: float | None = None) -> None:
         """Set this over what is declared, until that instant; None: what is declared counts again. Nothing is held up
-        any more."""
+        any more. It holds everywhere when this returns."""
         await self._change(name, lambda record: evolve(record, given=rule, until=until, held_up=0.0))
+        await asyncio.sleep(BELIEVED_S)
 
     async def hold_up(self, name: str, until: float) -> None:
-        """Let nothing start until that instant, if that is not so already."""
+        """Let nothing start until that instant, if that is not so already. It holds everywhere when this returns."""
         await self._change(name, lambda record: evolve(record, held_up=max(record.held_up, until)))
+        await asyncio.sleep(BELIEVED_S)
 
     async def get(self, name: str) -> LimitRecord | None:
         """The limit of this name by the word of the leader; None when nobody has declared or set it."""

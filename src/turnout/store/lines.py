@@ -18,10 +18,11 @@ import attrs
 
 from turnout.core.limits import LimitKey, hashed, next_turn
 from turnout.core.record import JobRecord
-from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES
+from turnout.core.spec import PRIORITIES
 from turnout.errors import UnreadableRecord
 from turnout.nats.connection import Connection, StoredMessage
 from turnout.nats.stream import ON_SUBJECT, ROLLUP, Stream
+from turnout.once import warn_once
 from turnout.store.names import Names
 from turnout.store.records import Registry
 from turnout.wire.limits import dump_key, load_key
@@ -43,7 +44,7 @@ class Parked:
 
 @attrs.define
 class Line:
-    """How many wait for a key, of which priorities beside the default one, and of which activities."""
+    """How many wait for a key, of which priorities, and of which activities."""
 
     waiting: int = 0
     lanes: set[int] = attrs.field(factory=set)
@@ -102,8 +103,7 @@ class Lines:
                 line = found.setdefault(named.key, Line())
                 line.waiting += 1
                 line.activities.add(named.activity)
-                if named.priority != DEFAULT_PRIORITY:
-                    line.lanes.add(named.priority)
+                line.lanes.add(named.priority)
                 some[named.key] = subject
         keys = {key.hash: key for key in known}
         for token, subject in some.items():
@@ -117,31 +117,20 @@ class Lines:
         named = [self._names.parked_of(subject) async for subject, _ in subjects]
         return {each.activity for each in named if each is not None}
 
-    async def first(self, key: str, priority: int, begin: int, activities: Collection[str] = ("*",)) -> Parked | None:
-        """The first from this sequence on whose entry is in this lane of the key's line, by the word of the leader.
+    async def some(
+        self, key: str, priority: int, begin: int, count: int, activities: Collection[str] = ("*",)
+    ) -> list[StoredMessage]:
+        """So many entries of this lane of the key's line, from this sequence on; of several activities the first one.
 
-        Entries of jobs that do not wait for the key are removed. The job's own priority may be another one.
+        That there are none is the word of the leader; there may be some that were removed a moment ago.
         """
         subjects = [self._names.parked(hashed(key), each, "*", priority) for each in activities]
-        while True:
-            found = await asyncio.gather(*(self._next(subject, begin) for subject in subjects))
-            stored = min(filter(None, found), key=lambda each: each.seq, default=None)
-            if stored is None:
-                return None
-            parked = await self.parked(stored, key)
-            if parked is not None:
-                return parked
-            begin = stored.seq + 1
-
-    async def some(self, key: str, priority: int, begin: int, count: int) -> list[StoredMessage]:
-        """So many entries of this lane of the key's line, from this sequence on. That there are none is the word of the
-        leader; there may be some that were removed a moment ago."""
-        subject = self._names.parked(hashed(key), "*", "*", priority)
-        first = await self._next(subject, begin)
-        if first is None or count == 1:
+        found = await asyncio.gather(*(self._next(subject, begin) for subject in subjects))
+        first = min(filter(None, found), key=lambda each: each.seq, default=None)
+        if first is None or count == 1 or len(subjects) > 1:
             return [] if first is None else [first]
         # A replica may be behind, but knows all that lies before the last that it knows.
-        body = {"seq": first.seq + 1, "next_by_subj": subject, "batch": count - 1}
+        body = {"seq": first.seq + 1, "next_by_subj": subjects[0], "batch": count - 1}
         return [first, *[stored async for stored in self._connection.direct_get(self._names.work, body)]]
 
     async def parked(self, stored: StoredMessage, key: str) -> Parked | None:
@@ -164,7 +153,7 @@ class Lines:
         try:
             return None if stored is None else load_key(stored.data)
         except UnreadableRecord as error:
-            logger.warning("the line of %s can't be told: %s", subject, error)
+            warn_once(logger, subject, "the line of %s can't be told: %s", subject, error)
             return None
 
     async def _next(self, subject: str, begin: int) -> StoredMessage | None:
@@ -181,7 +170,7 @@ class Lines:
 class Head:
     """Entries of a line that were read and have not had their turn: the first of each lane, without a gap.
 
-    It lasts from one look to the next for whoever has seen in between that nobody else has handed on.
+    It lasts from one look to the next. Others may have handed on in between: what a record says now counts.
     """
 
     def __init__(self) -> None:
@@ -191,8 +180,16 @@ class Head:
         self.many = 1
         """How many are read next at once: the more, the longer it lasts."""
 
+    def copy(self) -> Head:
+        """One to go back to, should the turns that are taken from this one come to nothing."""
+        copied = Head()
+        copied.entries.update((lane, deque(entries)) for lane, entries in self.entries.items())
+        copied.begin.update(self.begin)
+        copied.many = self.many
+        return copied
 
-class Turns:
+
+class Look:
     """One look at the line of a key: who has his turn, one after the other. Each lane is read as far as it takes, and
     no further than what is known of it from the `head`.
 
@@ -203,12 +200,14 @@ class Turns:
         self._lines = lines
         self._key = key
         self._idle = idle
-        self._head = head
+        self._head = Head() if idle else head
+        self._most = 1 if idle else _AHEAD
+        """How many entries are read at once, at most: where some are passed over, the next is found by name."""
         self._ahead: dict[int, Parked | None] = {}
         """Of entries of the head, by their sequence, who waits there."""
         self._others: dict[int, set[str]] = {}
         """Lanes that began with a job that is passed over, and of which activities jobs wait there beside those."""
-        self._begin = dict.fromkeys((DEFAULT_PRIORITY, *sorted(lanes)), 1)
+        self._begin = dict.fromkeys(sorted(lanes), 1)
         self._first: dict[int, Parked | None] = {}
         """Who is the first of each lane that was read; None: nobody."""
         self._gained: set[int] = set()
@@ -216,15 +215,15 @@ class Turns:
 
     @property
     def lanes(self) -> tuple[int, ...]:
-        """The lanes beside the default one, without those that were found to be empty."""
+        """The lanes, without those that were found to be empty."""
         empty = [lane for lane, first in self._first.items() if first is None and lane not in self._others]
-        return tuple(sorted(lane for lane in self._begin if lane not in (DEFAULT_PRIORITY, *empty)))
+        return tuple(sorted(lane for lane in self._begin if lane not in empty))
 
     async def read(self, count: int) -> None:
         """Read at once what so many turns take."""
         if self._idle:
-            return  # those that are not passed over are found by name
-        self._head.many = max(self._head.many, min(count, _AHEAD))
+            return
+        self._head.many = max(self._head.many, min(count, self._most))
         await asyncio.gather(*(self._fill(lane) for lane in self._begin if not self._head.entries[lane]))
         entries: list[StoredMessage] = []
         for lane in sorted(self._begin):
@@ -253,29 +252,23 @@ class Turns:
         """He has had his turn."""
         lane = parked.record.spec.priority
         self._begin[lane] = parked.seq + 1
-        if not self._idle:
-            self._head.entries[lane].popleft()
+        self._head.entries[lane].popleft()
         del self._first[lane]
 
     async def _read(self, lane: int) -> Parked | None:
         """The first of this lane that has not had his turn. Those that belong into another one are moved there."""
         begin = self._begin[lane]
-        while True:
-            parked = await (self._named(lane, begin) if self._idle else self._known(lane, begin))
-            if parked is None:
-                return None
+        while (parked := await self._known(lane, begin)) is not None:
             record = parked.record
+            begin = parked.seq + 1
             if record.activity in self._idle:  # there may be thousands: the others are found by name
                 self._others[lane] = (await self._lines.activities(self._key, lane)).difference(self._idle)
-                continue
-            if record.spec.priority == lane:
+            elif record.spec.priority == lane:
                 return parked
-            await self._lines.move(record.activity, record.id, self._key, record.spec.priority)
-            self._gained.add(record.spec.priority)
-            begin = parked.seq + 1
-
-    async def _named(self, lane: int, begin: int) -> Parked | None:
-        return await self._lines.first(self._key, lane, begin, self._others.get(lane, ("*",)))
+            else:
+                await self._lines.move(record.activity, record.id, self._key, record.spec.priority)
+                self._gained.add(record.spec.priority)
+        return None
 
     async def _known(self, lane: int, begin: int) -> Parked | None:
         entries = self._head.entries[lane]
@@ -294,11 +287,12 @@ class Turns:
 
     async def _fill(self, lane: int) -> None:
         head = self._head
-        found = await self._lines.some(self._key, lane, head.begin[lane], head.many)
+        activities = self._others.get(lane, ("*",))
+        found = await self._lines.some(self._key, lane, head.begin[lane], head.many, activities)
         if found:
             head.entries[lane].extend(found)
             head.begin[lane] = found[-1].seq + 1
-            head.many = min(2 * head.many, _AHEAD)
+            head.many = min(2 * head.many, self._most)
 
 
 def key_of(record: JobRecord) -> LimitKey:

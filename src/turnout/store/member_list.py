@@ -12,9 +12,9 @@ from turnout import fastjson, wire
 from turnout.bounded import each
 from turnout.core.evolve import evolve
 from turnout.core.failure import ErrorInfo
-from turnout.core.frozen import frozen
 from turnout.core.record import JobState
 from turnout.core.spec import Body
+from turnout.core.struct import struct
 from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
 from turnout.store import payloads
@@ -27,7 +27,7 @@ _MESSAGE_CHARS = 200
 _ENTRY = len('{"id":"","state":"completed","result":,"error":null},')
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class Member:
     """How a member has ended. `gone`: its record is not kept any more, which had its result and its error."""
 

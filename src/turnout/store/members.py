@@ -25,12 +25,12 @@ from turnout.core.spec import DEFAULT_PRIORITY, JobSpec, SubmitOptions
 from turnout.crashpoints import reach
 from turnout.nats.connection import Disconnected, PubAck, RequestTimeout, WrongLastSequence
 from turnout.nats.direct import Raw
+from turnout.nats.once import SubjectTaken
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.groups import KeptGroup
 from turnout.store.member_list import Member, as_json, list_parameter, member_of
 from turnout.store.perform import Performer, Store
-from turnout.store.queue import SubjectTaken
 from turnout.store.records import Conflict, Versioned
 from turnout.telemetry import metrics
 
@@ -113,7 +113,7 @@ class Members:
         `fresh`: nobody has submitted any, so that is not looked for.
         """
         record = kept.record
-        while record is not None and record.published < record.total:
+        while record is not None and record.finished_at is None and record.published < record.total:
             up_to = min(record.published + PART, record.total)
             numbers: Sequence[int] = range(record.published, up_to)
             if not fresh:
@@ -125,10 +125,15 @@ class Members:
         return kept
 
     async def change(self, group_id: str, change: Callable[[GroupRecord], GroupRecord]) -> KeptGroup:
-        """Write the record as `change` makes it of what it is; nothing where it stays as it is, or is gone."""
+        """Write the record as `change` makes it of what it is; nothing where it stays as it is, or is gone. That of a
+        group that has finished is the last one, and expires: nothing is written behind it."""
         while True:
             kept = await self._store.groups.load(group_id)
-            if kept.record is None or (changed := change(kept.record)) == kept.record:
+            if (
+                kept.record is None
+                or kept.record.finished_at is not None
+                or (changed := change(kept.record)) == kept.record
+            ):
                 return kept
             try:
                 return await self._store.groups.save(changed, kept.revision)
@@ -211,7 +216,7 @@ class Members:
         """Ask every member to end that has not, and write down how far that is; the group as it is then."""
         record = kept.record
         activity_of = await self.activities(record) if record is not None else None
-        while record is not None and activity_of is not None and record.cancelled < record.total:
+        while record is not None and activity_of is not None and _asks_on(record):
             up_to = min(record.cancelled + _PART_CANCELLED, record.total)
             numbers = [n for n in record.seen.open(record.cancelled, _PART_CANCELLED) if n < up_to]
             asked = [(activity_of(n), member_id(record.id, n)) for n in numbers]
@@ -263,6 +268,10 @@ class Members:
 
 def _published(record: GroupRecord, *, up_to: int) -> GroupRecord:
     return evolve(record, published=max(record.published, up_to))
+
+
+def _asks_on(record: GroupRecord) -> bool:
+    return record.finished_at is None and record.cancelled < record.total
 
 
 def _asked_to_end(record: GroupRecord, *, up_to: int) -> GroupRecord:

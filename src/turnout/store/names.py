@@ -99,6 +99,11 @@ class Names:
     def payloads_bucket(self) -> str:
         return f"{self.ns}_payloads"
 
+    @property
+    def all_jobs(self) -> str:
+        """Whatever lies where consumers of activities and of their lanes hand it out."""
+        return f"{self.ns}.jobs.>"
+
     def bare(self, activity: str) -> str:
         """Where `nats pub` submits."""
         return f"{self.ns}.jobs.{activity}"

@@ -12,6 +12,7 @@ from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.events import Verdict
 from turnout.core.record import Token
 from turnout.core.spec import NAME
+from turnout.definition.bounds import remembering
 from turnout.errors import UnreadableRecord
 from turnout.nats.connection import (
     DEFAULT_TIMEOUT_S,
@@ -146,17 +147,20 @@ class Nodes:
             return False
         return True
 
-    async def declare(self, activity: ActivityInfo) -> None:
-        """Write the activity's contract, if it is not what is there."""
-        subject, data = self._names.activity(activity.name), wire.dump_activity(activity)
+    async def declare(self, activity: ActivityInfo) -> ActivityInfo:
+        """Write the activity's contract, if it is not what is there; it also says which bounds held before."""
+        subject = self._names.activity(activity.name)
         stored = await self._connection.get_message(self._activities, last_by_subj=subject)
+        if stored is not None and stored.data:
+            options = remembering(activity.options, _activity(stored).options, self._connection.now())
+            activity = attrs.evolve(activity, options=options)
+        data = wire.dump_activity(activity)
         if stored is not None and stored.data == data:
-            return
+            return activity
         headers = {EXPECTED: str(stored.seq if stored is not None else 0)}
-        try:
+        with contextlib.suppress(WrongLastSequence):  # another node that starts now declares it; the last one decides
             await self._connection.store(subject, data, headers)
-        except WrongLastSequence:
-            return  # another node that starts now declares it; the one that starts last decides
+        return activity
 
     async def contract(self, activity: str) -> ActivityInfo | None:
         """What was last declared of one activity; None when nobody has."""

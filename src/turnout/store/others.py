@@ -5,8 +5,6 @@ Each has an outcome, taken or refused, that is told to the asker's own inbox: th
 
 from __future__ import annotations
 
-import contextlib
-
 import attrs
 
 from turnout.core.failure import ErrorInfo
@@ -25,7 +23,6 @@ from turnout.core.workflows.values import (
     Start,
     WorkflowState,
 )
-from turnout.errors import WorkflowEnded
 from turnout.store.ends import Commit, Ends
 from turnout.store.histories import Histories, Overtaken, Stored, is_deleted
 from turnout.store.payloads import life_owner
@@ -72,7 +69,7 @@ class Others:
         for _ in range(_TRIES if options.if_exists == "replace" else 0):
             if taken is None:
                 break
-            await self._remove(taken)
+            await self._ends.free(taken)
             taken = await self._started(starting)
         if taken is not None:
             await self._join_or_refuse(options, taken, own)
@@ -86,16 +83,6 @@ class Others:
         except IdTaken as taken:
             return taken.newest
         return None
-
-    async def _remove(self, newest: Stored) -> None:
-        """Make the id free: what runs is terminated, what has ended is deleted."""
-        record = newest.record
-        if not record.state.final:
-            with contextlib.suppress(WorkflowEnded):
-                await self._ends.terminate(newest, "replaced")
-        ended = await self._store.histories.newest(record.id)
-        if ended is not None and ended.record.life == record.life and ended.record.state.final:
-            await self._ends.delete(ended)
 
     async def _join_or_refuse(self, options: ChildOptions, newest: Stored, own: Asker) -> None:
         if options.if_exists != "join":

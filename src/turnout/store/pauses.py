@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.errors import TurnoutError
 from turnout.nats.connection import Connection
 from turnout.nats.messages import StoredMessage, unix_ns
@@ -30,7 +30,7 @@ _KEPT_S = 3600
 """For so long a pause that was ended is remembered: by then every consumer has been set right."""
 
 
-@frozen
+@struct
 class Pause:
     """A pause of an activity, from an instant until another (None: until somebody resumes it), with a note why."""
 

@@ -28,10 +28,15 @@ from turnout.store.records import scan
 THRESHOLD_BYTES = 32 * 1024
 """Bodies up to this size travel in messages and records; a record holds up to three of them and is rewritten often."""
 
+_SHARE = 16
+"""And up to this part of what the server takes in one message: in a record JSON is text within JSON, up to twice as
+long, and there is more in it than bodies."""
+
 LIMIT_BYTES = 256 * 1024 * 1024
 """The largest payload, result or checkpoint."""
 
 _CHUNK_BYTES = 128 * 1024
+_CHUNK_SHARE = 2
 _CHUNKS_IN_FLIGHT = 32
 """How many subjects the server names in one answer."""
 
@@ -46,21 +51,6 @@ def check_size(text: str, what: str) -> int:
     if size > LIMIT_BYTES:
         raise PayloadTooLarge(f"the {what} is {size:,} bytes; at most {LIMIT_BYTES:,} are accepted")
     return size
-
-
-def inline(text: str) -> Body | None:
-    """The body of a text that is small however it is encoded; None where `Payloads.put` has to look."""
-    if len(text) > THRESHOLD_BYTES // 4:
-        return None
-    return Body(text=text, size=len(text) if text.isascii() else len(text.encode()))
-
-
-def large_of(event: Event) -> Delivery | None:
-    """The message of the event, if its payload is too large to be a part of a record."""
-    delivery: Delivery | None = getattr(event, "delivery", None)
-    if delivery is None or delivery.spec.payload.size <= THRESHOLD_BYTES or delivery.spec.payload.text is None:
-        return None
-    return delivery
 
 
 @attrs.frozen
@@ -144,6 +134,28 @@ class Payloads:
         self._bucket = names.payloads_bucket
         self._stream = f"OBJ_{names.payloads_bucket}"
 
+    @property
+    def threshold(self) -> int:
+        """How many bytes of a body travel in messages and records of this server."""
+        return min(THRESHOLD_BYTES, self._connection.max_payload // _SHARE)
+
+    def inline(self, text: str) -> Body | None:
+        """The body of a text that is small however it is encoded; None where `put` has to look."""
+        if len(text) > self.threshold // 4:
+            return None
+        return Body(text=text, size=len(text) if text.isascii() else len(text.encode()))
+
+    def large(self, body: Body) -> bool:
+        """Whether the body is too large to stay where it is, in a message or a record."""
+        return body.ref is None and body.size > self.threshold
+
+    def large_of(self, event: Event) -> Delivery | None:
+        """The message of the event, if its payload is too large to be a part of a record."""
+        delivery: Delivery | None = getattr(event, "delivery", None)
+        if delivery is None or delivery.spec.payload.text is None or not self.large(delivery.spec.payload):
+            return None
+        return delivery
+
     async def put(self, text: str, what: str, owner: str, *, key: str | None = None) -> Body:
         """`text` inline, or by claim check when it is large. `owner` is the job's id, `what` says which body it is.
 
@@ -152,7 +164,7 @@ class Payloads:
         Errors: PayloadTooLarge over the limit, and those of the connection.
         """
         size = check_size(text, what)
-        if size <= THRESHOLD_BYTES:
+        if size <= self.threshold:
             return Body(text=text, size=size)
         name = f"{owner}-{what}-{key or secrets.token_hex(6)}"
         if key is None or await self._meta(name) is None:
@@ -220,8 +232,8 @@ class Payloads:
         await Stream(self._connection, self._stream).purge(self._chunks(nuid))
 
     async def _write(self, name: str, data: bytes) -> None:
-        nuid = secrets.token_hex(11)
-        chunks = [data[at : at + _CHUNK_BYTES] for at in range(0, len(data), _CHUNK_BYTES)]
+        nuid, most = secrets.token_hex(11), min(_CHUNK_BYTES, self._connection.max_payload // _CHUNK_SHARE)
+        chunks = [data[at : at + most] for at in range(0, len(data), most)]
         try:
             for first in range(0, len(chunks), _CHUNKS_IN_FLIGHT):
                 batch = chunks[first : first + _CHUNKS_IN_FLIGHT]
@@ -234,7 +246,7 @@ class Payloads:
                 "mtime": "0001-01-01T00:00:00Z",
                 "chunks": len(chunks),
                 "digest": _digest(hashlib.sha256(data).digest()),
-                "options": {"max_chunk_size": _CHUNK_BYTES},
+                "options": {"max_chunk_size": most},
             }
             await self._connection.store(self._subject(name), fastjson.dumps(meta), {ROLLUP: ON_SUBJECT})
         except TurnoutError:

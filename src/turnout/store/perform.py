@@ -55,18 +55,19 @@ from turnout.core.events import (
     Verdict,
 )
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
 from turnout.core.lifecycle import decide, newer
 from turnout.core.limits import LimitKey
 from turnout.core.moving import twin_of
 from turnout.core.record import Delivery, JobRecord, MessageRef
 from turnout.core.spec import Body
+from turnout.core.struct import struct
 from turnout.core.workflows.jobs import ending_of_job
 from turnout.core.workflows.values import InputKind
 from turnout.definition.retention import Retention
 from turnout.errors import OutcomeUnknown, ServerUnavailable, ServerUnsuitable, StorageRefused
 from turnout.nats.connection import ApiError, Connection, NoResponders
 from turnout.nats.messages import level_of
+from turnout.nats.once import SubjectTaken
 from turnout.nats.stream import ACK, nak
 from turnout.once import log_rarely
 from turnout.store.chance import Chance
@@ -80,9 +81,9 @@ from turnout.store.limits import Limits
 from turnout.store.names import Names
 from turnout.store.nodes import Nodes
 from turnout.store.pauses import Pauses
-from turnout.store.payloads import Payloads, large_of
+from turnout.store.payloads import Payloads
 from turnout.store.places import PlaceDesks
-from turnout.store.queue import SubjectTaken, WorkQueue
+from turnout.store.queue import WorkQueue
 from turnout.store.records import Conflict, Registry, Versioned
 from turnout.store.routes import Routes
 from turnout.store.schedules import Schedules
@@ -131,7 +132,7 @@ _Other = (
 _FINDING = (Answered, CancelRequested, RetryRequested, Resubmitted, PriorityRequested, Expired, Stuck)
 
 
-@frozen
+@struct
 class Applied:
     """Where a job stands after an event; `effects` are those that were performed last.
 
@@ -242,9 +243,9 @@ class Performer:
     """Applies events to jobs.
 
     `settle` sends settlements; the default sends them at once over the connection. `confident` tells whether the caller
-    may take a node whose liveness has lapsed for dead (P5). With `patient` it outwaits servers that are away or refuse
-    to store: what a worker holds in its hands must not be lost. `on_saved` is called after each write of
-    a record. `gates` are those of a worker.
+    may take a node whose liveness has lapsed for dead (P5). With `retry_while_away` it outwaits servers that are away
+    or refuse to store: what a worker holds in its hands must not be lost. `on_saved` is called after each write of a
+    record. `gates` are those of a worker.
     """
 
     def __init__(
@@ -253,7 +254,7 @@ class Performer:
         *,
         settle: Settle | None = None,
         confident: Callable[[], bool] | None = None,
-        patient: bool = False,
+        retry_while_away: bool = False,
         on_saved: OnSaved | None = None,
         gates: Gates | None = None,
     ) -> None:
@@ -264,7 +265,7 @@ class Performer:
         self._on_saved = on_saved
         self._confident = confident or (lambda: True)
         self._settle = settle or self._send
-        self._patient = patient
+        self._retry_while_away = retry_while_away
 
     async def apply(self, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> Applied:
         """Apply `event` to the job, whose record is `job` if the caller has just read or written it.
@@ -291,7 +292,7 @@ class Performer:
             except (Conflict, _MovedOn):
                 job = None
             except _UNAVAILABLE as error:
-                if not self._patient:
+                if not self._retry_while_away:
                     raise
                 # Nobody knows whether it was stored; reading the record tells (P1).
                 level = level_of(error, logging.WARNING)
@@ -308,7 +309,7 @@ class Performer:
         self, event: Event, job: Versioned
     ) -> tuple[Event | None, Versioned, tuple[Effect, ...], int | None]:
         seq = None
-        if (large := large_of(event)) is not None:
+        if (large := self._store.payloads.large_of(event)) is not None:
             event = await self._offload(event, large, job)
         effects = decide(job.record, event)
         for effect in effects:

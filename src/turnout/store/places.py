@@ -5,10 +5,10 @@ Who holds the places of a key is one message, changed by compare-and-set. Who wa
 job's message back into the stream. Whoever joins the line looks once more, after its entry is stored, whether there is
 room; whoever has made room looks once more at the line, after that is stored. So one of the two sees the other.
 
-The same write notes in which lanes beside the default one jobs wait, and how many have passed who has waited longest:
-a line whose jobs have no other priority is read as if there were none. Whoever joins a lane notes it when it looks; one
-that is found to be empty is not noted any more, and looked at once more after that is stored. Of a lane that nobody has
-noted, for want of time, the supervisor's look tells.
+The same write notes in which lanes of the line jobs wait, and how many have passed who has waited longest: where none
+is noted nobody waits, and nothing is read. Whoever joins a lane notes it when it looks; one that is found to be empty
+is not noted any more, and looked at once more after that is stored. Of a lane that nobody has noted, for want of time,
+the supervisor's look tells.
 
 Noted is there as well of which activities nobody can start a job now, by whoever pauses one, or by the supervisor: a
 place for such a job would be held for nothing.
@@ -18,34 +18,37 @@ has found the line without anybody who does. That one sets an alarm, and nobody 
 meanwhile. For an alarm that died with its process the supervisor's look is enough: it gives out what is due, and so the
 alarm is its own.
 
-All that goes on at one node about one key goes through a desk, which does it together. What the desk has written last,
-and what it has read of the line, it believes until somebody else has written: so it reads the line and the records of
-those whose turn it is while it asks for the places, and the write fails if they have changed.
+All that goes on at one node about one key goes through a desk, which does it together. What the desk has written last
+it believes until a write fails, for somebody else has written: so it mostly reads nothing, or the line alone. What
+comes to no write is looked at by the word of the leader before it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 
 import attrs
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
 from turnout.core.record import JobRecord
-from turnout.core.spec import DEFAULT_PRIORITY, is_express
+from turnout.core.spec import is_express
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, WrongLastSequence
 from turnout.nats.messages import EXPECTED
+from turnout.nats.once import SubjectTaken
 from turnout.nats.stream import TTL, Stream, for_seconds
-from turnout.store.limits import Limits
-from turnout.store.lines import Head, Lines, Parked, Turns, key_of
+from turnout.once import warn_once
+from turnout.store.limits import BELIEVED_S, Limits
+from turnout.store.lines import Head, Lines, Look, Parked, key_of
 from turnout.store.names import Names
-from turnout.store.queue import SubjectTaken, WorkQueue
+from turnout.store.queue import WorkQueue
 from turnout.store.records import Registry, scan
 from turnout.wire.limits import dump_places, load_places
 
@@ -68,12 +71,28 @@ _LATE_S = 0.001
 
 _LONGEST_S = 10 * 365 * 86_400.0
 
+_LOOK_S = 0.1
+"""Who waits at a desk is told of places that are freed elsewhere after so long, at most."""
+
+_IDLE_S = 1.0
+"""For so long a desk at which nobody asks remembers what it knows."""
+
+
+@attrs.frozen
+class Patience:
+    """How an attempt may wait for its place: until then by the loop's clock, as long as `may_wait` allows it, which is
+    asked when it comes to that."""
+
+    until: float
+    may_wait: Callable[[], bool]
+
 
 @attrs.frozen
 class _Wish:
     """What somebody wants of a desk: a place, one to be free, or with neither that free places are handed on.
     `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait.
-    `idle`, `busy`: of these activities nobody can start a job now, of those somebody can again."""
+    `idle`, `busy`: of these activities nobody can start a job now, of those somebody can again. `rank`: those of a
+    lower one have their turn first. `patience`: it may wait for the place."""
 
     take: Holder | None = None
     leave: Holder | None = None
@@ -81,6 +100,8 @@ class _Wish:
     lanes: Collection[int] = ()
     idle: Collection[str] = ()
     busy: Collection[str] = ()
+    rank: int = 0
+    patience: Patience | None = None
     done: asyncio.Future[Entry] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -101,9 +122,15 @@ class PlaceDesks:
         self.nonce = secrets.token_hex(8)
         """What it is called as the one who wakes a line."""
 
-    async def take(self, key: LimitKey, holder: Holder) -> Entry:
-        """Whether this attempt has a place now, or has had a token where that is all it needs."""
-        return await self._ask(key, _Wish(take=holder))
+    async def take(self, key: LimitKey, holder: Holder, rank: int = 0, patience: Patience | None = None) -> Entry:
+        """Whether this attempt has a place now, or has had a token where that is all it needs. With `patience` it may
+        have waited for that here, behind those who wait in the line and those of a lower `rank`."""
+        return await self._ask(key, _Wish(take=holder, rank=rank, patience=patience))
+
+    def hurry(self) -> None:
+        """Some of those who wait here may not do so any longer."""
+        for desk in list(self._desks.values()):
+            desk.look()
 
     async def leave(self, key: LimitKey, holder: Holder, *, unused: bool = False) -> None:
         """Free the place of this attempt, if it has one, and hand it on. `unused`: its token was taken for nothing,
@@ -119,7 +146,7 @@ class PlaceDesks:
 
     async def park(self, record: JobRecord) -> None:
         """Put the job into the line that its record says it waits in, and hand on what is free of it."""
-        await self.lines.enter(record)
+        await asyncio.gather(self._queue.open_lane(record.spec), self.lines.enter(record))
         reach("places.parked")
         await self.hand_on(key_of(record), [record.spec.priority])
 
@@ -159,7 +186,7 @@ class PlaceDesks:
             try:
                 found.append(load_places(stored.data))
             except UnreadableRecord as error:
-                logger.warning("who holds places of %s can't be read: %s", stored.subject, error)
+                warn_once(logger, stored.subject, "who holds places of %s can't be read: %s", stored.subject, error)
         return found
 
     async def put_back(self, record: JobRecord) -> None:
@@ -177,7 +204,7 @@ class PlaceDesks:
     async def store(self, places: Places, revision: int, rule: Rule) -> int:
         """Write them, if nobody has since they were read, and return the new revision; WrongLastSequence."""
         headers = {EXPECTED: str(revision)}
-        if not places.holders and not places.idle:
+        if not places.holders and not places.idle and not places.lanes:
             spent_s = min(max(0.0, places.refilled(rule) - self.now()), _LONGEST_S)
             headers[TTL] = for_seconds(_EMPTY_TTL_S + spent_s)
         return (await self._connection.store(self._names.places(hashed(places.key)), dump_places(places), headers)).seq
@@ -192,9 +219,10 @@ class PlaceDesks:
             found = await queue.find_named(record.activity, record.id, record.spec.lane)
             if found is not None and not found.message.same(record.message):
                 break  # it is there already
-            # That message may be on its way out yet: then it is replaced.
-            here = None if found is None or found.message.priority != record.spec.lane else found.message
-            expected = 0 if here is None else here.seq
+            # That message may be on its way out yet: then it goes first. To replace it would cost others their turn.
+            if found is not None and found.message.priority == record.spec.lane:
+                await queue.remove(found.message)
+            expected = 0
         reach("places.released")
         if parked.seq:
             await self.lines.remove(parked.subject, parked.seq)
@@ -265,7 +293,12 @@ class _Desk:
         self._key = key
         self._loop = asyncio.get_running_loop()
         self._wishes: list[_Wish] = []
+        self._standing: list[_Wish] = []
+        """Those who wait here, in the order of their turns."""
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_sure = False
         self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.TimerHandle | None = None
         self._forget()
         self._owed: Set[int] | None = None
         """The lanes that have to be looked at again with the line, if any have: there may be room for somebody who has
@@ -276,17 +309,31 @@ class _Desk:
         """Who held the places when that was read or written last. It is mostly so still."""
         self._head = Head()
         self._rule = Rule()
+        self._rule_until = 0.0
 
     async def ask(self, wish: _Wish) -> Entry:
         self._wishes.append(wish)
+        self._begin()
+        return await wish.done
+
+    def look(self) -> None:
+        """See whether there are places for those who wait here: others free some as well."""
+        self._look_sure = bool(self._standing)
+        if self._standing:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
         if self._task is None:
             self._task = self._loop.create_task(self._work())
-        return await wish.done
 
     async def _work(self) -> None:
         try:
-            while self._wishes or self._owed is not None:
-                wishes, self._wishes = self._wishes, []
+            while self._wishes or self._owed is not None or self._look_sure:
+                wishes = [wish for wish in (*self._standing, *self._wishes) if not wish.done.done()]
+                wishes.sort(key=lambda wish: wish.rank)
+                self._wishes, self._standing = [], []
                 try:
                     await self._round(wishes)
                 except Exception as error:  # whatever it is, those who asked are told, and ask again
@@ -296,7 +343,10 @@ class _Desk:
                             wish.done.set_exception(error)
         finally:
             self._task = None
-            self._places.close(self._key)
+            if self._looking is not None:
+                self._looking.cancel()
+            self._looking = self._loop.call_later(_LOOK_S, self.look) if self._standing else None
+            self._closing = self._loop.call_later(_IDLE_S, self._places.close, self._key)
             for wish in self._wishes:
                 wish.done.cancel()
 
@@ -304,30 +354,38 @@ class _Desk:
         """Fulfil these with one write, and look at the line if anybody has made room or a look is owed."""
         owed, self._owed = self._owed, None
         opens = any(wish.take is None for wish in wishes)
-        lanes = {lane for wish in wishes for lane in wish.lanes if lane != DEFAULT_PRIORITY}.union(owed or ())
+        lanes = {lane for wish in wishes for lane in wish.lanes}.union(owed or ())
+        looked_at = lanes if opens or owed is not None else None
+        sure, self._look_sure = self._look_sure, False
         while True:
-            old, revision, rule, turns = await self._read(wishes, lanes if opens or owed is not None else None)
+            head, believing = self._head.copy(), self._known[0] is not None and not sure
+            old, revision, rule, look = await self._read(wishes, looked_at, sure)
             places = self._left(old, wishes, rule)
             granted: list[Parked] = []
-            if turns is not None:
-                places, granted = await self._granted(places, rule, turns)
+            if look is not None:
+                places, granted = await self._granted(places, rule, look)
             answers: list[Entry] = []
             for wish in wishes:
                 places, answer = self._taken(places, wish.take, rule)
                 answers.append(answer)
             if places.waker and math.isinf(old.due(rule)) and not math.isinf(places.due(rule)):
                 places = evolve(places, waker=self._places.nonce)  # until now no alarm could be set
-            if places != old:
-                try:
+            waits = [
+                answer is Entry.refused and self._waits(wish, rule)
+                for wish, answer in zip(wishes, answers, strict=True)
+            ]
+            if places == old and (not believing or all(waits)):
+                break
+            with contextlib.suppress(WrongLastSequence):
+                if places != old:
                     revision = await self._places.store(places, revision, rule)
-                except WrongLastSequence:
-                    self._forget()
-                    continue
-                reach("places.stored")
-            break
-        self._known, self._rule = (places, revision), rule
-        for wish, answer in zip(wishes, answers, strict=True):
-            if not wish.done.done():
+                    reach("places.stored")
+                    break
+            self._head, sure = head, True
+        self._known = places, revision
+        self._standing = [wish for wish, stays in zip(wishes, waits, strict=True) if stays]
+        for wish, answer, stays in zip(wishes, answers, waits, strict=True):
+            if not stays and not wish.done.done():
                 wish.done.set_result(answer)
         self._places.release_soon(granted)
         if places.waker == self._places.nonce and not math.isinf(due := places.due(rule)):
@@ -335,39 +393,41 @@ class _Desk:
         room, woken = places.room(rule, self._places.now()), bool(old.waker and not places.waker)
         known = lanes | set(old.lanes)
         again = (room and (opens or granted)) or woken or not known <= set(places.lanes)
-        if turns is not None and places != old and again:
+        if look is not None and places != old and known and again:
             self._owed = known
 
-    async def _read(self, wishes: Sequence[_Wish], lanes: Set[int] | None) -> tuple[Places, int, Rule, Turns | None]:
-        """Who holds the places and what holds for them, by the word of the leader; and the line, if these lanes of it
-        are to be looked at: what was known is believed while it is asked whether that is so still."""
-        (believed, revision), turns = self._known, None
-        if lanes is not None and believed is not None:
-            left = self._left(believed, wishes, self._rule)
-            (before, found), rule, turns = await asyncio.gather(
-                self._places.load(self._key.key, self._known),
-                self._places.rule(self._key),
-                self._line(left, self._rule, lanes),
-            )
-        else:
-            (before, found), rule = await asyncio.gather(
+    async def _read(
+        self, wishes: Sequence[_Wish], lanes: Set[int] | None, sure: bool
+    ) -> tuple[Places, int, Rule, Look | None]:
+        """Who holds the places and what holds for them; and the line, if these lanes of it are to be looked at. What is
+        known is believed but for `sure`."""
+        (places, revision), rule, look, now = self._known, self._rule, None, self._loop.time()
+        if places is None or sure:
+            (places, revision), rule = await asyncio.gather(
                 self._places.load(self._key.key, self._known), self._places.rule(self._key)
             )
-        places = before or Places(self._key.key, self._key.name)
-        if found != revision:
-            self._head, turns = Head(), None
-        if lanes is not None and turns is None:
-            turns = await self._line(self._left(places, wishes, rule), rule, lanes)
-        return places, found, rule, turns
+            places = places or Places(self._key.key, self._key.name)
+            self._rule_until = now + BELIEVED_S
+        elif now >= self._rule_until:
+            rule, look = await asyncio.gather(
+                self._places.rule(self._key), self._line(self._left(places, wishes, rule), rule, lanes)
+            )
+            self._rule_until = now + BELIEVED_S
+        if look is None:
+            look = await self._line(self._left(places, wishes, rule), rule, lanes)
+        self._rule = rule
+        return places, revision, rule, look
 
-    async def _line(self, places: Places, rule: Rule, lanes: Set[int]) -> Turns:
-        """A look at the line, which is read as far as there is room."""
+    async def _line(self, places: Places, rule: Rule, lanes: Set[int] | None) -> Look | None:
+        """A look at the line, which is read as far as there is room; None: none is wanted."""
+        if lanes is None:
+            return None
         if places.idle:
             self._head = Head()
-        turns = Turns(self._places.lines, self._key.key, lanes | set(places.lanes), places.idle, self._head)
+        look = Look(self._places.lines, self._key.key, lanes | set(places.lanes), places.idle, self._head)
         if places.room(rule, self._places.now()):
-            await turns.read(min(places.free(rule), _TOGETHER))
-        return turns
+            await look.read(min(places.free(rule), _TOGETHER))
+        return look
 
     def _left(self, places: Places, wishes: Sequence[_Wish], rule: Rule) -> Places:
         """Without those who want to be free, and with what is noted."""
@@ -390,16 +450,21 @@ class _Desk:
             return places, Entry.refused
         return taken, Entry.held if rule.counts else Entry.passed
 
-    async def _granted(self, places: Places, rule: Rule, turns: Turns) -> tuple[Places, list[Parked]]:
+    def _waits(self, wish: _Wish, rule: Rule) -> bool:
+        """Whether it stays here, though there is no place for it. For tokens nobody does: they have an alarm."""
+        patience = wish.patience
+        return patience is not None and rule.rate is None and self._loop.time() < patience.until and patience.may_wait()
+
+    async def _granted(self, places: Places, rule: Rule, look: Look) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""
         granted: list[Parked] = []
         waker = places.waker
         while (room := places.room(rule, self._places.now())) and len(granted) < _TOGETHER:
-            turn = await turns.next(places.passed)
+            turn = await look.next(places.passed)
             if turn is None:
                 break
             parked, passed = turn
-            turns.take(parked)
+            look.take(parked)
             record, now = parked.record, self._places.now()
             holder = Holder(record.activity, record.id, record.generation, record.begun + 1, now)
             held = next((each for each in places.holders if each.same(holder)), None)
@@ -408,8 +473,8 @@ class _Desk:
             elif now - held.at < _RELEASED_S:
                 continue  # whoever has let him in is at it
             granted.append(parked)
-        if room or rule.rate is None or not places.vacant(rule) or await turns.next(places.passed) is None:
+        if room or rule.rate is None or not places.vacant(rule) or await look.next(places.passed) is None:
             waker = ""
         elif granted or not waker:
             waker = self._places.nonce
-        return evolve(places, waker=waker, lanes=turns.lanes), granted
+        return evolve(places, waker=waker, lanes=look.lanes), granted

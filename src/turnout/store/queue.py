@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable
 
 import attrs
@@ -11,41 +10,18 @@ import attrs
 from turnout import wire
 from turnout.core.record import Delivery, MessageRef
 from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES, JobSpec, is_express, priority_of
-from turnout.errors import InvalidValue, OutcomeUnknown, TurnoutError
-from turnout.nats.connection import (
-    ApiError,
-    Connection,
-    Disconnected,
-    Message,
-    NoResponders,
-    PubAck,
-    RequestTimeout,
-    StoredMessage,
-    WrongLastSequence,
-)
-from turnout.nats.messages import EXPECTED, EXPECTED_SUBJECT, level_of
+from turnout.nats.connection import ApiError, Connection, Message, PubAck, StoredMessage
+from turnout.nats.messages import EXPECTED, EXPECTED_SUBJECT
+from turnout.nats.once import SubjectTaken, store_alone
 from turnout.nats.pages import at_sequences
 from turnout.nats.stream import ON_SUBJECT, ROLLUP, Stream, ack_subject, delivery_of, nak, scheduled
-from turnout.once import log_rarely
 from turnout.store.consumers import Consumer
 from turnout.store.lanes import Lanes
 from turnout.store.names import Names
 from turnout.store.records import scan
 
-logger = logging.getLogger("turnout.store")
-
-_RESENDS = 3
-_RETRY_S = 5.0
-_LEADERLESS_S = 6.0
 _SEQUENCES = 2**63
 """More than any stream has; an id may look as if it were made of anything."""
-
-
-_UNANSWERED = "nobody has said whether the message on %s is stored, and it is sent again under its id: %s"
-
-
-class SubjectTaken(InvalidValue):
-    """The subject already carries a message that is not this call's."""
 
 
 class WorkQueue:
@@ -74,7 +50,7 @@ class WorkQueue:
         subject, body, headers = self.message_of(spec, nonce)
         if chosen:
             headers[EXPECTED_SUBJECT] = self._names.anywhere(spec.id)
-        await self._lanes.open(spec.activity, spec.lane)
+        await self.open_lane(spec)
         ack = await self._store(subject, body, headers)
         return ack.seq if ack is not None else None
 
@@ -88,13 +64,17 @@ class WorkQueue:
         headers[EXPECTED] = "0"
         if chosen:
             headers[EXPECTED_SUBJECT] = self._names.anywhere(spec.id)
-        await self._lanes.open(spec.activity, spec.lane)
+        await self.open_lane(spec)
         try:
             await self._store(self._names.timer(spec.activity, spec.id), _body(spec), headers)
         except SubjectTaken:
             fired = await self.find_named(spec.activity, spec.id, spec.lane)
             if fired is None or not fired.scheduled:  # our own timer may have fired before its answer was sent again
                 raise
+
+    async def open_lane(self, spec: JobSpec) -> None:
+        """See to it that the job is asked for where its message will lie."""
+        await self._lanes.open(spec.activity, spec.lane)
 
     async def unschedule(self, spec: JobSpec) -> None:
         """Purge the job's pending schedule, if it has one."""
@@ -104,18 +84,14 @@ class WorkQueue:
     async def replace(self, spec: JobSpec, expected_seq: int, replaced: int, nonce: str) -> None:
         """Requeue the job in its lane, in place of the message at `expected_seq` there; SubjectTaken when that is no
         longer so."""
-        headers = wire.message_headers(spec, nonce, replaced=replaced)
-        headers[EXPECTED] = str(expected_seq)
-        headers[ROLLUP] = ON_SUBJECT
-        await self._lanes.open(spec.activity, spec.lane)
+        headers = wire.message_headers(spec, nonce, replaced=replaced) | _in_place_of(expected_seq)
+        await self.open_lane(spec)
         await self._store(self._subject(spec), _body(spec), headers)
 
     async def send_on(self, spec: JobSpec, subject: str, expected_seq: int, nonce: str) -> None:
         """Put the job onto this subject of a route, in place of what lies there at `expected_seq`, 0 for nothing;
         SubjectTaken when that is no longer so."""
-        headers = wire.message_headers(spec, nonce, replaced=1)
-        headers[EXPECTED] = str(expected_seq)
-        headers[ROLLUP] = ON_SUBJECT
+        headers = wire.message_headers(spec, nonce, replaced=1) | _in_place_of(expected_seq)
         await self._store(subject, _body(spec), headers)
 
     async def remove(self, message: MessageRef) -> None:
@@ -133,10 +109,10 @@ class WorkQueue:
         """NAK the newest delivery of a message, whoever has it. Nothing happens when it is not in anybody's hands.
 
         The ack subject follows from the message. The server drops a NAK that names a delivery at or below the one up to
-        which all is acknowledged: the newest delivery of the consumer never is.
+        which it takes all for acknowledged: the next delivery of the consumer never is.
         """
         place = (message.seq, message.time_ns)
-        subject = ack_subject(self._names.work, consumer.name, place, consumer.deliveries)
+        subject = ack_subject(self._names.work, consumer.name, place, consumer.deliveries + 1)
         self._connection.send(subject, nak())
 
     async def exists(self, message: MessageRef) -> bool:
@@ -253,43 +229,7 @@ class WorkQueue:
         return self._names.jobs(spec.activity, spec.id, spec.lane)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck | None:
-        sent = False
-        trouble: TurnoutError | None = None
-        for _ in range(_RESENDS):
-            try:
-                await self._connection.wait_up(timeout_s=_RETRY_S)
-                sent = True
-                return await self._led(subject, body, headers)
-            except WrongLastSequence:
-                await self._own_or_taken(subject, headers)
-                return None
-            except (RequestTimeout, Disconnected) as error:
-                trouble = error
-                log_rarely(logger, level_of(error, logging.WARNING), "publish", _UNANSWERED, subject, error)
-        if not sent and trouble is not None:
-            raise trouble
-        raise OutcomeUnknown(
-            f"nobody said whether the message on {subject} is stored: {trouble}; a server whose disk is full does not"
-            " say so: turnout doctor tries a write"
-        ) from trouble
-
-    async def _led(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck:
-        """A stream that is between two leaders answers nobody for some seconds; one that is gone, never."""
-        deadline = 0.0
-        while True:
-            try:
-                return await self._connection.store(subject, body, headers)
-            except NoResponders:
-                now = asyncio.get_running_loop().time()
-                deadline = deadline or now + _LEADERLESS_S
-                if now > deadline:
-                    raise
-                await asyncio.sleep(0.25)
-
-    async def _own_or_taken(self, subject: str, headers: dict[str, str]) -> None:
-        stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
-        if stored is None or stored.headers.get(wire.MSG_ID) != headers[wire.MSG_ID]:
-            raise SubjectTaken(f"{subject} already carries another message")
+        return await store_alone(self._connection, self._names.work, subject, body, headers)
 
 
 def parse_received(names: Names, received: Message, max_deliver: int) -> Delivery | None:
@@ -304,6 +244,16 @@ def parse_received(names: Names, received: Message, max_deliver: int) -> Deliver
     if number == 1:
         return delivery
     return attrs.evolve(delivery, number=number, exhausted=0 < max_deliver <= number)
+
+
+def _in_place_of(expected_seq: int) -> dict[str, str]:
+    """Headers of a message that takes the place of the one at this sequence, 0 for none.
+
+    No rollup where there is nothing to replace: of a consumer that hands over other subjects as well, the server (2.15)
+    then forgets whatever waits to be handed over again.
+    """
+    headers = {EXPECTED: str(expected_seq)}
+    return headers | {ROLLUP: ON_SUBJECT} if expected_seq else headers
 
 
 def _body(spec: JobSpec) -> bytes:

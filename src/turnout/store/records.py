@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from turnout import wire
-from turnout.core.frozen import frozen
 from turnout.core.record import JobRecord, MessageRef
+from turnout.core.struct import struct
 from turnout.errors import AmbiguousJob, StorageRefused, TurnoutError, UnreadableRecord
 from turnout.nats.connection import DEFAULT_TIMEOUT_S, Connection, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED, KV_OPERATION
@@ -29,9 +29,11 @@ MARKER_TTL_S = 3600
 """How long a deleted record's marker keeps a late delivery from beginning the job again."""
 
 _FORGOTTEN = "Turnout-Message"
+_HEADERS_BYTES = 512
+"""Room for the headers of a record's message."""
 
 
-@frozen
+@struct
 class Versioned:
     """A job's record as read or written, and the revision that the next write must find. Revision 0: no such key.
 
@@ -102,8 +104,9 @@ class Registry:
             retention = await self._settings.retention(record.activity)
             headers[TTL] = for_seconds(retention.of(record.state, record.generation))
         subject = self._names.record(record.activity, record.id)
+        data = wire.dump_record(record, self._connection.max_payload - _HEADERS_BYTES)
         try:
-            ack = await self._connection.store_nowait(subject, wire.dump_record(record), headers, timeout_s=_SAVE_S)
+            ack = await self._connection.store_nowait(subject, data, headers, timeout_s=_SAVE_S)
         except WrongLastSequence as error:
             metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error

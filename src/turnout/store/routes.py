@@ -17,12 +17,13 @@ from turnout.core.routing import Route, fits, spelled, token_of
 from turnout.crashpoints import reach
 from turnout.nats.boottime import boottime
 from turnout.nats.connection import Connection
+from turnout.nats.once import SubjectTaken
 from turnout.nats.stream import Stream
 from turnout.store.consumers import route_name, route_of
 from turnout.store.names import Names
 from turnout.store.nodes import Nodes
 from turnout.store.pauses import Pauses
-from turnout.store.queue import SubjectTaken, WorkQueue
+from turnout.store.queue import WorkQueue
 from turnout.store.records import Registry
 from turnout.store.topology import ConsumerOptions, Topology
 
@@ -67,7 +68,7 @@ class Routes:
 
     async def take_off(self, record: JobRecord) -> None:
         """Remove the job's message from its route, if there is one."""
-        await self._work.purge(self._subject(record))
+        await self._work.remove_all(self._subject(record))
 
     async def ensure(self, route: Route, options: ConsumerOptions, *, update: bool) -> tuple[float, int, float | None]:
         """The route's consumer, created when missing: its ack wait, its most deliveries, the end of a pause."""

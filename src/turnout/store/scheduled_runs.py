@@ -13,11 +13,11 @@ from turnout.core.schedule import Job, ScheduleRecord
 from turnout.core.spec import JobSpec
 from turnout.core.workflows.task import Starting
 from turnout.core.workflows.values import InputKind, Start
+from turnout.nats.once import SubjectTaken
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import life_owner
 from turnout.store.perform import Performer, Store
-from turnout.store.queue import SubjectTaken
 from turnout.store.records import Versioned
 from turnout.store.starts import IdTaken, Starts
 from turnout.telemetry import metrics, spans

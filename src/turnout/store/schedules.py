@@ -11,12 +11,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from turnout.core.frozen import frozen
 from turnout.core.schedule import ScheduleRecord
+from turnout.core.struct import struct
 from turnout.errors import UnreadableRecord
 from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED, KV_OPERATION
-from turnout.nats.stream import ON_SUBJECT, ROLLUP, TTL, Stream, for_seconds, kv_stream, scheduled
+from turnout.nats.stream import TTL, Stream, for_seconds, kv_stream, scheduled
+from turnout.once import warn_once
 from turnout.store.names import Names
 from turnout.store.records import Conflict, scan
 from turnout.wire.converter import Garbled, dump, load
@@ -27,7 +28,7 @@ _MARKER_TTL_S = 3600
 _NOW = "now"
 
 
-@frozen
+@struct
 class KeptSchedule:
     """A schedule's record as read, and the revision that the next write must find. Without a record there is none."""
 
@@ -42,6 +43,7 @@ class Schedules:
         self._connection = connection
         self._names = names
         self._stream = kv_stream(names.activities_bucket)
+        self._work = Stream(connection, names.work)
 
     async def load(self, name: str) -> KeptSchedule:
         """The record by the word of the leader. UnreadableRecord when this turnout can't read it."""
@@ -64,8 +66,8 @@ class Schedules:
             await self._connection.store(self._names.schedule(name), b"", headers)
         except WrongLastSequence as error:
             raise Conflict(f"schedule {name} has changed") from error
-        for subject in (self._names.tick_timer(name, "*"), self._names.tick(name, "*")):
-            await Stream(self._connection, self._names.work).purge(subject)
+        await self._work.purge(self._names.tick_timer(name, "*"))
+        await self._work.remove_all(self._names.tick(name, "*"))
 
     async def scan(self) -> AsyncIterator[ScheduleRecord]:
         """Every schedule. May be a moment old. One that can't be read is left out, with a warning."""
@@ -73,7 +75,7 @@ class Schedules:
             try:
                 record = _kept(stored).record
             except UnreadableRecord as error:
-                logger.warning("the schedule %s is left out: %s", stored.subject, error)
+                warn_once(logger, stored.subject, "the schedule %s is left out: %s", stored.subject, error)
                 continue
             if record is not None:
                 yield record
@@ -90,7 +92,9 @@ class Schedules:
 
     async def wake(self, name: str) -> None:
         """Have somebody look at the schedule now. There is one such message of a schedule: the newest."""
-        await self._connection.store(self._names.tick(name, _NOW), b"", {ROLLUP: ON_SUBJECT})
+        subject = self._names.tick(name, _NOW)
+        stored = await self._connection.store(subject, b"", {})
+        await self._work.remove_all(subject, below=stored.seq)
 
 
 def _kept(stored: StoredMessage | None) -> KeptSchedule:

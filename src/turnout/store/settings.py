@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.definition.retention import Retention, least_retention
 from turnout.errors import TurnoutError
 from turnout.nats.connection import Connection, WrongLastSequence
@@ -24,7 +24,7 @@ FRESH_S = 30.0
 """For so long a setting that was read is taken for the one that holds."""
 
 
-@frozen
+@struct
 class _Times:
     """A retention as it is kept, which is read whatever it says."""
 
@@ -33,7 +33,7 @@ class _Times:
     cancelled: float
 
 
-@frozen
+@struct
 class _Kept(_Times):
     """That of the namespace, and those that activities have declared for themselves."""
 
@@ -43,7 +43,7 @@ class _Kept(_Times):
 register(_Times, _Kept)
 
 
-@frozen
+@struct
 class _Known:
     """What was read, and the revision that the next write must find."""
 

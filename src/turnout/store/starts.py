@@ -69,7 +69,8 @@ class Starts:
             elif newest.record.life == record.life:
                 return newest, again  # this start's own: somebody has done its first task already
             elif is_deleted(newest):
-                expected = newest.seq
+                # Until it was deleted, the wake-up of another life was void to it.
+                expected, again = newest.seq, True
             else:
                 raise IdTaken(newest)
         raise Overtaken(f"workflow {record.id} could not be started: its history changes all the time")

@@ -5,8 +5,10 @@ There may be a million jobs that wait for their time, and a supervisor lives in 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from array import array
+from collections.abc import Iterator
 
 _FAR_S = 10 * 366 * 86_400.0
 """What is due later than that was not meant so."""
@@ -52,3 +54,14 @@ class Agenda:
                 del self._slots[heapq.heappop(self._order)]
         self._count -= len(found)
         return found
+
+    @contextlib.contextmanager
+    def taking(self, now: float, most: int) -> Iterator[list[int]]:
+        """The same for as long as they are looked at: if that fails they are back, and due at once."""
+        found = self.due(now, most)
+        try:
+            yield found
+        except BaseException:
+            for seq in found:
+                self.add(0.0, seq, now=now)
+            raise

@@ -1,6 +1,7 @@
 """What was said from outside of jobs by whoever can only publish: `turnout.complete.<id>` and `turnout.fail.<id>`.
 
-It is kept in a stream, also while nobody works, and dropped when dealt with. What does not fit is logged and dropped.
+It is kept in a stream, also while nobody works, and dropped when dealt with. What does not fit is logged and dropped,
+what could not be dealt with is kept, and tried again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from turnout.store.records import scan
 logger = logging.getLogger("turnout.supervisor")
 
 
+_AGAIN_S = 1.0
+_SELDOM_S = 600.0
+"""What can't be dealt with is tried again after the one, then after twice as long each time, up to the other."""
+
+
 class Dropped(Exception):
     """An answer that no job waits for, or that does not fit; the text says why."""
 
@@ -35,20 +41,40 @@ class Completions:
     def __init__(self, store: Store, performer: Performer) -> None:
         self._store = store
         self._performer = performer
+        self.begin()
+
+    def begin(self) -> None:
+        """Try all of them."""
+        self._failed: dict[int, tuple[int, float]] = {}
 
     async def look(self) -> None:
         """Deal with each. Errors are those of the connection."""
-        names = self._store.names
-        async for stored in scan(self._store.connection, names.completions, f"{names.ns}.*.*"):
-            try:
-                await self._deal(stored)
-            except Dropped as error:
-                logger.warning("%s: %s; the message is dropped", stored.subject, error)
-            except TurnoutError as error:
-                logger.warning("%s can't be dealt with yet: %s", stored.subject, error)
-                continue
-            with contextlib.suppress(ApiError):
-                await Stream(self._store.connection, names.completions).delete(stored.seq)
+        connection, names = self._store.connection, self._store.names
+        kept: dict[int, tuple[int, float]] = {}
+        async for stored in scan(connection, names.completions, f"{names.ns}.*.*"):
+            times, again_at = self._failed.get(stored.seq, (0, 0.0))
+            if connection.now() < again_at:
+                kept[stored.seq] = times, again_at
+            elif await self._dealt_with(stored):
+                with contextlib.suppress(ApiError):
+                    await Stream(connection, names.completions).delete(stored.seq)
+            else:
+                kept[stored.seq] = times + 1, connection.now() + min(_AGAIN_S * 2.0**times, _SELDOM_S)
+        self._failed = kept
+
+    async def _dealt_with(self, stored: StoredMessage) -> bool:
+        """Whether nothing is left to do about it; if not, why not is in the log."""
+        try:
+            await self._deal(stored)
+        except Dropped as error:
+            logger.warning("%s: %s; the message is dropped", stored.subject, error)
+        except TurnoutError as error:
+            logger.warning("%s can't be dealt with yet: %s", stored.subject, error)
+            return False
+        except Exception:  # whatever this one, or what is said of its job, does to its reader, there are others
+            logger.exception("%s can't be dealt with yet, it is tried again", stored.subject)
+            return False
+        return True
 
     async def _deal(self, stored: StoredMessage) -> None:
         named = self._store.names.answer_of(stored.subject)
@@ -63,7 +89,10 @@ class Completions:
             raise Dropped("there is no such job, or it has not begun")
         if record.state is not JobState.running:
             raise Dropped(f"the job is {record.state}, and only one that runs can be completed from outside")
-        if stored.time_ns / 1e9 < record.attempts[-1].started_at:
+        # Before the first attempt there was no other that could be meant: whoever is told by its code may answer before
+        # our clock says that it has begun.
+        since = record.attempts[-1].started_at if record.attempt > 1 else record.spec.submitted_at
+        if stored.time_ns / 1e9 < since:
             raise Dropped(f"it was sent before attempt {record.attempt} began, and meant another one")
         answer = await self._answer(kind, record, stored.data)
         found = await self._store.queue.find(record.activity, job_id)

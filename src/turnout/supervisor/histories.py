@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -183,8 +183,9 @@ class HistoryWalk:
         records = await self._store.histories.read(record.id, newest)
         standing = stand([(each.record, each.seq) for each in records])
         ended = ended_in(record, inputs)
+        heard_of = _heard_of(standing.run, [*inputs, *(given for each in records for given in each.record.inputs)])
         for command in standing.pending.values():
-            effect = None if command.id in ended else await self._lost(record, command)
+            effect = None if command.id in ended else await self._lost(record, command, heard_of)
             if effect is not None:
                 yield _Missing(f"{command.kind} {command.name or command.target or command.id}", effect)
         limit, fired = standing.start.timeout, any(given.what == TIMEOUT for given in inputs)
@@ -193,13 +194,14 @@ class HistoryWalk:
         if not standing.begun and not standing.pending and not inputs:
             yield _Missing("its start", Wake())
 
-    async def _lost(self, record: Record, command: Command) -> Effect | None:
-        """What puts back what this command waits for; None where that is there."""
+    async def _lost(self, record: Record, command: Command, heard_of: Collection[str]) -> Effect | None:
+        """What puts back what this command waits for; None where that is there. Of these children it has heard that
+        they are there."""
         match command.kind:
             case CommandKind.activity:
                 return await self._lost_job(record, command)
             case CommandKind.child | CommandKind.joining:
-                return await self._lost_other(record, command)
+                return await self._lost_other(record, command, heard_of)
             case CommandKind.timer if await self._has_timer(record, record.done_run, token_of(command.id)):
                 return None
             case CommandKind.timer | CommandKind.signal | CommandKind.cancel:
@@ -217,15 +219,21 @@ class HistoryWalk:
             return None  # jobs have walks of their own
         return Tell(record.asker(command.id), ending_of_job(job))
 
-    async def _lost_other(self, record: Record, command: Command) -> Effect | None:
+    async def _lost_other(self, record: Record, command: Command, heard_of: Collection[str]) -> Effect | None:
         other = await self._store.histories.newest(command.target)
-        if other is None and command.kind is CommandKind.child:
+        is_open = other is not None and not other.record.state.final
+        if command.kind is CommandKind.child and (other is None or (is_open and command.id not in heard_of)):
             return next(asked(record, command), None)
         return SendJoin(command) if other is None or other.record.state.final else None
 
     async def _has_timer(self, record: Record, run: int, token: str) -> bool:
         subject = self._store.names.workflow_timer(record.name, record.id, record.life, run, token)
         return await self._store.connection.get_message(self._store.names.inbox, last_by_subj=subject) is not None
+
+
+def _heard_of(run: int, inputs: Iterable[Input]) -> set[str]:
+    """The commands of this run whose children are known to be there."""
+    return {given.what for given in inputs if given.kind is InputKind.started and given.run == run}
 
 
 def _of_kind(entry: Entry, kind: WaitKind) -> Iterator[Wait]:

@@ -93,7 +93,7 @@ class PlaceSweep:
         lines = await self._store.places.lines.all(held)
         self._uses.count(held.values(), lines)
         seen = await self._see(lines, [holder for places in held.values() for holder in places.holders])
-        noted = {key: set(places.idle) for key, places in held.items() if places.idle}
+        noted = {key: set(places.idle) for key, places in held.items() if places.idle or places.lanes}
         for key in noted:
             lines.setdefault(key, Line())
 
@@ -144,6 +144,8 @@ class PlaceSweep:
                 return  # newer nodes are at work, and will know
             except TurnoutError as error:
                 logger.info("the place of job %s can't be looked after now: %s", holder.id, error)
+            except Exception:  # whatever this one does to its reader, there are others
+                logger.exception("the supervisor has stumbled over the place of job %s, it goes on", holder.id)
 
         await each(one, holders, AT_ONCE)
 
@@ -167,6 +169,8 @@ class PlaceSweep:
             await self._store.places.hand_on(key, line.lanes, idle, busy)
         except TurnoutError as error:
             logger.info("the line of limit %s can't be looked after now: %s", key.key, error)
+        except Exception:  # as above
+            logger.exception("the supervisor has stumbled over the line of limit %s, it goes on", key.key)
 
 
 def _is_free(holder: Holder, brief: wire.Brief | None, seen: _Seen) -> bool:

@@ -185,14 +185,9 @@ class Records:
 
     async def _deal(self, agenda: Agenda, act: Callable[[Sequence[_Due], float], Awaitable[None]]) -> None:
         now = self._store.connection.now()
-        seqs = set(agenda.due(now, _TOGETHER))
-        try:
-            raws = await at_sequences(self._store.connection, self._stream, seqs) if seqs else []
+        with agenda.taking(now, _TOGETHER) as seqs:
+            raws = await at_sequences(self._store.connection, self._stream, set(seqs)) if seqs else []
             await act([due for raw in raws if (due := self._parsed(raw)) is not None], now)
-        except BaseException:
-            for seq in seqs:
-                agenda.add(0.0, seq, now=now)
-            raise
 
     async def _end(self, records: Sequence[_Due], now: float) -> None:
         """Their deadline has passed."""

@@ -181,13 +181,20 @@ class Rearming:
         """Errors are those of the connection."""
         near = self._store.connection.now() + _NEAR_S
         records = [record async for record in self._store.schedules.scan()]
-        for some in chunks([record for record in records if _to_look_at(record, near)], _CHUNK):
-            await each(self._arm, some, _AT_ONCE)
+        for some in chunks(records, _CHUNK):
+            await each(lambda record: self._arm(record, near), some, _AT_ONCE)
 
-    async def _arm(self, record: ScheduleRecord) -> None:
-        await self._store.schedules.arm(record)
-        if record.backlog:
-            await self._store.schedules.wake(record.name)
+    async def _arm(self, record: ScheduleRecord, near: float) -> None:
+        try:
+            if not _to_look_at(record, near):
+                return
+            await self._store.schedules.arm(record)
+            if record.backlog:
+                await self._store.schedules.wake(record.name)
+        except TurnoutError:
+            raise
+        except Exception:  # whatever this schedule does to its reader, there are others
+            logger.exception("the supervisor has stumbled over schedule %s, it goes on", record.name)
 
 
 def _to_look_at(record: ScheduleRecord, near: float) -> bool:

@@ -28,6 +28,7 @@ from turnout.supervisor.ahead import Ahead
 from turnout.supervisor.alarms import Alarms
 from turnout.supervisor.apply import Applier
 from turnout.supervisor.completions import Completions
+from turnout.supervisor.deadlines import Deadlines
 from turnout.supervisor.duties import Duties, Duty
 from turnout.supervisor.election import Election
 from turnout.supervisor.groups import GroupUses, GroupWatch
@@ -43,7 +44,7 @@ from turnout.supervisor.schedules import Rearming, Ticks
 from turnout.supervisor.sweep import Sweep
 from turnout.supervisor.turns import Turns
 from turnout.supervisor.workflows import OpenWorkflows
-from turnout.telemetry import group_metrics, metrics, workflow_metrics
+from turnout.telemetry import group_metrics, log_lines, metrics, workflow_metrics
 
 logger = logging.getLogger("turnout.supervisor")
 
@@ -90,7 +91,7 @@ class Supervisor:
         options: SupervisorOptions | None = None,
         on_saved: OnSaved | None = None,
     ) -> None:
-        self._on_saved = on_saved
+        self._on_saved = log_lines.logged(on_saved)
         self._connect_options = connect_options
         self._names = names
         self._name = name
@@ -171,26 +172,26 @@ class Supervisor:
     def _performer(self, store: Store) -> Performer:
         return Performer(store, confident=self.confident, on_saved=self._on_saved)
 
+    def _pace(self) -> Pace:
+        options, ttl = self._options, self._options.liveness_ttl
+        return Pace(patience=ttl, settling=options.settling, leases=options.stuck_leases, relook=ttl / 2)
+
     def _duties(self, store: Store) -> list[Duty]:
         options = self._options
         performer = self._performer(store)
         apply = Applier(performer)
         owners = Owners(store, apply, self.confident)
-        pace = Pace(
-            patience=options.liveness_ttl,
-            settling=options.settling,
-            leases=options.stuck_leases,
-            relook=options.liveness_ttl / 2,
-        )
-        sweep = Sweep(store, apply, owners, pace)
+        sweep = Sweep(store, apply, owners, self._pace())
         owners.tell(sweep.soon)
         records = Records(store, apply, owners, settling_s=options.settling, every_s=options.registry_every)
         alarms = Alarms(store, apply, owners)
         ahead = Ahead(store, apply)
+        deadlines = Deadlines(store, apply)
         turns = Turns(store, apply, lambda: list(sweep.consumers.values()))
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
         groups = GroupWatch(store, performer, self._groups)
+        completions = Completions(store, performer)
 
         async def clock() -> None:
             await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
@@ -213,12 +214,14 @@ class Supervisor:
             Duty(name="what was handed over", every_s=often, run=sweep.read, begin=sweep.begin, hurry=owners.vanished),
             Duty(name="the messages", every_s=often, run=sweep.look),
             Duty(name="the priorities", every_s=often, run=read_ahead, begin=ahead.begin),
+            Duty(name="the waiting", every_s=2 * often, run=deadlines.read, begin=deadlines.begin),
+            Duty(name="the deadlines", every_s=often, run=deadlines.look),
             Duty(name="the turns", every_s=often, run=turns.look, begin=turns.begin),
             Duty(name="the new records", every_s=often, run=records.read, begin=records.begin),
             Duty(name="the records", every_s=often, run=records.look),
             Duty(name="the limits", every_s=often, run=places.look),
             Duty(name="the routes", every_s=often, run=routes.look),
-            Duty(name="the completions", every_s=often, run=Completions(store, performer).look),
+            Duty(name="the completions", every_s=often, run=completions.look, begin=completions.begin),
             Duty(name="the groups", every_s=often, run=groups.look, begin=groups.begin),
             Duty(name="the alarms", every_s=seldom, run=alarms.look, hurry=self._alarmed),
             Duty(name="the queues", every_s=seldom, run=queues),

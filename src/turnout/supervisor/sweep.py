@@ -152,20 +152,16 @@ class Sweep:
             for some in chunks(waiting, _TOGETHER):
                 await self._judge(line, some)
         for line, agenda in list(self._far.items()):
-            if self._late.get(line, 0) < _WAITING_MOST and (seqs := agenda.due(now, _TOGETHER)):
-                await self._meet_again(line, seqs)
+            if self._late.get(line, 0) < _WAITING_MOST:
+                await self._meet_again(line, agenda, now)
         reach("supervisor.swept")
 
-    async def _meet_again(self, line: str, seqs: list[int]) -> None:
-        consumer = self.consumers.get(line)
-        if consumer is None:
-            return
-        try:
+    async def _meet_again(self, line: str, agenda: Agenda, now: float) -> None:
+        with agenda.taking(now, _TOGETHER) as seqs:
+            consumer = self.consumers.get(line)
+            if consumer is None or not seqs:
+                return
             found = await at_sequences(self._store.connection, self._store.names.work, seqs)
-        except BaseException:
-            for seq in seqs:
-                self._far[line].add(0.0, seq, now=self._now())
-            raise
         new = [handed for raw in found if (handed := self._handed(consumer, raw, 0.0)) is not None]
         await self._judge(line, [handed for handed in new if handed.activity == consumer.activity])
 
@@ -200,7 +196,10 @@ class Sweep:
             if finding in (Finding.stuck, Finding.swallowed) and self._held_up(line):
                 self._remember(handed, now + self._pace.patience)
                 continue
-            if finding is Finding.stuck and (consumer is None or not consumer.idle):
+            if finding is Finding.swallowed and consumer is not None and handed.message.seq <= consumer.acked_seq:
+                # The server takes for acknowledged what is there: no NAK does anything, and no lease brings it back.
+                finding = Finding.stuck
+            elif finding is Finding.stuck and (consumer is None or not consumer.idle):
                 # Unless pulls wait at the consumer, the server may yet have it to hand over.
                 finding = Finding.swallowed
             if finding in (Finding.nothing, Finding.owned):
@@ -270,10 +269,9 @@ class Sweep:
             event = Expired(now=now, delivery=found)
         else:
             event = Leftover(now=now, delivery=found)
-        if await self._apply(handed.activity, handed.id, event):
-            self._forget(handed)
-        else:
-            self._remember(handed, now + self._pace.patience)
+        await self._apply(handed.activity, handed.id, event)
+        # Whatever came of it: a job that has begun meanwhile leaves its twin where it is.
+        self._remember(handed, now + self._pace.patience)
 
     async def _found(self, handed: Handed) -> Delivery | None:
         stored = await self._store.connection.get_message(self._store.names.work, seq=handed.message.seq)

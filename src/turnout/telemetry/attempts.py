@@ -192,7 +192,7 @@ def begin(record: JobRecord | None, delivery: Delivery, node: str, destination: 
 
     `destination` names the subject of an activity's jobs.
     """
-    if not spans.listened():
+    if not spans.tracing_enabled():
         headers = delivery.spec.headers if record is None or newer(delivery, record) else record.spec.headers
         if not headers:
             return _UNTRACED

@@ -121,7 +121,7 @@ class LightSpan(trace.Span, ReadableSpan):
             name, context, parent, tracer.resource, kind=kind, instrumentation_scope=scope, start_time=began_ns
         )
         self._known = context
-        self._above = parent
+        self._parent_context = parent
         self._lock = threading.Lock()
         self._processor = tracer.span_processor
         self._bounds = limits
@@ -192,7 +192,7 @@ class LightSpan(trace.Span, ReadableSpan):
 
     @property
     def parent(self) -> SpanContext:
-        return self._above
+        return self._parent_context
 
     @property
     def facts(self) -> ItemsView[str, Any]:

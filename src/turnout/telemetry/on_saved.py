@@ -19,7 +19,7 @@ def on_saved(before: JobRecord | None, after: JobRecord, changes: Changes, desti
     `destination` names the subject of an activity's jobs.
     """
     metrics.saved(before, after, changes)
-    if before is not None and Change.lost in changes.all and spans.listened():
+    if before is not None and Change.lost in changes.all and spans.tracing_enabled():
         try:
             losses.tell(before, after, destination)
         except Exception as error:  # what a program's own sampler or exporter raises must not stop who counts losses

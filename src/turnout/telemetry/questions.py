@@ -37,7 +37,7 @@ def asking(kind: Literal["query", "update"], name: str, workflow_id: str) -> Ite
 
     That of a query ends with the answer, that of an update when it is stored.
     """
-    if not spans.listened():
+    if not spans.tracing_enabled():
         yield _traceparent()
         return
     attributes: spans.Attributes = {
@@ -63,6 +63,8 @@ class Heard:
     workflow_id: str
     query: str
     traceparent: str
+    counted: bool = False
+    """Whether an answer of it stands in the metrics already."""
     at: float = attrs.field(factory=time.time)
 
 
@@ -70,8 +72,9 @@ def answered(query: Heard, node: str, failed: str | None) -> None:
     """This node has answered the query; `failed` says why it could not be, None when it could. Never raises."""
     ended = time.time()
     outcome: workflow_metrics.Answered = "answered" if failed is None else "failed"
-    workflow_metrics.query_answered(query.name, outcome, max(ended - query.at, 0.0))
-    if not query.traceparent or not spans.listened():
+    if not query.counted:
+        workflow_metrics.query_answered(query.name, outcome, max(ended - query.at, 0.0))
+    if not query.traceparent or not spans.tracing_enabled():
         return
     facts: spans.Attributes = {
         spans.WORKFLOW_ID: query.workflow_id,
@@ -98,7 +101,7 @@ def updates_answered(record: Record, asked: Mapping[str, Input]) -> None:
             continue
         outcome, seconds = _OUTCOMES[answer.state], max(record.at - given.at, 0.0)
         workflow_metrics.update_answered(record.name, outcome, seconds)
-        if spans.listened():
+        if spans.tracing_enabled():
             try:
                 _update_answered(record, given, answer)
             except Exception as error:  # what a program's own sampler or exporter raises must not stop a workflow

@@ -64,7 +64,7 @@ _NOT_BY_NAME = "OTEL_PYTHON_TRACER_PROVIDER" not in os.environ
 _DEAF = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
-def listened() -> bool:
+def tracing_enabled() -> bool:
     """Whether spans go anywhere: an SDK is set up."""
     if _NOT_BY_NAME and getattr(trace, "_TRACER_PROVIDER", trace) is None:
         return False  # what the line below would find out by a look into the environment, each time
@@ -146,7 +146,7 @@ def submitting(
 
     `count`: how many jobs it submits when it is more than the one of `job_id`.
     """
-    if not listened():
+    if not tracing_enabled():
         yield propagation.outgoing(context_api.get_current())
         return
     attributes = _produced("submit", activity, job_id, destination)
@@ -159,7 +159,7 @@ def submitting(
 @contextlib.contextmanager
 def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str, str]]:
     """The PRODUCER span of a workflow's start; gives the headers that carry its context (none when nobody traces)."""
-    if not listened():
+    if not tracing_enabled():
         yield propagation.outgoing(context_api.get_current())
         return
     attributes: Attributes = {
@@ -178,7 +178,7 @@ def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str
 @contextlib.contextmanager
 def replaying(record: JobRecord, destination: str) -> Iterator[None]:
     """The PRODUCER span of whoever runs an ended job again: in the caller's trace, linked to the job's."""
-    if not listened():
+    if not tracing_enabled():
         yield
         return
     attributes = _produced("retry", record.activity, record.id, destination)
@@ -202,7 +202,7 @@ def firing(
     schedule: str, activity: str, job_id: str, destination: str, added_with: Mapping[str, str]
 ) -> Iterator[dict[str, str]]:
     """The PRODUCER span of a schedule's run, linked to the span in which the schedule was added; gives its headers."""
-    if not listened():
+    if not tracing_enabled():
         yield propagation.outgoing(context_api.get_current())
         return
     attributes = _produced("submit", activity, job_id, destination)

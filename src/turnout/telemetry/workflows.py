@@ -34,7 +34,7 @@ def appended(record: Record) -> None:
 
 def run_ended(record: Record) -> None:
     """Emit the span of the run that has ended with this record, unless it never began."""
-    if record.kind is RecordKind.start or not spans.listened():
+    if record.kind is RecordKind.start or not spans.tracing_enabled():
         return
     try:
         _run_ended(record)
@@ -45,7 +45,7 @@ def run_ended(record: Record) -> None:
 def commands_ended(record: Record, pending: Mapping[str, Command]) -> None:
     """Emit the spans of the timers and local activities whose end this record takes; `pending` is what its run waited
     for before."""
-    if not spans.listened():
+    if not spans.tracing_enabled():
         return
     own = {command.id: command for command in record.commands}
     for given in record.inputs:
@@ -54,7 +54,8 @@ def commands_ended(record: Record, pending: Mapping[str, Command]) -> None:
             continue
         try:
             if given.kind is InputKind.timer and command.kind is CommandKind.timer:
-                _command_ended(record, command, given.at)
+                # The server may fire a little early by our clock; the code never sees a time before it.
+                _command_ended(record, command, max(given.at, command.at or 0.0))
             elif given.kind is InputKind.done and command.kind is CommandKind.local:
                 _command_ended(record, command, given.at, given.ending)
         except Exception as error:  # as above
@@ -79,7 +80,7 @@ def _run_ended(record: Record) -> None:
     links = [link_to(record, run - 1, "previous_run")] if run > 1 else []
     with chosen_ids.tracer_for(SCOPE, span_id_of(record.life, run)) as tracer:
         span = tracer.start_span(
-            f"workflow {record.name}", _above(record), SpanKind.INTERNAL, facts, links, _ns(record.summary.run_at)
+            f"workflow {record.name}", _parent_of(record), SpanKind.INTERNAL, facts, links, _ns(record.summary.run_at)
         )
     failure = record.failure if not goes_on else record.start.failure if record.start is not None else None
     if failure is not None:
@@ -108,7 +109,7 @@ def _command_ended(record: Record, command: Command, at: float, ending: Ending |
     spans.end(span, _ns(max(at, command.since)))
 
 
-def _above(record: Record) -> Context:
+def _parent_of(record: Record) -> Context:
     """The context of whoever has started the workflow."""
     traceparent = record.summary.traceparent
     headers = {"traceparent": traceparent} if traceparent else {}

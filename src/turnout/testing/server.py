@@ -98,6 +98,7 @@ class NatsServer:
         self._start_timeout = start_timeout
         self._name = f"turnout-{os.getpid()}-{self._directory.name.rsplit('-', 1)[-1]}"
         self.store_dir = Path(store_dir) if store_dir is not None else self._directory / "store"
+        self._keeps_nothing = store_dir is None and not isinstance(config, Path)
         self.log_path = self.store_dir / "nats-server.log"
         self._children: list[subprocess.Popen[bytes]] = []
         self._finalizer = weakref.finalize(self, _discard, os.getpid(), self._children, self._directory)
@@ -192,7 +193,10 @@ class NatsServer:
 
     def close(self) -> None:
         """Stop the server for good and remove what it kept in its temporary directory. A given `store_dir` stays."""
-        self.stop()
+        if self._keeps_nothing:
+            self.kill()  # to end in order takes seconds when there are many streams, and nobody will read them
+        else:
+            self.stop()
         self._finalizer()
 
     def __enter__(self) -> Self:

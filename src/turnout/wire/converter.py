@@ -6,7 +6,7 @@ reader takes every version up to its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -41,13 +41,34 @@ T = TypeVar("T")
 converter = make_converter()
 
 
+def _texts(raw: object, _: object) -> tuple[str, ...]:
+    """Not a single text: that would be one of each of its characters."""
+    if not isinstance(raw, list):
+        raise TypeError(f"a list is wanted, not {raw!r:.80}")
+    return tuple(map(str, raw))
+
+
+converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
+
+
+def _of_an_object(read: Callable[[Mapping[str, Any], type[T]], T]) -> Callable[[Mapping[str, Any], type[T]], T]:
+    """`read` looks for fields with `in`, so that a list or a text would be a value with everything at its default."""
+
+    def checked(raw: Mapping[str, Any], kind: type[T]) -> T:
+        if not isinstance(raw, dict):
+            raise TypeError(f"an object is wanted, not {raw!r:.80}")
+        return read(raw, kind)
+
+    return checked
+
+
 def register(*classes: type) -> None:
     """Keep these classes as every value of ours is kept: fields at their default are left out."""
     for each in classes:
         converter.register_unstructure_hook(
             each, make_dict_unstructure_fn(each, converter, _cattrs_omit_if_default=True)
         )
-        converter.register_structure_hook(each, make_dict_structure_fn(each, converter))
+        converter.register_structure_hook(each, _of_an_object(make_dict_structure_fn(each, converter)))
 
 
 register(Asker, RetryPolicy, Token, Body, Progress, ErrorInfo, AttemptRecord, MessageRef, WaitsFor)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from turnout import fastjson
+from turnout.core.evolve import built
 from turnout.core.failure import ErrorInfo
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import NO_BODY, NO_OPTIONS, Asker, Body, SubmitOptions, valid_name
@@ -389,45 +390,61 @@ def references(data: bytes | Record) -> list[str]:
     return [found.decode() for found in _REFERENCE.findall(raw)]
 
 
-def load_history_record(data: bytes) -> Record:
-    """The record that `dump_history_record` wrote, in this version or an earlier one."""
-    return _guarded(_record, data, "a workflow's record")
+def load_history_record(data: bytes, *, of_run: bool = False) -> Record:
+    """The record that `dump_history_record` wrote, in this version or an earlier one.
+
+    `of_run`: it is wanted for what its run took and asked for. Of its summary only the size is read then, unless it
+    begins a run: what a listing shows of a record that others lie behind is no more to anybody.
+    """
+    return _guarded(lambda raw: _record(raw, of_run), data, "a workflow's record")
 
 
-def _record(data: bytes) -> Record:
+_RECORD_DEFAULTS: dict[str, Any] = {
+    each.name: None if each.default is attrs.NOTHING else each.default for each in attrs.fields(Record)
+} | {"name": "", "number": 0, "life": "", "run": 1, "nonce": "", "at": 0.0}
+_RECORD_FIELDS = {"v", *_RECORD_DEFAULTS}
+
+
+def _record(data: bytes, of_run: bool) -> Record:
     raw = _versioned(fastjson.loads(data), "a workflow's record")
+    if not raw.keys() <= _RECORD_FIELDS:
+        raw = {name: value for name, value in raw.items() if name in _RECORD_FIELDS}
+    del raw["v"]
     get = raw.get
-    start, result, failure = get("start"), get("result"), get("failure")
-    return Record(
-        id=raw["id"],
-        name=get("name", ""),
-        kind=_RECORD_KINDS[raw["kind"]],
-        number=get("number", 0),
-        life=get("life", ""),
-        run=get("run", 1),
-        nonce=get("nonce", ""),
-        state=_STATES[raw["state"]],
-        at=get("at", 0.0),
-        node=get("node", ""),
-        build=get("build", ""),
-        upto=get("upto", 0),
-        behind=get("behind", 0),
-        inputs=tuple([_input(each) for each in get("inputs", ())]),
-        commands=tuple([_command(each) for each in get("commands", ())]),
-        answers=tuple([_converter.structure(each, Answer) for each in get("answers", ())]),
-        patches=tuple(get("patches", ())),
-        withdrawn=tuple([_command(each) for each in get("withdrawn", ())]),
-        joined=tuple([_converter.structure(each, Asker) for each in get("joined", ())]),
-        start=None if start is None else _start(start),
-        result=None if result is None else _body(result),
-        failure=None if failure is None else _converter.structure(failure, Failure),
-        reason=get("reason"),
-        gc_at=get("gc_at"),
-        carries_out=get("carries_out", 0),
-        left=get("left", 0),
-        unreceived=get("unreceived", 0),
-        summary=_summary(get("summary")),
-    )
+    raw["id"], raw["kind"], raw["state"] = raw["id"], _RECORD_KINDS[raw["kind"]], _STATES[raw["state"]]
+    if (start := get("start")) is not None:
+        raw["start"] = _start(start)
+    summary = get("summary")
+    raw["summary"] = _size_alone(summary) if of_run and start is None else _summary(summary)
+    if inputs := get("inputs"):
+        raw["inputs"] = tuple([_input(each) for each in inputs])
+    if commands := get("commands"):
+        raw["commands"] = tuple([_command(each) for each in commands])
+    if raw.keys() & _RECORD_SELDOM:
+        _seldom(raw)
+    return built(Record, _RECORD_DEFAULTS | raw)
+
+
+def _seldom(raw: dict[str, Any]) -> None:
+    """What few records have."""
+    get = raw.get
+    raw["answers"] = tuple([_converter.structure(each, Answer) for each in get("answers", ())])
+    raw["patches"] = tuple(get("patches", ()))
+    raw["withdrawn"] = tuple([_command(each) for each in get("withdrawn", ())])
+    raw["joined"] = tuple([_converter.structure(each, Asker) for each in get("joined", ())])
+    result, failure = get("result"), get("failure")
+    raw["result"] = None if result is None else _body(result)
+    raw["failure"] = None if failure is None else _converter.structure(failure, Failure)
+
+
+_RECORD_SELDOM = frozenset({"answers", "patches", "withdrawn", "joined", "result", "failure"})
+
+
+def _size_alone(raw: Mapping[str, Any] | None) -> Summary:
+    return Summary(labels=_NO_LABELS, size=int(raw.get("size", 0))) if raw else NO_SUMMARY
+
+
+_NO_LABELS: dict[str, str] = {}
 
 
 # --- what lies in an inbox -------------------------------------------------------------------------------------------

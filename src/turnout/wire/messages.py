@@ -39,6 +39,7 @@ PAYLOAD = "Turnout-Payload"
 REQUIRES = "Turnout-Requires"
 SCHEDULED = "Turnout-Scheduled"
 REPLACED = "Turnout-Replaced"
+NONCE = "Turnout-Nonce"
 MSG_ID = "Nats-Msg-Id"
 
 PRIORITY = "Turnout-Priority"
@@ -55,6 +56,7 @@ OPTIONS_CHARS = 256 * 1024
 _COUNT = re.compile("[0-9]{1,15}")
 _INTEGERS = 2**63
 _NONCE_CHARS = 100
+_NONCE = re.compile(f"[0-9A-Za-z_-]{{1,{_NONCE_CHARS}}}")
 
 HEADERS_KEPT_BYTES = 16 * 1024
 """How much of a submitter's own headers a record keeps; it must fit into a message with all the rest."""
@@ -87,6 +89,8 @@ def message_headers(spec: JobSpec, nonce: str, *, replaced: int = 0, scheduled: 
     headers[MSG_ID] = f"{spec.id}.{spec.generation}.{nonce}"
     if spec.generation != 1:
         headers[GENERATION] = f"{spec.generation} {spec.after}".rstrip()
+    if spec.nonce:
+        headers[NONCE] = spec.nonce
     if replaced:
         headers[REPLACED] = str(replaced)
     if scheduled:
@@ -155,7 +159,7 @@ def parse_delivery(
     """
     name = job_id if job_id is not None else bare_id(message.seq, message.time_ns, headers)
     problem = None
-    after = ""
+    after = nonce = ""
     generation, replaced, options, payload = 1, 0, NO_OPTIONS, NO_BODY
     plain = headers.keys() <= _PLAIN
     if not plain:
@@ -165,6 +169,7 @@ def parse_delivery(
             replaced = _count(headers.get(REPLACED, "0"), REPLACED)
             options = _required(_parse_options(headers.get(OPTIONS)), headers.get(REQUIRES))
             payload = _own(_parse_ref(headers.get(PAYLOAD)), name)
+            nonce = headers.get(NONCE, "")
         except (ValueError, TypeError) as error:
             problem = ErrorInfo("InvalidHeaders", str(error))
     if job_id is None:
@@ -188,6 +193,7 @@ def parse_delivery(
         headers=_NO_HEADERS if plain else user_headers(headers),
         options=options,
         trace_id=trace_id_of(_NO_HEADERS if plain else headers, activity, name),
+        nonce=nonce if _NONCE.fullmatch(nonce) else "",
     )
     return Delivery(
         spec,

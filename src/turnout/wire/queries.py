@@ -23,7 +23,8 @@ class Question:
     `life`: of which life, "" for any. `after`: the place in the inbox of an input of the asker's own, which the answer
     must know of. `within_s`: how long the asker waits. `nonce`: the same where the same question is asked once more.
     `traceparent`: the span of the asker, "" without one. `compares`: the asker reads the newest record itself, and
-    compares: the worker need not, where the reply says which record's state it tells.
+    compares: the worker need not, where the reply says which record's state it tells. `counted`: it was answered
+    before, of a record that was too old, and stands in the metrics.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Question:
     nonce: str = ""
     traceparent: str = ""
     compares: bool = False
+    counted: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +72,7 @@ def _question(raw: dict[str, Any]) -> Question:
         nonce=str(raw.get("nonce", "")),
         traceparent=traceparent_of(raw.get("traceparent")),
         compares=raw.get("compares") is True,
+        counted=raw.get("counted") is True,
     )
 
 

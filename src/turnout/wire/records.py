@@ -13,11 +13,17 @@ from turnout.core.spec import DEFAULT_PRIORITY, NO_OPTIONS, Body
 from turnout.wire.converter import VERSION, converter, load
 
 
-def dump_record(record: JobRecord) -> bytes:
-    """The record as the registry keeps it. What JSON can't carry of it is written as near to it as JSON can.
+def dump_record(record: JobRecord, most: int | None = None) -> bytes:
+    """The record as the registry keeps it. What JSON can't carry of it is written as near to it as JSON can, and where
+    it would have more than `most` bytes it is `shortened`.
 
     A record that can't be written would be a job that never ends.
     """
+    data = _dumped(record)
+    return data if most is None or len(data) <= most else _dumped(record.shortened)
+
+
+def _dumped(record: JobRecord) -> bytes:
     raw = _record_to_json(record)
     try:
         return fastjson.dumps(raw)
@@ -65,6 +71,8 @@ def _add_submission(raw: dict[str, Any], record: JobRecord) -> None:
         raw["payload"] = payload
     if spec.after:
         raw["after"] = spec.after
+    if spec.nonce:
+        raw["nonce"] = spec.nonce
     if spec.headers:
         raw["headers"] = spec.headers
     if spec.options is not NO_OPTIONS and (options := converter.unstructure(spec.options)):

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, is_over
 from turnout.core.record import Delivery, JobRecord
-from turnout.core.spec import Body
+from turnout.core.spec import Body, priority_of
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store, retry_while_away
+from turnout.store.places import Patience
+
+YOUNG_S = 0.5
+"""For so long a job waits in hand, before it is put into the line: that costs several writes, and most wait for less
+where a limit lets many through."""
+
+
+class Seat(Protocol):
+    """The slot that was found for a delivery."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may begin now: what waits goes elsewhere."""
+        ...
+
+    def stand(self) -> bool:
+        """Leave it to others, and wait without. False: that may not be now."""
+        ...
+
+    def sit(self) -> bool:
+        """Have one again; after each `stand` that was true. False: there is none, and the job must not run."""
+        ...
 
 
 class Admission:
     """The places of the job that was delivered: all that its activity asks for, or none."""
 
-    def __init__(self, store: Store, activity: Activity[..., Any], delivery: Delivery, node: str) -> None:
+    def __init__(self, store: Store, activity: Activity[..., Any], delivery: Delivery, node: str, seat: Seat) -> None:
+        self._seat = seat
+        self._stood = False
+        self._young_until = asyncio.get_running_loop().time() + YOUNG_S
         self._store = store
         self._activity = activity
         self._delivery = delivery
@@ -39,16 +65,34 @@ class Admission:
         delivery, now = self._delivery, self._store.connection.now()
         holder = Holder(delivery.activity, delivery.id, generation, turn, now, self._node)
         taken = self._taken.setdefault(evolve(holder, at=0.0), {})
+        rank = priority_of(delivery.message.priority)
         for key in self._keys:  # in one order everywhere: no two jobs wait for each other
             if taken.get(key) is Entry.passed:
                 continue
-            entry = await self._store.places.take(key, holder)
-            if entry is Entry.refused:
+            entry = await self._store.places.take(key, holder, rank, self._patience(taken))
+            if entry is not Entry.refused:
+                taken[key] = entry
+            if not self._sits() or entry is Entry.refused:
                 await self._give_back(holder, taken, key)
                 return key
-            taken[key] = entry
             reach("execute.admitted")
         return None
+
+    def _patience(self, taken: dict[LimitKey, Entry]) -> Patience | None:
+        """How the job may wait in hand: while it is young and holds nothing of another limit. Not for a place of its
+        payload's own: those behind it in the queue may want others."""
+        if taken or self._delivery.replaced or self._activity.fixed_limit_keys is None:
+            return None
+        return Patience(self._young_until, self._may_wait)
+
+    def _may_wait(self) -> bool:
+        self._stood = self._stood or self._seat.stand()
+        return self._stood and not self._seat.closed
+
+    def _sits(self) -> bool:
+        """Whether the job has a slot, if it has left its own."""
+        stood, self._stood = self._stood, False
+        return not stood or self._seat.sit()
 
     async def _give_back(self, holder: Holder, taken: dict[LimitKey, Entry], full: LimitKey) -> None:
         """Free what was taken for nothing, and what was kept for the job if it comes from the line of another limit."""

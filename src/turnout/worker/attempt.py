@@ -17,7 +17,7 @@ from turnout.core.failure import LEASE_LOST, TIMED_OUT, ErrorInfo, Failure, Faul
 from turnout.core.record import JobRecord
 from turnout.core.retry import mro_names
 from turnout.definition.activity import Activity
-from turnout.errors import InvalidValue, TurnoutError
+from turnout.errors import InvalidValue, PayloadTooLarge, TurnoutError
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
 from turnout.telemetry import metrics, spans
@@ -136,6 +136,11 @@ class Attempt:
             return self._failed(describe(error, FaultReason.invalid_result))
         return Completed(token=self.reports.token, now=self._now(), progress=self.reports.progress, result=body,
                          exhausted=self._lease.exhausted)  # fmt: skip
+
+    def unstorable(self, error: PayloadTooLarge) -> Failed:
+        """The end instead of one that the server won't store: it would be as little stored the next time."""
+        self.reports.progress = None
+        return self._failed(describe(error.with_traceback(None), FaultReason.invalid_result))
 
     def _stopped(self, reason: StopReason | None) -> Outcome | None:
         """How a cancelled attempt ended. A cancellation that nobody asked for is a failure."""

@@ -14,7 +14,7 @@ from turnout.definition.plain_json import PayloadProblem
 from turnout.errors import InvalidArguments, InvalidValue
 from turnout.worker.context import Host, JobContext
 from turnout.worker.failure import CodeFailed, InvalidResult, Redact, describe, is_ctrl_c, redacted
-from turnout.worker.process import ChildCall, run_in_child
+from turnout.worker.process.parent import ChildCall, run_in_child
 from turnout.worker.threads import DaemonThreads
 
 LEFT_BEHIND = 1000

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import attrs
 
-from turnout.core.frozen import frozen
 from turnout.core.loglines import Line, cut, fields, of_workflow, workflow_fields
 from turnout.core.record import Progress, derived_span_id
 from turnout.core.retry import seconds as seconds_of
+from turnout.core.struct import struct
 from turnout.definition.ambient import ambient, waiter
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.definition.limits import checked_name
@@ -75,7 +75,7 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class JobFacts:
     """What is known of a job when its attempt starts; `restored` is the last checkpoint as JSON text.
 

@@ -16,28 +16,31 @@ from typing import Any
 
 import attrs
 
+from turnout.core.catalog import ActivityInfo
 from turnout.core.ends import AttemptEnd
-from turnout.core.events import Declined, Received
+from turnout.core.events import Declined, Lost, Received
 from turnout.core.evolve import evolve
-from turnout.core.failure import NODE_STOPPING
+from turnout.core.failure import NODE_STOPPING, ErrorInfo
 from turnout.core.loglines import fields
 from turnout.core.record import Delivery, JobRecord
 from turnout.core.routing import fits
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
-from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.definition.bounds import Bounds
+from turnout.errors import PayloadTooLarge, TurnoutError, UnreadableRecord
 from turnout.nats.stream import ACK
 from turnout.once import log_rarely
 from turnout.store.perform import Applied, Gates, OnSaved, Performer, Store, retry_while_away
 from turnout.store.records import Versioned
 from turnout.telemetry import attempts, spans
 from turnout.telemetry.attempts import AttemptSpan
-from turnout.worker.admission import Admission
+from turnout.worker.admission import Admission, Seat
 from turnout.worker.attempt import Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.context import job_fields
 from turnout.worker.keeper import LeaseKeeper
 from turnout.worker.leases import Lease
+from turnout.worker.workflows.handover import Handover
 
 logger = logging.getLogger("turnout.worker")
 
@@ -63,9 +66,9 @@ class NodeParts:
     """The parts of a node that its executor works with.
 
     `on_saved` is called after each write of a record. `isolate` returns when the node runs nothing but the task that
-    calls it; NodeStops when that will not be. `client` is what the code of jobs may submit with. `offer` gives the end
-    of a job to its workflow, if that is at hand here, and tells then whether a record has it. `slots`: how many jobs
-    run at a time, `properties`: what the node has that jobs may require; None: all of it.
+    calls it; NodeStops when that will not be. `client` is what the code of jobs may submit with. `workflows` are given
+    the ends of their jobs, if they are at hand here. `slots`: how many jobs run at a time, `properties`: what the node
+    has that jobs may require; None: all of it.
     """
 
     id: str
@@ -74,7 +77,7 @@ class NodeParts:
     on_saved: OnSaved | None
     isolate: Callable[[], Awaitable[None]]
     client: Any = None
-    offer: Offer | None = None
+    workflows: Handover | None = None
     slots: int = 0
     properties: Mapping[str, str] | None = None
 
@@ -84,6 +87,8 @@ class Executor:
 
     def __init__(self, store: Store, activities: Mapping[str, Activity[..., Any]], parts: NodeParts) -> None:
         self.attempts: dict[str, Attempt] = {}
+        self.contracts: dict[str, ActivityInfo] = {}
+        """What was declared of each activity."""
         self._nonce = secrets.token_hex(8)
         self._count = itertools.count()
         self._aborting = False
@@ -99,7 +104,7 @@ class Executor:
         self._code = parts.code
         self._parts = parts
 
-    async def execute(self, delivery: Delivery, ack_wait_s: float) -> None:
+    async def execute(self, delivery: Delivery, ack_wait_s: float, seat: Seat) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
         reach("execute.received")
         nonce = f"{self._nonce}{next(self._count):x}"
@@ -110,12 +115,12 @@ class Executor:
         activity = self._activities[delivery.activity]
         if activity.requires:
             delivery = _requiring(delivery, activity.requires)
-        admission = Admission(self._store, activity, delivery, self._node) if activity.limits else None
+        admission = Admission(self._store, activity, delivery, self._node, seat) if activity.limits else None
         performer = Performer(
             self._store,
             settle=partial(self._keeper.settle, lease),
             confident=self._keeper.confident,
-            patient=True,
+            retry_while_away=True,
             on_saved=self._parts.on_saved,
             gates=Gates(self._parts.isolate, None if admission is None else admission.take),
         )
@@ -158,7 +163,7 @@ class Executor:
 
     def decline(self, delivery: Delivery) -> None:
         """Give back a delivery that was not begun, for want of a slot, say. That never counts against the job."""
-        performer = Performer(self._store, patient=True)
+        performer = Performer(self._store, retry_while_away=True)
         if not delivery.exhausted:
             with contextlib.suppress(TurnoutError):  # offline: its lease brings it back
                 performer.give_back(delivery.message, 0.0)
@@ -173,14 +178,20 @@ class Executor:
         for attempt in list(self.attempts.values()):
             attempt.stop(NODE_STOPPING)
 
+    @property
+    def waiting(self) -> int:
+        """Of how many attempts the code waits for another job. For any thread."""
+        return sum(attempt.context.waiting > 0 for attempt in list(self.attempts.values()))
+
     def _waits(self) -> None:
         """A job's code waits for another job: say so when all slots are held by such code, which may never move on."""
-        waiting = sum(attempt.context.waiting > 0 for attempt in self.attempts.values())
+        waiting = self.waiting
         if waiting >= self._parts.slots:
             log_rarely(logger, logging.WARNING, "waiting", _ALL_WAIT, waiting)
 
     async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Versioned, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
+        delivery = await self._within_bounds(delivery)
         # A message that was requeued carries on what earlier attempts began, and their record says what.
         first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
         activity, job_id = delivery.activity, delivery.id
@@ -200,6 +211,27 @@ class Executor:
         # What was read for the span is not decided upon: between then and now the job may have gone (P9).
         applied = await performer.apply(activity, job_id, event, job if first or job.record else None)
         return applied.job, tracing
+
+    async def _within_bounds(self, delivery: Delivery) -> Delivery:
+        """The delivery with a problem, if its message asks for more than the activity lets a submission ask for.
+
+        Whoever has asked by `.options()` where no client could refuse it, such as a workflow's code, is told the same
+        as by one. A workflow does not look at the bounds itself: they are this version's, its history may be older.
+        What was accepted stays so: a job that has begun, and one that was submitted while other bounds allowed it.
+        """
+        activity, options = self._activities[delivery.activity], delivery.spec.options
+        bounds = activity.settings.bounds
+        problem = "" if bounds is None else bounds.problem(activity.name, options)
+        if not problem or delivery.problem is not None:
+            return delivery
+        record = (await retry_while_away(partial(self._store.registry.load, activity.name, delivery.id))).record
+        contract = self.contracts.get(activity.name)
+        until, earlier = Bounds.earlier({} if contract is None else contract.options)
+        submitted_at = delivery.spec.submitted_at if record is None else record.spec.submitted_at
+        allowed = submitted_at < until and (earlier is None or not earlier.problem(activity.name, options))
+        if allowed or (record is not None and record.begun):
+            return delivery
+        return evolve(delivery, problem=ErrorInfo("InvalidValue", problem))
 
     def _fits(self, requires: Mapping[str, str]) -> bool:
         has = self._parts.properties
@@ -230,15 +262,32 @@ class Executor:
                 *(job.record.id, job.record.attempt),
                 extra=job_fields(attempt.context),
             )
+            self._finish(self._count_loss(job.record))
             return True  # whoever counts the loss ends its span
         reach("execute.ended")
-        if self._parts.offer is not None and job.record.spec.options.parent is not None:
-            performer.hand_over = partial(self._hand_over, self._parts.offer, performer, lease, outcome)
-        applied = await performer.apply(job.record.activity, job.record.id, outcome, attempt.reports.job)
+        parent, workflows = job.record.spec.options.parent, self._parts.workflows
+        if workflows is not None and parent is not None:
+            offer = partial(workflows.offer, ahead=workflows.expect(parent))
+            performer.hand_over = partial(self._hand_over, offer, performer, lease, outcome)
+        activity_name, job_id, job = job.record.activity, job.record.id, attempt.reports.job
+        try:
+            applied = await performer.apply(activity_name, job_id, outcome, job)
+        except PayloadTooLarge as error:  # whatever else is in the record, the server is smaller than it was taken for
+            performer.hand_over = None
+            applied = await performer.apply(activity_name, job_id, attempt.unstorable(error), job)
         reach("execute.settled")
         record = None if applied.abandoned else applied.job.record
         tracing.ended(record)
         return record is None or record.outside is None
+
+    async def _count_loss(self, record: JobRecord) -> None:
+        """Say that the attempt is lost, unless somebody has: none that asks may be left, where its message is exhausted
+        and the server's alarm got lost, and who lives is not taken for dead (P7)."""
+        assert record.token is not None
+        performer = Performer(self._store, retry_while_away=True, on_saved=self._parts.on_saved)
+        lost = Lost(token=record.token, now=self._store.connection.now())
+        with contextlib.suppress(TurnoutError):
+            await performer.apply(record.activity, record.id, lost)
 
     def _hand_over(
         self, offer: Offer, performer: Performer, lease: Lease, outcome: AttemptEnd, record: JobRecord

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import attrs
 
 from turnout import fastjson
 from turnout.errors import TurnoutError
+from turnout.loop_thread import LoopThread
 
 logger = logging.getLogger("turnout.worker.health")
 
@@ -51,47 +51,31 @@ class HealthServer:
         self._report = report
         self._open: dict[asyncio.StreamWriter, None] = {}
         """Whom it talks with, in the order of their coming."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="turnout-health", daemon=True)
-        self._listening = threading.Event()
-        self._error: OSError | None = None
+        self._thread = LoopThread("turnout-health", self._serve)
 
     async def start(self) -> None:
         """Returns when it answers; `port` is the real one then. CannotListen says why it does not."""
         self._thread.start()
-        await asyncio.to_thread(self._listening.wait)
-        if self._error is not None:
-            reason = self._error.strerror or self._error
-            raise CannotListen(f"can't serve the health on {self.host}:{self.port}: {reason}")
+        try:
+            await self._thread.wait_ready()
+        except OSError as error:
+            raise CannotListen(
+                f"can't serve the health on {self.host}:{self.port}: {error.strerror or error}"
+            ) from error
 
     async def stop(self) -> None:
         """No more answers."""
-        if self._loop is not None and self._ending is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ending.set)
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, PATIENCE_S)
+        await self._thread.stop(PATIENCE_S)
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            _metrics()  # counting begins before anybody asks
-            asyncio.run(self._serve())
-        except OSError as error:
-            self._error = error
-        finally:
-            self._listening.set()
-
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ending = asyncio.Event()
+        _metrics()  # counting begins before anybody asks
         server = await asyncio.start_server(self._connected, self.host, self.port, limit=_LINE_BYTES)
         self.port = server.sockets[0].getsockname()[1]
-        self._listening.set()
+        self._thread.ready()
         try:
-            await self._ending.wait()
+            await asyncio.get_running_loop().create_future()  # until it is stopped
         finally:
             server.close()  # not waited for: what is open ends with this loop
 

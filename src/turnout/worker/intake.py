@@ -40,10 +40,11 @@ from turnout.store.consumers import consumer_of, route_name
 from turnout.store.names import lane
 from turnout.store.perform import Store
 from turnout.store.queue import parse_received
-from turnout.store.topology import ConsumerOptions, Topology
+from turnout.store.topology import Topology
+from turnout.worker.admission import Seat
 from turnout.worker.elders import Elders
 from turnout.worker.executor import NodeStops
-from turnout.worker.line import Line, rank, startable
+from turnout.worker.line import Line, consumer_options, rank, startable
 
 logger = logging.getLogger("turnout.worker")
 
@@ -71,13 +72,13 @@ _LANES_EVERY_S = 15.0
 class Handling:
     """What the node does for its intake.
 
-    `execute` runs a delivery whose ack wait is so many seconds. `decline` gives one back that was not begun. `closed`
-    says why no job may be taken now, None when all is well. `asleep_s`: for how long a delivery that comes now may have
-    lain here without being looked at.
+    `execute` runs a delivery whose ack wait is so many seconds, and whose slot it may leave for a while. `decline`
+    gives one back that was not begun. `closed` says why no job may be taken now, None when all is well. `asleep_s`: for
+    how long a delivery that comes now may have lain here without being looked at.
     """
 
     node: str
-    execute: Callable[[Delivery, float], Coroutine[Any, Any, None]]
+    execute: Callable[[Delivery, float, Seat], Coroutine[Any, Any, None]]
     decline: Callable[[Delivery], None]
     closed: Callable[[], str | None]
     asleep_s: Callable[[], float]
@@ -102,7 +103,8 @@ class Intake:
     ) -> None:
         self.slots = slots
         self.tasks: set[asyncio.Task[None]] = set()
-        """What runs, a task each."""
+        """What was begun here, a task each: it runs, or waits in hand for a place of a limit."""
+        self._in_hand = 0
         self.draining = False
         self._store = store
         self._handling = handling
@@ -151,7 +153,7 @@ class Intake:
 
     def _route_ensurer(self, line: Line, route: Route) -> Callable[[bool], Coroutine[Any, Any, None]]:
         async def ensure(update: bool) -> None:
-            options = _consumer_options(self._activities[route.activity])
+            options = consumer_options(self._activities[route.activity])
             line.ack_wait_s, line.max_deliver, until = await self._store.routes.ensure(route, options, update=update)
             line.resume_at(None if until is None else until - self._store.connection.now())
 
@@ -159,10 +161,9 @@ class Intake:
 
     def _ensurer(self, line: Line, activity: Activity[..., Any]) -> Callable[[bool], Coroutine[Any, Any, None]]:
         topology = Topology(self._store.connection, self._store.names)
-        options = _consumer_options(activity)
 
         async def ensure(update: bool) -> None:
-            config = await topology.ensure_consumer(line.name, options, line.lane, update=update)
+            config = await topology.ensure_consumer(line.name, consumer_options(activity), line.lane, update=update)
             paused_until = await self._store.pauses.apply(line.name, config, config["name"])
             line.resume_at(None if paused_until is None else paused_until - self._store.connection.now())
             line.ack_wait_s, line.max_deliver = config["ack_wait"] / 1e9, int(config.get("max_deliver", -1))
@@ -238,8 +239,9 @@ class Intake:
         await asyncio.gather(*(line.puller.stop() for line in self._all))
 
     def drain(self) -> None:
-        """Give back what waits for a slot, or to be alone, and ask for nothing any more."""
+        """Give back what waits for a slot, or to be alone, and ask for nothing any more. What is in hand is parked."""
         self.draining = True
+        self._store.places.hurry()
         self._fewer.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -250,7 +252,19 @@ class Intake:
 
     @property
     def running(self) -> int:
-        return len(self.tasks)
+        """How many slots are taken."""
+        return len(self.tasks) - self._in_hand
+
+    @property
+    def overfull(self) -> bool:
+        """Whether more slots are taken than there are."""
+        return self.running > self.slots
+
+    def stood(self, count: int) -> None:
+        """So many jobs more wait in hand, and leave their slots to others; or less, and have one again."""
+        self._in_hand += count
+        if count > 0 and self._competing:
+            self._slot_freed()
 
     @property
     def running_of(self) -> dict[str, int]:
@@ -307,7 +321,7 @@ class Intake:
             await self._fewer.wait()
 
     @property
-    def _closed(self) -> bool:
+    def closed(self) -> bool:
         """Whether no job may be taken now."""
         return self.draining or bool(self._solitary) or self._handling.closed() is not None
 
@@ -315,7 +329,7 @@ class Intake:
 
     def top_up(self, line: Line) -> None:
         """Ask for what there is room for."""
-        if self._closed:
+        if self.closed:
             return
         if self._competing:
             self.share_soon()
@@ -353,7 +367,7 @@ class Intake:
     def _share(self) -> None:
         """Those that have jobs waiting take turns; of the others, some ask for one and some have themselves told."""
         self._timer, self._freed = None, 0
-        if self._closed:
+        if self.closed:
             return
         lines = self._all
         free = self.slots - self.running - self._held - sum(line.granted for line in lines)
@@ -452,7 +466,7 @@ class Intake:
     def _accept(self, line: Line, delivery: Delivery) -> None:
         if self._handling.asleep_s() > line.ack_wait_s:
             return  # it may have lain here while we slept, and be another's by now: its lease brings it back (P9)
-        if self._closed:
+        if self.closed:
             self._handling.decline(delivery)
         elif line.busy < line.limit and self.running < self.slots:
             self._execute(line, delivery)
@@ -463,7 +477,7 @@ class Intake:
 
     def _execute(self, line: Line, delivery: Delivery) -> None:
         line.running += 1
-        task = self._loop.create_task(self._handling.execute(delivery, line.ack_wait_s))
+        task = self._loop.create_task(self._handling.execute(delivery, line.ack_wait_s, line))
         self.tasks.add(task)
         task.add_done_callback(partial(self._executed, line, delivery))
 
@@ -509,13 +523,3 @@ class Intake:
         timer.cancel()
         self._held -= 1
         return delivery
-
-
-def _consumer_options(activity: Activity[..., Any]) -> ConsumerOptions:
-    settings = activity.settings
-    return ConsumerOptions(
-        lease=settings.lease,
-        max_attempts=settings.retry.max_attempts,
-        max_lost=settings.max_lost,
-        fairness="" if activity.fairness is None else activity.fairness.dumps(),
-    )

@@ -24,6 +24,7 @@ from turnout.nats.boottime import boottime
 from turnout.nats.connection import Connection, ConnectOptions, Message, StoredMessage
 from turnout.nats.messages import level_of
 from turnout.nats.stream import IN_PROGRESS, kv_stream, nak
+from turnout.once import log_rarely
 from turnout.store.failure_detector import RETURN_S, FailureDetector
 from turnout.store.names import Names
 from turnout.store.nodes import Nodes
@@ -366,7 +367,8 @@ class LeaseKeeper:
             try:
                 await nodes.alive(self._work.describe())
             except TurnoutError as error:
-                logger.log(level_of(error, logging.WARNING), "the node's liveness could not be written: %s", error)
+                level = level_of(error, logging.WARNING)
+                log_rarely(logger, level, "liveness", "the node's liveness could not be written: %s", error)
                 self.confident.failed()
                 pause_s = self._ttl_s * 0.05
             else:

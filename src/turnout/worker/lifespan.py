@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.errors import DefinitionError
 
 logger = logging.getLogger("turnout.worker")
@@ -22,7 +22,7 @@ END_S = 30.0
 """How long the code at the end may take before it is cancelled."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class LifespanCode:
     """What the user gives. Each is called with the worker if it has a parameter for it, else with nothing."""
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from turnout.core.record import Delivery
 from turnout.core.spec import DEFAULT_PRIORITY, priority_of
+from turnout.definition.activity import Activity
 from turnout.nats.boottime import boottime
 from turnout.nats.pull import Puller
+from turnout.store.topology import ConsumerOptions
 
 _RESUMED_S = 0.02
 """So long after the end of a pause its consumer hands over again, surely."""
 _FAR_S = 30 * 86_400.0
+
+_FEW = 16
+"""While jobs wait in hand for a place of a limit, no more than as many are asked for, or a quarter of the slots."""
 
 
 class Sharing(Protocol):
@@ -25,6 +30,14 @@ class Sharing(Protocol):
     def ended(self, line: Line, unused: int) -> None: ...
 
     def share_soon(self) -> None: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def overfull(self) -> bool: ...
+
+    def stood(self, count: int) -> None: ...
 
 
 class Line:
@@ -50,6 +63,8 @@ class Line:
         self.past: Line | None = None
         """The express lane of its priority, for those that are let past what lies here."""
         self.running = 0
+        self.in_hand = 0
+        """How many wait for a place of a limit, without a slot."""
         self.held: deque[tuple[Delivery, asyncio.TimerHandle]] = deque()
         self.ack_wait_s = 0.0
         self.max_deliver = -1
@@ -83,16 +98,44 @@ class Line:
 
     @property
     def room(self) -> int:
-        """How many more of this activity may be asked for, by its own limit."""
+        """How many more of this activity may be asked for, by its own limit.
+
+        While jobs wait in hand, a few: what nobody asks for waits at the server, which costs nothing.
+        """
         if len(self.group) == 1:
-            return self.limit - self.running - len(self.held) - self.puller.asked
-        others = sum(line.granted for line in self.group if line is not self)
-        return self.limit - self.busy - sum(len(line.held) for line in self.group) - self.puller.asked - others
+            room = self.limit - self.running - len(self.held) - self.puller.asked
+        else:
+            others = sum(line.granted for line in self.group if line is not self)
+            held = sum(len(line.held) for line in self.group)
+            room = self.limit - self.busy - held - self.puller.asked - others
+        if self.in_hand:
+            return min(room, max(_FEW, self.limit // 4) - self.in_hand - self.puller.asked)
+        return room
 
     @property
     def busy(self) -> int:
         """How many of this activity run."""
         return self.running if len(self.group) == 1 else sum(line.running for line in self.group)
+
+    @property
+    def closed(self) -> bool:
+        return self._intake.closed
+
+    def stand(self) -> bool:
+        """A job that was begun here waits for a place of a limit, and leaves its slot to others. False: it may not."""
+        if self.closed or self.in_hand >= self.limit:
+            return False
+        self.running -= 1
+        self.in_hand += 1
+        self._intake.stood(1)
+        return True
+
+    def sit(self) -> bool:
+        """It waits no longer, and counts as running again. Whether there is a slot for it: if not, it must not run."""
+        self.running += 1
+        self.in_hand -= 1
+        self._intake.stood(-1)
+        return not self.closed and not self._intake.overfull and self.busy <= self.limit
 
     @property
     def granted(self) -> int:
@@ -127,3 +170,14 @@ def startable(waiting: Sequence[Line]) -> int:
     rooms = {line.name: line.room for line in waiting}
     known = {name: sum(max(1, line.waiting) for line in waiting if line.name == name) for name in rooms}
     return sum(min(room, known[name]) for name, room in rooms.items())
+
+
+def consumer_options(activity: Activity[..., Any]) -> ConsumerOptions:
+    """What the consumer of an activity is made with."""
+    settings = activity.settings
+    return ConsumerOptions(
+        lease=settings.lease,
+        max_attempts=settings.retry.max_attempts,
+        max_lost=settings.max_lost,
+        fairness="" if activity.fairness is None else activity.fairness.dumps(),
+    )

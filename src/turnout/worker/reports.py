@@ -18,7 +18,6 @@ from turnout.core.loglines import Line
 from turnout.core.record import JobRecord, Progress, Token
 from turnout.core.spec import Body
 from turnout.errors import TurnoutError
-from turnout.store.payloads import inline
 from turnout.store.perform import Performer, Store, retry_while_away
 from turnout.store.records import Versioned
 from turnout.telemetry.attempts import AttemptSpan
@@ -158,7 +157,7 @@ class Reports:
 
     async def body(self, text: str, what: str) -> Body:
         """A text as the record keeps it: inline, or in an object that is stored when this returns."""
-        small = inline(text)
+        small = self._store.payloads.inline(text)
         if small is not None:
             return small
         return await retry_while_away(lambda: self._store.payloads.put(text, what, self.record.id))

@@ -15,14 +15,14 @@ import attrs
 from turnout import wire
 from turnout.bounded import each
 from turnout.core.catalog import ActivityInfo, NodeInfo
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError
 from turnout.nats.boottime import boottime
 from turnout.nats.connection import ConnectOptions
 from turnout.store.perform import Store
 from turnout.store.topology import Topology
-from turnout.telemetry import metrics
+from turnout.telemetry import log_lines, metrics
 from turnout.worker.attempt import CLEANUP_S, Attempt
 from turnout.worker.code import CodeRunner
 from turnout.worker.executor import Executor, NodeParts
@@ -45,7 +45,7 @@ class WorkerDied(TurnoutError):
     """One of the loops that a worker lives by has ended; the process should too."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class RunnerSettings:
     """What a worker has beside its activities: hooks to call, a redaction of errors, workflows, its own client.
 
@@ -74,7 +74,7 @@ class Runner:
         settings: RunnerSettings = _DEFAULTS,
     ) -> None:
         self._store = store
-        hooks = self._hooks = settings.hooks
+        self._hooks = settings.hooks
         self._workflows = settings.workflows
         self._activities = activities
         self._node = node
@@ -90,15 +90,14 @@ class Runner:
             on_confirmed=self._confirmed,
         )
         self._keeper = LeaseKeeper(options, store.names, work, ttl_s=node.ttl)
-        on_saved = hooks.on_saved if hooks is not None else None
         parts = NodeParts(
             id=node.id,
             keeper=self._keeper,
             code=self._code,
-            on_saved=on_saved,
+            on_saved=log_lines.logged(self._hooks.on_saved if self._hooks is not None else None),
             isolate=self._isolate,
             client=settings.client,
-            offer=settings.workflows.handover.offer if settings.workflows is not None else None,
+            workflows=settings.workflows.handover if settings.workflows is not None else None,
             slots=node.slots,
             properties=None if settings.fits_all else node.properties,
         )
@@ -130,7 +129,9 @@ class Runner:
         topology = Topology(self._store.connection, self._store.names)
         await topology.ensure()
         await self._store.connection.sync_clock(self._store.names.work)
-        await each(self._store.nodes.declare, map(_declared, self._activities.values()), _DECLARED_TOGETHER)
+        declared = map(_declared, self._activities.values())
+        for contract in await each(self._store.nodes.declare, declared, _DECLARED_TOGETHER):
+            self._executor.contracts[contract.name] = contract
         retentions = {name: activity.settings.retention for name, activity in self._activities.items()}
         await self._store.settings.declare(retentions)
         for activity in self._activities.values():
@@ -278,6 +279,7 @@ class Runner:
         return attrs.evolve(
             self._node,
             running=self._intake.running,
+            waiting=self._executor.waiting,
             draining=self._draining,
             refused=f"{refused[0]}{more}" if refused else "",
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from turnout.cli.options import Duration, Instant, Label, Properties, Since, Verbs, WebAddress
+from turnout.cli.commands.shared import JAEGER, YES, begins, either, filtered, of_state, without_none
+from turnout.cli.options import Duration, Properties, Since, Verbs
+
+if TYPE_CHECKING:  # what waits is loaded once a verb runs, so that the help is quick
+    from turnout.cli.waiting import Patience
 
 _STATES = ["scheduled", "queued", "running", "retrying", "completed", "faulted", "cancelled"]
 
@@ -28,38 +30,16 @@ def job() -> None:
 @job.command()
 @click.argument("activity")
 @click.argument("payload", required=False)
-@click.option("--id", "id_", metavar="ID", help="The job's id; by default one is made up.")
-@click.option("--if-exists", type=click.Choice(["raise", "join", "replace"]), help="What to do when the id is taken.")
-@click.option("--delay", type=Duration(), help="Not before so long: 90, 2m, 1h30m.")
-@click.option("--at", type=Instant(), metavar="INSTANT", help="Not before this instant: 2026-01-31T12:00:00Z.")
+@begins("job")
 @click.option("--debounce", type=Duration(), help="Not before so long without another one; they are one job.")
 @click.option("--debounce-key", metavar="KEY", help="Another one is one with this key; by default, with none.")
 @click.option("--expires-in", type=Duration(), help="It must have ended by then, from the submission on.")
 @click.option("--start-within", type=Duration(), help="Its first attempt must have begun by then.")
-@click.option("--require", cls=Properties, multiple=True, metavar="NAME=VALUE", help="What its node must have.")
+@click.option(
+    "--require", "requires", cls=Properties, multiple=True, metavar="NAME=VALUE", help="What its node must have."
+)
 @click.option("--priority", type=click.IntRange(1, 5), help="Whether it starts before others: 1 first, 3 as usual.")
-@click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
-@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
-@click.option("--follow", is_flag=True, help="Show the progress until the end, and print the result.")
-@click.option("--timeout", type=Duration(), help="How long to wait; the job goes on after that.")
-def submit(
-    activity: str,
-    payload: str | None,
-    id_: str | None,
-    if_exists: str | None,
-    delay: float | None,
-    at: dt.datetime | None,
-    debounce: float | None,
-    debounce_key: str | None,
-    expires_in: float | None,
-    start_within: float | None,
-    require: dict[str, str] | None,
-    priority: int | None,
-    labels: tuple[tuple[str, str], ...],
-    wait: bool,
-    follow: bool,
-    timeout: float | None,
-) -> int:
+def submit(activity: str, payload: str | None, options: dict[str, Any], patience: Patience, **further: Any) -> int:
     """Submit a job of ACTIVITY and print its id.
 
     PAYLOAD is JSON: as an argument, `-` for stdin, or @FILE; without one it is {}.
@@ -68,61 +48,28 @@ def submit(
       turnout job submit convert_video '{"path": "a.mp4"}' --label customer=42 --follow
     """
     from turnout.cli import submitting
-    from turnout.cli.waiting import Patience
 
-    options = {
-        "id": id_,
-        "if_exists": if_exists,
-        "delay": delay,
-        "at": at,
-        "debounce": debounce,
-        "debounce_key": debounce_key,
-        "expires_in": expires_in,
-        "start_within": start_within,
-        "requires": require,
-        "priority": priority,
-        "labels": dict(labels),
+    return submitting.submit(activity, payload, options | without_none(further), patience)
+
+
+_filtered = filtered(
+    {
+        "state": of_state(_STATES),
+        "activity": click.option("--activity", metavar="NAME", help="Of this activity."),
+        "label": click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
+        "since": click.option("--since", type=Since(), metavar="WHEN", help="Submitted since: 2h, 7d, or an instant."),
+        "workflow": click.option("--workflow", metavar="ID", help="Activities of this workflow."),
+        "schedule": click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
+        "group": click.option("--group", metavar="ID", help="Members of this group."),
+        "error": click.option("--error", metavar="NAME", help="Whose last error is of this class, such as ValueError."),
     }
-    given = {name: value for name, value in options.items() if value is not None}
-    return submitting.submit(activity, payload, given, Patience(wait, follow, timeout))
-
-
-_FILTERS = (
-    click.option("--state", "states", type=click.Choice(_STATES), multiple=True, help="In this state; repeatable."),
-    click.option("--activity", metavar="NAME", help="Of this activity."),
-    click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
-    click.option("--since", type=Since(), metavar="WHEN", help="Submitted since: 2h, 7d, or an instant."),
-    click.option("--workflow", metavar="ID", help="Activities of this workflow."),
-    click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
-    click.option("--group", metavar="ID", help="Members of this group."),
-    click.option("--error", metavar="NAME", help="Whose last error is of this class, such as ValueError."),
 )
 _NODE = click.option("--node", metavar="NODE", help="Running on this node (its id or its name).")
-_YES = click.option("--yes", is_flag=True, help="Don't ask whether so many jobs are meant.")
-
-
-def _filtered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a verb the filters of jobs, as one dictionary."""
-
-    @functools.wraps(command)
-    def filtered(*, states: tuple[str, ...], **given: Any) -> Any:
-        names = ("activity", "label", "since", "workflow", "schedule", "group", "error")
-        filters = {name: given.pop(name) for name in names}
-        return command(filters={"state": states or None, **filters}, **given)
-
-    for option in reversed(_FILTERS):
-        filtered = option(filtered)
-    return filtered
 
 
 def _either(ids: tuple[str, ...], filters: Mapping[str, Any]) -> bool:
-    """Whether ids are given; beside them only the activity may be. A usage error for neither."""
-    given = [name for name, value in filters.items() if value is not None]
-    if ids and set(given) - {"activity"}:
-        raise click.UsageError("either ids or filters: not both")
-    if not ids and not given:
-        raise click.UsageError("which jobs? Name ids, or filters: --state, --activity, --label, --since, ...")
-    return bool(ids)
+    hint = "which jobs? Name ids, or filters: --state, --activity, --label, --since, ..."
+    return either(ids, filters, hint, beside=["activity"])
 
 
 @job.command("ls")
@@ -158,13 +105,7 @@ def show(id_: str, activity: str | None) -> int:
 
 @job.command()
 @click.argument("id_", metavar="ID")
-@click.option(
-    "--jaeger",
-    type=WebAddress(),
-    metavar="URL",
-    envvar="TURNOUT_JAEGER_URL",
-    help="Where Jaeger's pages are, for a link to the trace there; else $TURNOUT_JAEGER_URL.",
-)
+@JAEGER
 @_of_activity
 def trace(id_: str, jaeger: str | None, activity: str | None) -> int:
     """Show a job's attempts as a tree, and where its time went.
@@ -224,7 +165,7 @@ def result(id_: str, timeout: float | None, activity: str | None) -> int:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--reason", default="", help="Why: kept with the job.")
 @_filtered
-@_YES
+@YES
 def cancel(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool) -> int:
     """Cancel jobs, by their ids or all that match.
 
@@ -244,7 +185,7 @@ def cancel(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--no-checkpoint", is_flag=True, help="Begin without the checkpoint that is kept.")
 @_filtered
-@_YES
+@YES
 def retry(ids: tuple[str, ...], no_checkpoint: bool, filters: dict[str, Any], yes: bool) -> int:
     """Run faulted or cancelled jobs again, by their ids or all that match.
 
@@ -263,7 +204,7 @@ def retry(ids: tuple[str, ...], no_checkpoint: bool, filters: dict[str, Any], ye
 @job.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @_filtered
-@_YES
+@YES
 def delete(ids: tuple[str, ...], filters: dict[str, Any], yes: bool) -> int:
     """Forget jobs that have ended, by their ids or all that match."""
     from turnout.cli import bulk, jobs, session

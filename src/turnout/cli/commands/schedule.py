@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
+from turnout.cli.commands.shared import without_none
 from turnout.cli.options import Duration, Instant, Properties, Verbs
 
 _OVERLAPS = ["skip", "queue", "allow", "cancel"]
@@ -61,14 +60,10 @@ def add(
 
     plan = {"cron": cron, "every": every, "timezone": timezone, "start": start, "end": end, "overlap": overlap}
     plan |= {"catch_up": catch_up, "jitter": jitter}
-    options = _given({"requires": require, "priority": priority})
+    options = without_none({"requires": require, "priority": priority})
     if workflow and options:
         raise click.UsageError("--require and --priority are for jobs: a workflow runs on every worker that knows it")
-    return schedules.add(name, activity, payload, _given(plan), None if workflow else options)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+    return schedules.add(name, activity, payload, without_none(plan), None if workflow else options)
 
 
 @schedule.command("ls")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from turnout.cli.options import Duration, Instant, Label, LinesVerb, Since, Verbs, WebAddress, given
+from turnout.cli.commands.shared import JAEGER, YES, begins, either, filtered, of_state
+from turnout.cli.options import Duration, LinesVerb, Since, Verbs, given
+
+if TYPE_CHECKING:  # what waits is loaded once a verb runs, so that the help is quick
+    from turnout.cli.waiting import Patience
 
 _STATES = ["scheduled", "running", "stuck", "completed", "faulted", "cancelled", "terminated"]
 
@@ -22,26 +24,8 @@ def workflow() -> None:
 @workflow.command()
 @click.argument("name")
 @click.argument("payload", required=False)
-@click.option("--id", "id_", metavar="ID", help="The workflow's id; by default one is made up.")
-@click.option("--if-exists", type=click.Choice(["raise", "join", "replace"]), help="What to do when the id is taken.")
-@click.option("--delay", type=Duration(), help="Not before so long: 90, 2m, 1h30m.")
-@click.option("--at", type=Instant(), metavar="INSTANT", help="Not before this instant: 2026-01-31T12:00:00Z.")
-@click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
-@click.option("--wait", is_flag=True, help="Wait for the end, and print the result.")
-@click.option("--follow", is_flag=True, help="Show what it waits for until the end, and print the result.")
-@click.option("--timeout", type=Duration(), help="How long to wait; the workflow goes on after that.")
-def start(
-    name: str,
-    payload: str | None,
-    id_: str | None,
-    if_exists: str | None,
-    delay: float | None,
-    at: dt.datetime | None,
-    labels: tuple[tuple[str, str], ...],
-    wait: bool,
-    follow: bool,
-    timeout: float | None,
-) -> int:
+@begins("workflow")
+def start(name: str, payload: str | None, options: dict[str, Any], patience: Patience) -> int:
     """Start a workflow of NAME and print its id.
 
     PAYLOAD is JSON: as an argument, `-` for stdin, or @FILE; without one it is {}.
@@ -50,47 +34,24 @@ def start(
       turnout workflow start order '{"sku": "a"}' --id o-17 --follow
     """
     from turnout.cli import workflows
-    from turnout.cli.waiting import Patience
 
-    options = {"id": id_, "if_exists": if_exists, "delay": delay, "at": at, "labels": dict(labels) or None}
-    given = {key: value for key, value in options.items() if value is not None}
-    return workflows.start(name, payload, given, Patience(wait, follow, timeout))
+    return workflows.start(name, payload, options, patience)
 
 
-_FILTERS = [
-    click.option(
-        "--state", "states", type=click.Choice(_STATES), multiple=True, help="In this state; may be repeated."
-    ),
-    click.option("--name", metavar="NAME", help="Of this name."),
-    click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
-    click.option("--parent", metavar="ID", help="Children of this workflow."),
-    click.option("--since", type=Since(), metavar="WHEN", help="Started since: 2h, 7d, or an instant."),
-    click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
-]
-_YES = click.option("--yes", is_flag=True, help="Don't ask whether so many workflows are meant.")
-
-
-def _filtered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a verb the filters of workflows, as one dictionary."""
-
-    @functools.wraps(command)
-    def filtered(*, states: tuple[str, ...], **given: Any) -> Any:
-        filters = {name: given.pop(name) for name in ("name", "label", "parent", "since", "schedule")}
-        return command(filters={"state": states or None, **filters}, **given)
-
-    for option in reversed(_FILTERS):
-        filtered = option(filtered)
-    return filtered
+_filtered = filtered(
+    {
+        "state": of_state(_STATES),
+        "name": click.option("--name", metavar="NAME", help="Of this name."),
+        "label": click.option("--label", metavar="KEY[=VALUE]", help="With this label."),
+        "parent": click.option("--parent", metavar="ID", help="Children of this workflow."),
+        "since": click.option("--since", type=Since(), metavar="WHEN", help="Started since: 2h, 7d, or an instant."),
+        "schedule": click.option("--schedule", metavar="NAME", help="Runs of this schedule."),
+    }
+)
 
 
 def _either(ids: tuple[str, ...], filters: Mapping[str, Any]) -> bool:
-    """Whether ids are given. A usage error for ids and filters, and for neither."""
-    given = any(value is not None for value in filters.values())
-    if ids and given:
-        raise click.UsageError("either ids or filters: not both")
-    if not ids and not given:
-        raise click.UsageError("which workflows? Name ids, or filters: --state, --name, --label, --since, ...")
-    return bool(ids)
+    return either(ids, filters, "which workflows? Name ids, or filters: --state, --name, --label, --since, ...")
 
 
 @workflow.command("ls")
@@ -227,13 +188,7 @@ def resume(ids: tuple[str, ...]) -> int:
 
 @workflow.command()
 @click.argument("id_", metavar="ID")
-@click.option(
-    "--jaeger",
-    type=WebAddress(),
-    metavar="URL",
-    envvar="TURNOUT_JAEGER_URL",
-    help="Where Jaeger's pages are, for a link to the trace there; else $TURNOUT_JAEGER_URL.",
-)
+@JAEGER
 def trace(id_: str, jaeger: str | None) -> int:
     """Show what a workflow's newest run did and waited for, and how long.
 
@@ -249,7 +204,7 @@ def trace(id_: str, jaeger: str | None) -> int:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--reason", default="", help="Why: kept with the workflow.")
 @_filtered
-@_YES
+@YES
 def cancel(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool) -> int:
     """Ask workflows to end, by their ids or all that match.
 
@@ -269,7 +224,7 @@ def cancel(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option("--reason", default="", help="Why: kept with the workflow.")
 @_filtered
-@_YES
+@YES
 def terminate(ids: tuple[str, ...], reason: str, filters: dict[str, Any], yes: bool) -> int:
     """End workflows at once, by their ids or all that match.
 
@@ -331,8 +286,8 @@ def check(module: str) -> int:
     """Look in the workflows of MODULE for what would not be the same again.
 
     Clocks, chance, files, the environment, threads, sets: each with file, line, and what to do instead. The code is
-    read, with the functions of the same package that it calls. A line that ends in `# turnout: ok` is left alone.
-    Exits 1 when something is found.
+    read, with the functions that it calls of the same package or directory. A line that ends in `# turnout: ok` is left
+    alone. Exits 1 when something is found.
     """
     from turnout.cli import workflow_code
 

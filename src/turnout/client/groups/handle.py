@@ -15,13 +15,13 @@ from turnout.client.handle import JobHandle, failure_of
 from turnout.client.info import JobInfo
 from turnout.client.reader import Reader
 from turnout.core.evolve import evolve
-from turnout.core.failure import one_line
+from turnout.core.failure import given_reason
 from turnout.core.group import GroupRecord, member_id
 from turnout.core.record import JobRecord, JobState
 from turnout.core.retry import seconds
 from turnout.definition.ambient import waiting
 from turnout.definition.codec import decode_as
-from turnout.errors import GroupNotFound, InvalidValue, JobCancelled, JobFaulted, JobNotFound, UnreadableRecord
+from turnout.errors import GroupNotFound, JobCancelled, JobFaulted, JobNotFound, UnreadableRecord
 from turnout.nats.direct import Raw
 from turnout.store.groups import KeptGroup
 from turnout.store.members import PART, ActivityOf, Members
@@ -96,10 +96,9 @@ class GroupHandle(Generic[R]):
     async def cancel(self, reason: str = "") -> None:
         """Ask every job of it to end that has not, as `JobHandle.cancel` does; also those that somebody is about to
         submit. Nothing happens to a group that has finished. What is to follow when all have ended does."""
-        if not isinstance(reason, str):
-            raise InvalidValue(f"reason must be text, not {reason!r}")
+        why = given_reason(reason)
         await self._record()
-        kept = await self._members.change(self.id, lambda record: _cancelled(record, one_line(reason)))
+        kept = await self._members.change(self.id, lambda record: _cancelled(record, why))
         if kept.record is None or kept.record.finished_at is not None:
             return
         if kept.record.published < kept.record.total:

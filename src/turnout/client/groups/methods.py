@@ -25,7 +25,7 @@ from turnout.core.group import (
     valid_group_id,
 )
 from turnout.crashpoints import reach
-from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref
+from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref, as_activity
 from turnout.definition.ambient import ambient
 from turnout.definition.options import Submission
 from turnout.definition.plain_json import decode_json
@@ -146,8 +146,7 @@ class GroupMethods:
     def group(self, group_id: str, activity: str | ActivityRef | None = None) -> GroupHandle[Any]:
         """A handle on the group of this id; nothing is asked of the server yet. With its activity the results are of
         the activity's type."""
-        ref = activity_ref(activity) if isinstance(activity, str) else activity
-        return self._group(valid_group_id(group_id), [] if ref is None else [ref])
+        return self._group(valid_group_id(group_id), [] if activity is None else [as_activity(activity)])
 
     async def groups(self) -> AsyncGenerator[GroupInfo]:
         """The groups whose records are kept, the newest first."""
@@ -256,7 +255,7 @@ def _pairs(
     if isinstance(activity, str | ActivityRef):
         if payloads is None:
             raise InvalidValue("payloads: give a list of them, one for each job of the group")
-        ref = activity_ref(activity) if isinstance(activity, str) else activity
+        ref = as_activity(activity)
         members = [(ref, payload) for payload in payloads]
     else:
         if payloads is not None:

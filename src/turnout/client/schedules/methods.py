@@ -127,18 +127,23 @@ class ScheduleMethods:
     async def _job(self, given: Scheduled, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Job:
         ref = _ref(given)
         if isinstance(ref, Activity | Workflow):
-            return _job(ref, ref.bind(*args, **kwargs))
+            return self._job_of(ref, ref.bind(*args, **kwargs))
         if isinstance(ref, WorkflowRef):
-            return _job(ref, untyped_payload(ref.name, args, kwargs))
+            return self._job_of(ref, untyped_payload(ref.name, args, kwargs))
         text = self._submitter.untyped(ref, args, kwargs)
         await self._submitter.contracts.check(ref.name, [text])
-        return attrs.evolve(_job(ref, text), options=self._submitter.recorded(ref))
+        return self._job_of(ref, text)
 
     async def _job_with(self, given: Scheduled, payload: Any) -> Job:
         ref = _ref(given)
         if isinstance(ref, Activity | Workflow):
-            return _job(ref, ref.codec.encode_object(payload))
+            return self._job_of(ref, ref.codec.encode_object(payload))
         return await self._job(ref, (payload,), {})
+
+    def _job_of(self, ref: ActivityRef | WorkflowRef, text: str) -> Job:
+        """What a run is, of an activity within its bounds."""
+        job = _job(ref, text)
+        return job if isinstance(ref, WorkflowRef) else attrs.evolve(job, options=self._submitter.recorded(ref))
 
 
 def _replaced(before: ScheduleRecord, schedule: Schedule, job: Job, now: float) -> ScheduleRecord:

@@ -85,7 +85,7 @@ class Asker:
                     questions.ask(whom)
                 reply = await questions.reply()
                 if 0 < reply.seq < newest.seq:  # another worker has gone on since that one had it
-                    questions.ask(whom, compares=False)
+                    questions.ask(whom, counted=True)
                     reply = await questions.reply()
                 return reply
         except TimeoutError:
@@ -117,8 +117,8 @@ class _Questions:
         self.within_s = question.within_s
         self.whom: Whom | None = None
 
-    def ask(self, whom: Whom, *, compares: bool = True) -> None:
-        """Ask them from now on, and nobody who was asked before."""
+    def ask(self, whom: Whom, *, counted: bool = False) -> None:
+        """Ask them from now on, and nobody who was asked before; `counted`: they knew too little, and are to read."""
         self.forget()
         self.whom = whom
         self._question = attrs.evolve(
@@ -126,7 +126,8 @@ class _Questions:
             life=whom.life,
             after=self._sender.sent(self.id, whom.life),
             nonce=self._store.chance.nonce(),
-            compares=compares,
+            compares=not counted,
+            counted=counted,
         )
         with contextlib.suppress(Disconnected):
             self._send(self.within_s)

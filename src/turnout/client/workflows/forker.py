@@ -12,8 +12,10 @@ from turnout.client.workflows.reader import WorkflowReader
 from turnout.core.spec import valid_name
 from turnout.core.workflows.fork import Forking, failed_at, forked
 from turnout.core.workflows.task import Starting
-from turnout.core.workflows.values import Record, WorkflowState
+from turnout.core.workflows.values import Command, CommandKind, Record, WorkflowState
 from turnout.errors import InvalidState, WorkflowNotFound
+from turnout.store.commit import Committer
+from turnout.store.ends import Ends
 from turnout.store.forks import Forks
 from turnout.store.histories import is_deleted
 from turnout.store.perform import Store
@@ -36,6 +38,7 @@ class Forker:
         self._store = store
         self._reader = reader
         self._forks = Forks(store)
+        self._ends = Ends(store, Committer(store).commit)
 
     async def fork(self, workflow_id: str, life: str | None, at: int, fork_id: str | None) -> Forked:
         """A new workflow that shares the events before number `at` of the newest run."""
@@ -58,6 +61,8 @@ class Forker:
         now, chance = self._store.connection.now(), self._store.chance
         forking = Forking(id=fork_id or new_id(), life=chance.nonce(), at=now)
         start, past = forked(records, cut(records), forking)
+        if any(_joins(command) for command in past.commands):
+            await self._ends.make_sure(newest)  # what is not there yet is to be its child, and not the fork's
         name = newest.record.name
         workflow_metrics.started_by(name)
         with spans.starting(name, forking.id, self._store.names.bare_start(name)) as headers:
@@ -70,6 +75,11 @@ class Forker:
         existing = await self._store.histories.newest(fork_id)
         if existing is not None and not is_deleted(existing):
             raise IdTaken(existing)
+
+
+def _joins(command: Command) -> bool:
+    """Whether a fork that asks for this child anew joins the one that is there."""
+    return command.kind is CommandKind.child and command.child is not None and command.child.if_exists == "join"
 
 
 def _failure(records: Sequence[Record]) -> int:

@@ -17,7 +17,7 @@ from turnout.client.workflows.info import WorkflowInfo
 from turnout.client.workflows.reader import WorkflowReader
 from turnout.client.workflows.sender import Given, Sender
 from turnout.client.workflows.updates import UpdateHandle, Updater, given_update
-from turnout.core.failure import one_line
+from turnout.core.failure import given_reason
 from turnout.core.retry import seconds
 from turnout.core.workflows.values import InputKind, WorkflowState
 from turnout.definition.codec import decode_as
@@ -104,7 +104,7 @@ class WorkflowHandle(Generic[R]):
             result: R = decode("null" if text is None else text)
             return result
         info = await self._reader.info(ended)
-        message = record.failure.error.message if record.failure is not None else record.reason or ""
+        message = record.failure.error.shown if record.failure is not None else record.reason or ""
         match record.state:
             case WorkflowState.cancelled:
                 raise WorkflowCancelled(f"workflow {self.id} was cancelled: {message}", info)
@@ -118,8 +118,12 @@ class WorkflowHandle(Generic[R]):
     @overload
     async def signal(self, signal: str, /, *args: Any, **kwargs: Any) -> None: ...
     async def signal(self, signal: str | Signal[Any, Any], /, *args: Any, **kwargs: Any) -> None:
-        """Send a signal; returns when it is stored. WorkflowNotFound, WorkflowEnded (nothing has changed then)."""
-        name, text = named_call(signal, args, kwargs)
+        """Send a signal; returns when it is stored.
+
+        Nothing has changed after WorkflowNotFound, WorkflowEnded and ServerUnavailable. OutcomeUnknown: nobody said
+        whether it is stored, or came in time.
+        """
+        name, text = named_call(Signal, signal, args, kwargs)
         await self._sender.send(self.id, self._life, Given(InputKind.signal, text, name))
 
     @overload
@@ -133,7 +137,7 @@ class WorkflowHandle(Generic[R]):
         it was before the input that broke), of one that has ended. QueryFailed: no such query, its handler has raised
         or tried to change something, or nobody answers within 10 s (`with_timeout`). WorkflowNotFound.
         """
-        name, text = named_call(query, args, kwargs)
+        name, text = named_call(Query, query, args, kwargs)
         answer = await self._asker.ask(self.id, self._life, name, text, self._patience_s)
         decode: Callable[[str], Any] = query.codec.decode_result if isinstance(query, Query) else decode_as
         return decode(answer)
@@ -183,7 +187,7 @@ class WorkflowHandle(Generic[R]):
     def _as_input(
         self, update: str | NamedUpdate | Update[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Given, Callable[[str], Any] | None]:
-        name, text = named_call(update, args, kwargs)
+        name, text = named_call(Update, update, args, kwargs)
         typed = update if isinstance(update, Update) else None
         given = given_update(name, text, None if isinstance(update, str) else update.id)
         return given, typed.codec.decode_result if typed is not None else None
@@ -200,7 +204,7 @@ class WorkflowHandle(Generic[R]):
 
         WorkflowNotFound, WorkflowEnded.
         """
-        await self._sender.send(self.id, self._life, Given(InputKind.cancel, one_line(reason)))
+        await self._sender.send(self.id, self._life, Given(InputKind.cancel, given_reason(reason)))
 
     async def resume(self) -> None:
         """Have a stuck workflow tried again now, by whatever worker has its code. WorkflowNotFound, WorkflowEnded.
@@ -212,11 +216,12 @@ class WorkflowHandle(Generic[R]):
 
     async def terminate(self, reason: str = "") -> None:
         """End it at once: no code of it runs any more. WorkflowNotFound, WorkflowEnded."""
-        await self._sender.terminate(self.id, self._life, one_line(reason))
+        await self._sender.terminate(self.id, self._life, given_reason(reason))
 
     async def delete(self) -> None:
-        """Forget a workflow that has ended; its id may be started again. InvalidState for one that goes on."""
-        await self._sender.delete(self.id)
+        """Forget a workflow that has ended; its id may be started again. InvalidState for one that goes on,
+        WorkflowNotFound."""
+        await self._sender.delete(self.id, self._life)
 
     async def fork(self, at: int, id: str | None = None) -> WorkflowHandle[R]:
         """A new workflow that shares the events before number `at` of this one's newest run, whatever became of that.

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import attrs
 
 from turnout import bounded
-from turnout.client.filters import only_of
+from turnout.client.filters import label_of, only_of
 from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
 from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
@@ -20,11 +20,12 @@ from turnout.client.workflows.reader import Living, WorkflowReader
 from turnout.client.workflows.sender import Sender
 from turnout.client.workflows.starter import Starter
 from turnout.client.workflows.updates import Updater
+from turnout.core.failure import given_reason
 from turnout.core.schedule import schedule_name
 from turnout.core.spec import valid_name
 from turnout.core.workflows.values import FINAL_STATES, WorkflowState
 from turnout.definition.ambient import ambient
-from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, untyped_payload, workflow_ref
+from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, as_workflow, untyped_payload
 from turnout.errors import InvalidValue, NotDurable, UnreadableRecord, WorkflowEnded, WorkflowNotFound
 from turnout.store.histories import left_out
 from turnout.store.payloads import ObjectGone
@@ -103,9 +104,7 @@ class WorkflowMethods:
         """
         if ambient() is not None:
             raise NotDurable("a client can't be used within a workflow: call the workflow itself, it becomes a child")
-        ref = workflow_ref(workflow) if isinstance(workflow, str) else workflow
-        if not isinstance(ref, WorkflowRef):
-            raise InvalidValue(f"{workflow!r} is no workflow: of a class, start its run (Cart.run)")
+        ref = as_workflow(workflow)
         text = ref.bind(*args, **kwargs) if isinstance(ref, Workflow) else untyped_payload(ref.name, args, kwargs)
         return await self._starter.start(ref, text)
 
@@ -116,7 +115,7 @@ class WorkflowMethods:
     def workflow(self, workflow_id: str, workflow: str | WorkflowRef | None = None) -> AnyWorkflowHandle:
         """A handle on the workflow of this id; nothing is asked of the server yet. With its definition it is typed."""
         valid_name(workflow_id, "id")
-        return self._starter.workflow(workflow_id, workflow if isinstance(workflow, WorkflowRef) else None)
+        return self._starter.workflow(workflow_id, None if workflow is None else as_workflow(workflow))
 
     async def workflows(
         self,
@@ -198,8 +197,7 @@ class WorkflowMethods:
         self, given: WorkflowFilters, act: Callable[[AnyWorkflowHandle], Awaitable[None]], reason: object
     ) -> int:
         """Act on the open ones that match: their ids and lives first, so that what is done moves nothing under it."""
-        if not isinstance(reason, str):
-            raise InvalidValue(f"reason must be text, not {reason!r}")
+        given_reason(reason)
         only_of(WorkflowFilters, given)
         if all(value is None for value in given.values()):
             raise InvalidValue(f"which workflows? Give at least one of {', '.join(WorkflowFilters.__annotations__)}")
@@ -220,12 +218,12 @@ class WorkflowMethods:
         return sum(await bounded.each(one, found, AT_ONCE))
 
     def _workflow_filters(self, given: WorkflowFilters) -> _Filters:
-        name, schedule = given.get("name"), given.get("schedule")
+        name, parent, schedule = given.get("name"), given.get("parent"), given.get("schedule")
         return _Filters(
             states=_states(given.get("state")),
-            name=name.name if isinstance(name, WorkflowRef) else name,
-            label=_label(given.get("label")),
-            parent=given.get("parent"),
+            name=None if name is None else as_workflow(name).name,
+            label=label_of(given.get("label")),
+            parent=None if parent is None else valid_name(parent, "parent"),
             since=self._workflows_since(given.get("since")),
             schedule=None if schedule is None else schedule_name(schedule),
         )
@@ -239,13 +237,6 @@ def _states(state: States) -> frozenset[WorkflowState] | None:
         if each not in set(WorkflowState):
             raise InvalidValue(f"state must be one of {', '.join(WorkflowState)}, not {each!r}")
     return frozenset(WorkflowState(each) for each in states)
-
-
-def _label(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
-    if label is None or isinstance(label, tuple):
-        return label
-    key, equals, value = label.partition("=")
-    return key, value if equals else None
 
 
 def _has_label(labels: dict[str, str], key: str, value: str | None) -> bool:

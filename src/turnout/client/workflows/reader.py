@@ -23,7 +23,7 @@ from turnout.wire import histories as wire
 
 T = TypeVar("T")
 
-_POLL_S = (0.5, 5.0)
+_POLL_S = (2.0, 10.0)
 
 
 class Living:
@@ -120,7 +120,7 @@ class WorkflowReader:
     @contextlib.asynccontextmanager
     async def listening(self, workflow_id: str, *, ends_only: bool = False) -> AsyncIterator[Notices]:
         """Within this block each record of the workflow is heard of, maybe only its end."""
-        notices = Notices(self._store.connection, _tells_end if ends_only else None, kept_of=_entry_of)
+        notices = Notices(self._store.connection, _tells_end if ends_only else None)
         await notices.begin(self._store.names.recorded(workflow_id))
         try:
             yield notices
@@ -130,14 +130,20 @@ class WorkflowReader:
     async def changes(self, workflow_id: str, notices: Notices, newest: Stored | None = None) -> AsyncGenerator[Stored]:
         """The newest record now, and again whenever there may be a newer one; ends never.
 
-        `newest` was read since the notices began.
+        `newest` was read since the notices began. A record that came with its notice is believed: what is stored in a
+        history stays as it is.
         """
-        pause = self.poll_s[0]
+        pause, seq = self.poll_s[0], 0
         while True:
             if newest is None:
-                notices.take()
-                newest = await self._unless_away(workflow_id)
+                notice = notices.take()
+                newest = None if notice is None else self._store.histories.republished(workflow_id, notice)
+                if newest is None or newest.seq <= seq:
+                    newest = await self._unless_away(workflow_id)
+                else:
+                    self.there(workflow_id, newest)
             if newest is not None:
+                seq = newest.seq
                 yield newest
             newest = None
             pause = self.poll_s[0] if await notices.within(pause) else min(pause * 1.5, self.poll_s[1])
@@ -157,13 +163,9 @@ class WorkflowReader:
                 yield workflow_id, entry
 
 
-def _entry_of(message: Message) -> bytes:
-    return message.headers.get(wire.ENTRY, "").encode()
-
-
-def _tells_end(entry: bytes) -> bool:
-    """Whether this may be the entry of a workflow that has ended; whoever reads its record will know."""
+def _tells_end(notice: Message) -> bool:
+    """Whether this may tell of a workflow that has ended; whoever reads its record will know."""
     try:
-        return wire.state_of(entry).final
+        return wire.state_of(notice.headers.get(wire.ENTRY, "").encode()).final
     except UnreadableRecord:
         return True

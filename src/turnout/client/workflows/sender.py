@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 
 import attrs
@@ -10,12 +11,20 @@ import attrs
 from turnout.client.workflows.reader import WorkflowReader
 from turnout.core.workflows.caution import RESUME
 from turnout.core.workflows.values import InputKind, WorkflowState
-from turnout.errors import InvalidState, WorkflowEnded, WorkflowNotFound
+from turnout.errors import (
+    InvalidState,
+    OutcomeUnknown,
+    ServerUnavailable,
+    TurnoutError,
+    WorkflowEnded,
+    WorkflowNotFound,
+)
+from turnout.nats.connection import NoResponders
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
 from turnout.store.histories import Histories, Stored, is_deleted
 from turnout.store.others import is_late
-from turnout.store.payloads import inline, life_owner
+from turnout.store.payloads import life_owner
 from turnout.store.perform import Store
 from turnout.wire import histories as wire
 
@@ -121,13 +130,14 @@ class Sender:
         return self._store.chance.nonce(12)
 
     async def send(self, workflow_id: str, life: str | None, given: Given) -> Sent:
-        """Append an input; WorkflowEnded when the end lies in front of it.
+        """Append an input; WorkflowEnded when the end lies in front of it. ServerUnavailable: it is not stored.
+        OutcomeUnknown: nobody said whether it is, or came in time.
 
         Whether the workflow is open is looked at behind the append. In front of it as well, unless this client has seen
         that life open: sent too late it is void, as it is where the end comes between look and append (W3).
         """
         seen = self._seen.get(workflow_id)
-        known = seen is not None and seen.life == life and inline(given.text) is not None
+        known = seen is not None and seen.life == life and self._store.payloads.inline(given.text) is not None
         if seen is None or not known:
             seen = _seen(await self._open(workflow_id, life))
         body = await self._store.payloads.put(given.text, "input", life_owner(workflow_id, seen.life))
@@ -141,9 +151,18 @@ class Sender:
         data = b"" if body.ref is not None else given.text.encode()
         seq = await self._store.inbox.append(seen.name, workflow_id, given.kind, data, what=given.what, headers=headers)
         self.note(workflow_id, seen.life, seq)
-        after = await self._reads.newest(workflow_id)
-        if after is None or is_deleted(after) or await is_late(self._store.histories, after, seen.life, seq, input_id):
+        try:
+            after = await self._reads.newest(workflow_id)
+            gone = after is None or is_deleted(after)
+            late = gone or await is_late(self._store.histories, after, seen.life, seq, input_id)
+        except (ServerUnavailable, NoResponders) as error:
+            about = f"the {given.kind} for workflow {workflow_id} is stored"
+            raise OutcomeUnknown(f"{about}, but nobody said whether that had ended before: {error}") from error
+        if after is None or late:
             self._seen.pop(workflow_id, None)
+            if after is not None and after.record.life == seen.life and after.record.state.final:
+                with contextlib.suppress(TurnoutError):  # else whoever is handed it removes it (W3)
+                    await self._store.inbox.remove(seq)
             if known:
                 self._opened(workflow_id, life, after)
             raise WorkflowEnded(f"workflow {workflow_id} has ended before the {given.kind} reached it")
@@ -155,8 +174,7 @@ class Sender:
 
     def _opened(self, workflow_id: str, life: str | None, newest: Stored | None) -> Stored:
         newest = self._reader.there(workflow_id, newest)
-        if life is not None and newest.record.life != life:
-            raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+        _same(newest, life)
         if newest.record.state.final:
             raise WorkflowEnded(f"workflow {workflow_id} has ended: it is {newest.record.state}")
         return newest
@@ -189,15 +207,27 @@ class Sender:
         self._seen.pop(workflow_id, None)
         await self._ends.terminate(await self._open(workflow_id, life), reason)
 
-    async def delete(self, workflow_id: str) -> None:
+    async def free(self, newest: Stored) -> None:
+        """Make the id free of this life, for what replaces it."""
+        self._seen.pop(newest.record.id, None)
+        await self._ends.free(newest)
+
+    async def delete(self, workflow_id: str, life: str | None) -> None:
         """Forget an ended one. InvalidState for one that goes on."""
         newest = await self._reader.newest(workflow_id)
+        _same(newest, life)
         if not newest.record.state.final:
             state = newest.record.state
             raise InvalidState(
                 f"workflow {workflow_id} is {state}; only an ended one can be deleted: terminate it first"
             )
         await self._ends.delete(newest)
+
+
+def _same(newest: Stored, life: str | None) -> None:
+    """WorkflowNotFound where a handle knows its life, and this is another one."""
+    if life is not None and newest.record.life != life:
+        raise WorkflowNotFound(f"workflow {newest.record.id} is gone; its id has been started again")
 
 
 def _seen(newest: Stored) -> Seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,19 +84,13 @@ class Starter:
                 return self.handle(record.id, ref, record.life)
             chosen = "replace"
         if chosen == "replace":
-            await self._replace(record.id, record.life, ended=record.state.final)
+            await self._sender.free(existing)
             return None
         raise WorkflowExists(
             f"workflow {record.id} exists already ({record.name}, {record.state}): choose another id, or start it with "
             f"if_exists='join' or 'replace'",
             self.workflow(record.id, ref, record.life),
         )
-
-    async def _replace(self, workflow_id: str, life: str, *, ended: bool) -> None:
-        if not ended:
-            with contextlib.suppress(WorkflowEnded):
-                await self._sender.terminate(workflow_id, life, "replaced")
-        await self._sender.delete(workflow_id)
 
     async def _start(self, ref: WorkflowRef, workflow_id: str, life: str, text: str, headers: dict[str, str]) -> Start:
         now, asked = self._store.connection.now(), ref.start

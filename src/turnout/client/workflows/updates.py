@@ -87,7 +87,7 @@ class UpdateHandle(Generic[R]):
             decode = self._decode or decode_as
             value: R = decode("null" if text is None else text)
             return value
-        message = answer.error.message if answer.error is not None else ""
+        message = answer.error.shown if answer.error is not None else ""
         about = f"update {self._asked.name} of workflow {self.workflow_id}"
         if answer.state is AnswerState.rejected:
             raise UpdateRejected(f"{about} was rejected: {message}")

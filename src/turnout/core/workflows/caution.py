@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from turnout.core.evolve import evolve
 from turnout.core.failure import ErrorInfo
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.core.workflows.standing import Standing
 from turnout.core.workflows.task import Author, bare_record
 from turnout.core.workflows.values import Failure, Record, RecordKind
@@ -49,7 +49,7 @@ class Caution(enum.Enum):
     """It is stuck for that, and neither the code nor a person's word is new."""
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Handed:
     """Who was handed the input how often, and when. `resumed`: a person has just asked for another try."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
-from turnout.core.frozen import frozen
 from turnout.core.spec import Asker
+from turnout.core.struct import struct
 from turnout.core.workflows.standing import asked_again, forks
 from turnout.core.workflows.values import (
     TIMEOUT,
@@ -27,7 +27,7 @@ from turnout.core.workflows.values import (
 )
 
 
-@frozen
+@struct
 class Dispatch:
     """Submit the activity as a job of this id; what is there under it is joined."""
 
@@ -35,7 +35,7 @@ class Dispatch:
     key: str
 
 
-@frozen
+@struct
 class SetTimer:
     """Have the server put a `timer` into the inbox at `at`. `run` 0: it belongs to the life."""
 
@@ -44,7 +44,7 @@ class SetTimer:
     at: float
 
 
-@frozen
+@struct
 class ClearTimer:
     """Take back one timer."""
 
@@ -52,14 +52,14 @@ class ClearTimer:
     run: int
 
 
-@frozen
+@struct
 class ClearTimers:
     """Take back every timer of the run."""
 
     run: int
 
 
-@frozen
+@struct
 class CancelJob:
     """Ask the job of this id to cancel. One that is not there yet gets its final record, which a late one joins."""
 
@@ -69,7 +69,7 @@ class CancelJob:
     reason: str
 
 
-@frozen
+@struct
 class StartChild:
     """Start the child, whose life is named by `key`; its outcome is appended to the own inbox as `started`."""
 
@@ -77,7 +77,7 @@ class StartChild:
     key: str
 
 
-@frozen
+@struct
 class EndChild:
     """Cancel or terminate the child. One that is not there yet gets its final record, which a late start meets."""
 
@@ -88,7 +88,7 @@ class EndChild:
     reason: str
 
 
-@frozen
+@struct
 class SendSignal:
     """Put the signal into another workflow's inbox; whether it was taken is appended to the own one as `done`."""
 
@@ -96,7 +96,7 @@ class SendSignal:
     key: str
 
 
-@frozen
+@struct
 class SendCancel:
     """Ask another workflow to cancel; whether that was taken is appended to the own inbox as `done`."""
 
@@ -104,14 +104,14 @@ class SendCancel:
     key: str
 
 
-@frozen
+@struct
 class SendJoin:
     """Ask another workflow to tell of its end."""
 
     command: Command
 
 
-@frozen
+@struct
 class Tell:
     """Append how this workflow has ended to the inbox of whoever asked: its parent, and those who joined (W4)."""
 
@@ -119,17 +119,17 @@ class Tell:
     ending: Ending
 
 
-@frozen
+@struct
 class Wake:
     """Put a `start` into the own inbox: the next run has no input yet (W9)."""
 
 
-@frozen
+@struct
 class PurgeRecords:
     """Remove the records before this one: they are of earlier runs."""
 
 
-@frozen
+@struct
 class ScheduleCollection:
     """Have the server put a `gc` into the inbox at `at` (W10)."""
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 import attrs
 
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.core.workflows.shared import Step, steps_of
 from turnout.core.workflows.values import (
     Answer,
@@ -33,7 +33,7 @@ from turnout.core.workflows.values import (
 from turnout.errors import InvalidValue
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Past:
     """What a fork has in its record 0 besides a start of its own. `at` is when it is forked."""
 
@@ -48,7 +48,7 @@ class Past:
     waits: bool = False
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Forking:
     """Who forks: the id and the life of the new workflow, and when."""
 

@@ -6,7 +6,7 @@ Pure. A fork's record 0 has in one piece what was the work of many tasks; here i
 from __future__ import annotations
 
 from turnout.core.evolve import evolve
-from turnout.core.frozen import frozen
+from turnout.core.struct import struct
 from turnout.core.workflows.values import (
     Answer,
     Command,
@@ -19,7 +19,7 @@ from turnout.core.workflows.values import (
 )
 
 
-@frozen
+@struct
 class Step:
     """One task: what it took, and what the code made of that. `ends`: it has one event more, of its end."""
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import attrs
 
-from turnout.core.frozen import frozen
 from turnout.core.record import JobRecord
 from turnout.core.spec import NO_BODY, Asker
+from turnout.core.struct import struct
 from turnout.core.workflows.shared import as_task, steps_of
 from turnout.core.workflows.values import (
     ABOUT_OTHERS,
@@ -44,7 +44,7 @@ class BrokenHistory(TurnoutError):
     """Records that don't follow one another: somebody purged some while they were read, or they are damaged."""
 
 
-@frozen
+@struct
 class Standing:
     """The sum of a history. `seq` is where its newest record lies: what the next append must find there (W1).
 
@@ -108,12 +108,15 @@ def stand(records: Iterable[tuple[Record, int]], before: Standing | None = None)
 
     BrokenHistory when they don't follow one another: read them again from the first.
     """
-    standing = before
+    made = None if before is None else _Sum(before, kept=True)
     for record, seq in records:
-        standing = _first(record, seq) if standing is None else _next(standing, record, seq, before)
-    if standing is None:
+        if made is None:
+            made = _Sum(_first(record, seq))
+        else:
+            made.add(record, seq)
+    if made is None:
         raise BrokenHistory("a history without a record")
-    return standing
+    return made.standing()
 
 
 def _first(record: Record, seq: int) -> Standing:
@@ -147,8 +150,10 @@ def _forked(standing: Standing) -> Standing:
     """The standing of a fork: it shares what another workflow had taken and asked for."""
     record = standing.newest
     shared = steps_of(record)
+    made = _Sum(standing)
     for step in shared:
-        standing = _taken(standing, as_task(record, step), standing.seq)
+        made.take(as_task(record, step))
+    standing = made.standing()
     known = sum(len(step.inputs) for step in shared)
     ahead = tuple(attrs.evolve(given, life=record.life) for given in record.inputs[known:])
     pending = {key: _kept_by(command, standing.start.wake) for key, command in standing.pending.items()}
@@ -174,89 +179,129 @@ def asked_again(record: Record) -> tuple[Command, ...]:
     )
 
 
-def _next(standing: Standing, record: Record, seq: int, before: Standing | None) -> Standing:
-    _follows(standing, record)
-    if record.start is not None and record.kind is RecordKind.task:
-        return _begun(record, seq, record.start)
-    if record.kind in (RecordKind.stuck, RecordKind.trying):
-        tried_by = (*standing.tried_by, record.node) if record.kind is RecordKind.trying else ()
-        return attrs.evolve(standing, newest=record, seq=seq, state=record.state, tried_by=tried_by)
-    return _taken(standing, record, seq, before)
+def _own(found: Mapping[str, V], *, kept: bool) -> dict[str, V]:
+    """A mapping that may be changed: `found` itself, or its copy where somebody else has it."""
+    return found if isinstance(found, dict) and not kept else dict(found)
 
 
-def _own(found: Mapping[str, V], kept: Mapping[str, V] | None) -> dict[str, V]:
-    """A mapping that may be changed: `found` itself, or its copy where that is `kept` by somebody."""
-    return found if isinstance(found, dict) and found is not kept else dict(found)
+class _Sum:
+    """A standing in the making, which grows by one record after the other.
 
-
-def _taken(standing: Standing, record: Record, seq: int, before: Standing | None = None) -> Standing:
-    """The standing behind a record that took inputs.
-
-    Its mappings take the place of those of `standing`, which is nobody's but ours, and grow with each record: only what
-    `before` has is left as it is. Copied for each record, a long history would take the square of its length.
+    What it begins with is nobody's but ours, unless it is `kept`. Made anew for each record, the standings of a long
+    history would take longer than its code.
     """
-    pending = _own(standing.pending, None if before is None else before.pending)
-    seen = _own(standing.seen, None if before is None else before.seen)
-    answers = _own(standing.answers, None if before is None else before.answers)
-    tried, requested = _own(standing.tried, None if before is None else before.tried), standing.requested
-    asked = _own(standing.asked, None if before is None else before.asked)
-    begun, cancel = standing.begun, standing.cancel_request
-    for command in record.commands:
-        await_end(pending, command)
+
+    def __init__(self, begun: Standing, *, kept: bool = False) -> None:
+        self._begin(begun, kept=kept)
+
+    def _begin(self, begun: Standing, *, kept: bool = False) -> None:
+        self._begun = begun
+        self._newest, self._seq, self._state = begun.newest, begun.seq, begun.state
+        self._pending = _own(begun.pending, kept=kept)
+        self._seen = _own(begun.seen, kept=kept)
+        self._answers = _own(begun.answers, kept=kept)
+        self._tried = _own(begun.tried, kept=kept)
+        self._asked = _own(begun.asked, kept=kept)
+        self._requested, self._joined, self._patches = begun.requested, begun.joined, begun.patches
+        self._has_begun, self._delayed, self._cancel = begun.begun, begun.delayed, begun.cancel_request
+        self._tried_by, self._ahead = begun.tried_by, begun.ahead
+        self._taken, self._events = begun.taken, begun.events
+
+    def add(self, record: Record, seq: int) -> None:
+        """The record that follows. BrokenHistory when it does not."""
+        newest = self._newest
+        if record.number != newest.number + 1 or record.life != newest.life:
+            raise BrokenHistory(f"record {record.number} of {record.id} does not follow record {newest.number}")
+        if record.start is not None and record.kind is RecordKind.task:
+            self._begin(_begun(record, seq, record.start))
+            return
+        self._newest, self._seq = record, seq
+        if record.kind in _NO_CODE:
+            self._state = record.state
+            self._tried_by = (*self._tried_by, record.node) if record.kind is RecordKind.trying else ()
+        else:
+            self.take(record)
+
+    def take(self, record: Record) -> None:
+        """What a record has taken, and asked for."""
+        for command in record.commands:
+            self._command(command)
+        for each in record.inputs:  # behind the commands: a local activity may end within the task that asked for it
+            self._input(each)
+        for answer in record.answers:
+            self._answers[answer.id] = answer
+            if answer.state is not AnswerState.accepted:
+                self._asked.pop(answer.id, None)
+        if record.patches:
+            self._patches = self._patches.union(record.patches)
+        if record.state.final:
+            self._pending = {}
+        self._state, self._tried_by, self._ahead = record.state, (), self._ahead[len(record.inputs) :]
+        self._taken += len(record.inputs)
+        self._events += len(record.inputs) + len(record.commands) + len(record.answers)
+
+    def _command(self, command: Command) -> None:
+        await_end(self._pending, command)
         if command.kind is CommandKind.request:
-            requested |= {command.target}
-    for each in record.inputs:  # behind the commands: a local activity may have ended within the task that asked for it
-        settle(pending, each)
-        if each.kind is InputKind.tried and each.ending is not None and each.ending.job is not None:
-            tried[each.what] = each.ending.job
-        if each.id:
-            seen[each.id] = each.at
-            if each.kind is InputKind.update:
-                asked[each.id] = attrs.evolve(each, body=NO_BODY)
-        begun = begun or each.kind is InputKind.begin
-        if each.kind is InputKind.cancel and cancel is None:
-            cancel = each.body.text or ""
-    for answer in record.answers:
-        answers[answer.id] = answer
-        if answer.state is not AnswerState.accepted:
-            asked.pop(answer.id, None)
-    return Standing(
-        newest=record,
-        seq=seq,
-        start=standing.start,
-        pending={} if record.state.final else pending,
-        seen=seen,
-        answers=answers,
-        joined=_joined(standing.joined, record),
-        patches=standing.patches.union(record.patches) if record.patches else standing.patches,
-        begun=begun,
-        delayed=standing.delayed or any(command.id == DELAY for command in record.commands),
-        cancel_request=cancel,
-        state=record.state,
-        ahead=standing.ahead[len(record.inputs) :],
-        taken=standing.taken + len(record.inputs),
-        events=standing.events + len(record.inputs) + len(record.commands) + len(record.answers),
-        tried=tried,
-        requested=requested,
-        asked=asked,
-    )
+            self._requested |= {command.target}
+        elif command.id == DELAY:
+            self._delayed = True
 
+    def _input(self, given: Input) -> None:
+        settle(self._pending, given)
+        if given.id:
+            self._seen[given.id] = given.at
+            if given.kind is InputKind.update:
+                self._asked[given.id] = attrs.evolve(given, body=NO_BODY)
+        if given.kind in _MORE:
+            self._more(given)
 
-def _follows(standing: Standing, record: Record) -> None:
-    newest = standing.newest
-    if record.life != newest.life or record.number != newest.number + 1:
-        raise BrokenHistory(f"record {record.number} of {record.id} does not follow record {newest.number}")
+    def _more(self, given: Input) -> None:
+        match given.kind:
+            case InputKind.begin:
+                self._has_begun = True
+            case InputKind.tried if given.ending is not None and given.ending.job is not None:
+                self._tried[given.what] = given.ending.job
+            case InputKind.joining if given.asker is not None and given.asker not in self._joined:
+                self._joined = (*self._joined, given.asker)
+            case InputKind.cancel if self._cancel is None:
+                self._cancel = given.body.text or ""
 
-
-def _joined(joined: tuple[Asker, ...], record: Record) -> tuple[Asker, ...]:
-    askers = [each.asker for each in record.inputs if each.kind is InputKind.joining and each.asker is not None]
-    return (*joined, *(asker for asker in askers if asker not in joined)) if askers else joined
+    def standing(self) -> Standing:
+        """What it has come to."""
+        return Standing(
+            newest=self._newest,
+            seq=self._seq,
+            start=self._begun.start,
+            pending=self._pending,
+            seen=self._seen,
+            answers=self._answers,
+            joined=self._joined,
+            patches=self._patches,
+            begun=self._has_begun,
+            delayed=self._delayed,
+            cancel_request=self._cancel,
+            state=self._state,
+            tried_by=self._tried_by,
+            ahead=self._ahead,
+            taken=self._taken,
+            events=self._events,
+            tried=self._tried,
+            requested=self._requested,
+            asked=self._asked,
+        )
 
 
 def settle(pending: dict[str, Command], given: Input) -> None:
     """Take out of `pending` the command whose end this input is."""
-    if given.kind in (InputKind.done, InputKind.timer):
+    if given.kind in _ENDS:
         pending.pop(given.what, None)
+
+
+# Sets that are made once: in Python 3.11 to name a member of an enumeration takes as long as a call.
+_ENDS = frozenset({InputKind.done, InputKind.timer})
+_MORE = frozenset({InputKind.begin, InputKind.tried, InputKind.joining, InputKind.cancel})
+_NO_CODE = frozenset({RecordKind.stuck, RecordKind.trying})
 
 
 def await_end(pending: dict[str, Command], command: Command) -> None:
@@ -289,7 +334,7 @@ class Verdict(enum.Enum):
     """A `terminate`, or the timeout of the whole workflow: it ends at once, whatever lies before it."""
 
 
-@frozen
+@struct
 class Progress:
     """What a task in progress has changed already: which commands wait, and which ids are counted."""
 

@@ -15,8 +15,9 @@ import attrs
 
 from turnout.core.evolve import evolve as _evolve
 from turnout.core.failure import ErrorInfo
-from turnout.core.frozen import frozen
 from turnout.core.spec import Asker, Body
+from turnout.core.struct import struct
+from turnout.core.workflows.due import Timers
 from turnout.core.workflows.fork import Past, with_past
 from turnout.core.workflows.jobs import traceparent_of
 from turnout.core.workflows.standing import Progress, Standing, Verdict, await_end, judge, remembered, settle
@@ -59,26 +60,26 @@ TASK_BYTES = 512 * 1024
 # --- what the code did -----------------------------------------------------------------------------------------------
 
 
-@frozen
+@struct
 class Returned:
     """`run` has returned this."""
 
     result: Body
 
 
-@frozen
+@struct
 class Raised:
     """`run` has raised what faults the workflow."""
 
     failure: Failure
 
 
-@frozen
+@struct
 class Stopped:
     """`run` has ended by the cancellation that somebody had asked for."""
 
 
-@frozen
+@struct
 class Continued:
     """`run` continues as a new run with this payload."""
 
@@ -88,7 +89,7 @@ class Continued:
 RunEnd: TypeAlias = Returned | Raised | Stopped | Continued
 
 
-@frozen
+@struct
 class Turn:
     """What the code did with one input. `labels` and `details` are None where it has not set them."""
 
@@ -104,7 +105,7 @@ class Turn:
 NOTHING = Turn()
 
 
-@frozen
+@struct
 class Author:
     """Who appends a record. The nonce tells this append from every other (W1). `pins`: the run stays with its build."""
 
@@ -114,7 +115,7 @@ class Author:
     pins: bool = False
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Now:
     """What a record needs from the outside: the instant, what the code waits for, and where the jitter falls."""
 
@@ -158,6 +159,7 @@ class Draft:
         self.asks_for_locals_alone = True
         """Whether nothing that is asked for or answered here has to wait for the record, but local activities."""
         self._progress = Progress(self.pending, self.seen)
+        self._timers = Timers(self.pending)
         self._bytes = 0
 
     @property
@@ -172,6 +174,13 @@ class Draft:
     def judge(self, given: Input, name: str) -> Verdict:
         """What this input means, now that those before it are taken."""
         return judge(self.standing, given, name, self._progress)
+
+    def due_before(self, given: Input) -> Input | None:
+        """What stands for the timer that is due first, where this is a later one; what a fork brings has its order."""
+        first = None if self.standing.ahead else self._timers.first()
+        if first in (None, given.what) or self.pending[first].at == self.pending[given.what].at:
+            return None
+        return attrs.evolve(given, what=first, seq=0, life=self.standing.life)
 
     def pass_over(self, seq: int) -> None:
         """The input at `seq` was looked at, and is in no record."""
@@ -191,6 +200,7 @@ class Draft:
         for command in turn.commands:
             await_end(self.pending, command)
         self.commands += turn.commands
+        self._timers.add(turn.commands)
         self.answers += turn.answers
         if turn.answers or any(command.kind is not CommandKind.local for command in turn.commands):
             self.asks_for_locals_alone = False
@@ -396,7 +406,7 @@ def _text_size(body: Body | None) -> int:
 # --- records that take no input --------------------------------------------------------------------------------------
 
 
-@frozen(kw_only=True)
+@struct(kw_only=True)
 class Starting:
     """What a start asks for: the workflow's name and id, its life, its nonce, and what begins the first run.
 

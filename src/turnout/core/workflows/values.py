@@ -13,10 +13,10 @@ import hashlib
 import attrs
 
 from turnout.core.failure import ErrorInfo
-from turnout.core.frozen import frozen
 from turnout.core.record import JobRecord
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import NO_BODY, Asker, Body, SubmitOptions
+from turnout.core.struct import struct
 
 DELAY = "delay"
 """The command of the timer that a delayed start, or the retry of a workflow, waits for. No code gives it."""
@@ -120,7 +120,7 @@ class EndKind(enum.StrEnum):
     """The child is started, or joined."""
 
 
-@frozen
+@struct
 class Ending:
     """The end of a command. `job` is the activity's final record where the workflow's code may look at it."""
 
@@ -131,7 +131,7 @@ class Ending:
     job: JobRecord | None = None
 
 
-@frozen
+@struct
 class Input:
     """One thing that has reached a workflow, with its content: replay needs nothing else.
 
@@ -181,7 +181,7 @@ ParentClose = str
 """What becomes of a child when its parent ends: "cancel", "abandon" or "terminate"."""
 
 
-@frozen
+@struct
 class ChildOptions:
     """How a child is started; see `StartOptions` of turnout.definition.workflow."""
 
@@ -193,7 +193,7 @@ class ChildOptions:
     labels: dict[str, str] = attrs.field(factory=dict)
 
 
-@frozen
+@struct
 class Command:
     """One thing that the code asked for. `id` is (path of the asyncio task that asked, ordinal within it).
 
@@ -219,7 +219,7 @@ class Command:
 
     def same(self, other: Command) -> bool:
         """Whether a replay gave the command that was recorded: by id, kind and name."""
-        return (self.id, self.kind, self.name) == (other.id, other.kind, other.name)
+        return self.id == other.id and self.kind == other.kind and self.name == other.name
 
 
 class AnswerState(enum.StrEnum):
@@ -229,7 +229,7 @@ class AnswerState(enum.StrEnum):
     failed = "failed"
 
 
-@frozen
+@struct
 class Answer:
     """What became of an update, by its id (W13)."""
 
@@ -257,7 +257,7 @@ class RecordKind(enum.StrEnum):
     """The workflow was deleted; a new life may be appended behind it (W10)."""
 
 
-@frozen
+@struct
 class Failure:
     """Why a run failed, with the class names that a retry policy matches."""
 
@@ -266,7 +266,7 @@ class Failure:
     reason: str = "failed"
 
 
-@frozen
+@struct
 class Shared:
     """How much of what a fork's record 0 holds is of one task of the workflow before it; of which life, and whose."""
 
@@ -279,7 +279,7 @@ class Shared:
     patches: int = 0
 
 
-@frozen
+@struct
 class Fork:
     """Where a workflow was forked from (W16): the id, the event of it that is not shared any more, the tasks that are.
 
@@ -291,7 +291,7 @@ class Fork:
     tasks: tuple[Shared, ...] = ()
 
 
-@frozen
+@struct
 class Start:
     """What begins a run: a part of record 0, and of the record that ends the run before it (W9).
 
@@ -332,7 +332,7 @@ class WaitKind(enum.StrEnum):
     condition = "condition"
 
 
-@frozen
+@struct
 class Wait:
     """One thing that a workflow waits for, for people to see. `attempt` is that of a local activity."""
 
@@ -348,7 +348,7 @@ class Wait:
 WAITS_SHOWN = 20
 
 
-@frozen
+@struct
 class Summary:
     """What a listing shows of a workflow, in the headers of its newest record.
 
@@ -378,7 +378,7 @@ class Summary:
 NO_SUMMARY = Summary()
 
 
-@frozen(slots=False)
+@struct(slots=False)
 class Record:
     """One entry of a history. With the records before it in its run it is all that a replay needs.
 

@@ -309,11 +309,12 @@ class MemoryConnection(Connection):
         seq: int | None = None,
         last_by_subj: str | None = None,
         next_by_subj: str | None = None,
+        direct: bool = False,
         timeout_s: float = _TIMEOUT_S,
     ) -> StoredMessage | None:
         asked = {"seq": seq, "last_by_subj": last_by_subj, "next_by_subj": next_by_subj}
         body = {key: value for key, value in asked.items() if value is not None}
-        subject = f"$JS.API.STREAM.MSG.GET.{stream}"
+        subject = f"$JS.API.{'DIRECT' if direct else 'STREAM.MSG'}.GET.{stream}"
         found: StoredMessage | None = await self._ask_server(subject, timeout_s, self._wanted, stream, body)
         return found
 

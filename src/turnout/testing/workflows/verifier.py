@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnout.core.workflows.standing import stand
-from turnout.core.workflows.values import Record
+from turnout.core.workflows.standing import BrokenHistory, stand
+from turnout.core.workflows.values import Record, RecordKind
 from turnout.definition.workflow import Workflow
 from turnout.errors import WorkflowNotFound
 from turnout.node import UserViews
@@ -18,7 +18,10 @@ from turnout.worker.workflows.replay import replay as replay_run
 
 
 def runs_of(records: Sequence[Record]) -> list[list[Record]]:
-    """The records of each run: what ends one and begins the next stands in both."""
+    """The records of each run: what ends one and begins the next stands in both. BrokenHistory without a begin."""
+    first = next((record for record in records if record.kind is not RecordKind.deleted), None)
+    if first is not None and not first.begins_run:
+        raise BrokenHistory(f"the history of {first.id} does not begin with the begin of a run")
     runs: list[list[Record]] = []
     for record in records:
         if runs and record.begins_run:

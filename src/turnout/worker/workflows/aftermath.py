@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from turnout.core.workflows.effects import ending_of
 from turnout.core.workflows.standing import Standing, Verdict, judge, stand
-from turnout.core.workflows.values import InputKind, Start
+from turnout.core.workflows.values import Ending, EndKind, InputKind, Start
 from turnout.store.histories import Stored
 from turnout.store.inbox import Wakeup
 from turnout.store.perform import Store
-from turnout.worker.workflows.settling import Settling
+from turnout.worker.workflows.settling import Settling, is_homeless
 
 
 class Aftermath:
@@ -32,6 +32,14 @@ class Aftermath:
             if verdict is Verdict.collect:
                 await self._collect(newest, wakeup)
             self._settling.remove(wakeup, void=verdict is Verdict.void)
+
+    async def of_none(self, wakeups: Sequence[Wakeup]) -> None:
+        """What reaches a workflow that has no history: whoever asks for its end is told so, after a minute (W3)."""
+        for wakeup in wakeups:
+            asker = wakeup.given.asker if wakeup.given is not None else None
+            if asker is not None and is_homeless(wakeup):
+                await self._store.inbox.tell(asker, InputKind.done, Ending(EndKind.unknown))
+            self._settling.without_history(wakeup)
 
     async def of_a_deleted(self, newest: Stored, wakeups: Sequence[Wakeup]) -> list[Wakeup]:
         """What still reaches a life that was deleted is void, but for its collection; the others are another life's."""

@@ -10,7 +10,7 @@ import attrs
 from turnout.core.evolve import evolve
 from turnout.core.spec import Body
 from turnout.core.workflows.values import Command, CommandKind, Input, Record, Start, key_of
-from turnout.store.payloads import THRESHOLD_BYTES, Payloads, life_owner
+from turnout.store.payloads import Payloads, life_owner
 
 
 class Bodies:
@@ -59,14 +59,16 @@ class Bodies:
         changed: dict[str, Any] = {}
         if any(_strange(given, owner) for given in record.inputs):
             changed["inputs"] = tuple([await self._owned(given, owner) for given in record.inputs])
-        if any(_large(command.body) for command in record.commands):
+        if any(self._payloads.large(command.body) for command in record.commands):
             changed["commands"] = tuple([await self._command(record, command) for command in record.commands])
-        if record.result is not None and _large(record.result):
+        if record.result is not None and self._payloads.large(record.result):
             changed["result"] = await self._put(record.result, "result", owner, record.nonce)
         start = record.start
-        if start is not None and (_large(start.payload) or any(_strange(given, owner) for given in start.carried)):
+        if start is not None and (
+            self._payloads.large(start.payload) or any(_strange(given, owner) for given in start.carried)
+        ):
             payload = start.payload
-            if _large(payload):
+            if self._payloads.large(payload):
                 payload = await self._put(payload, "payload", owner, record.nonce)
             carried = tuple([await self._owned(given, owner) for given in start.carried])
             changed["start"] = attrs.evolve(start, payload=payload, carried=carried)
@@ -74,7 +76,7 @@ class Bodies:
 
     async def _command(self, record: Record, command: Command) -> Command:
         """A child's payload is the child's own, and its life is named by the command."""
-        if not _large(command.body):
+        if not self._payloads.large(command.body):
             return command
         key = key_of(record.id, record.life, record.done_run, command.id)
         child = command.kind is CommandKind.child
@@ -103,7 +105,3 @@ def _strange(given: Input, owner: str) -> bool:
     """Whether the input's body is the object of somebody else."""
     bodies = (given.body, given.ending.result if given.ending is not None else None)
     return any(body is not None and body.ref is not None and not body.ref.startswith(f"{owner}-") for body in bodies)
-
-
-def _large(body: Body) -> bool:
-    return body.ref is None and body.size > THRESHOLD_BYTES

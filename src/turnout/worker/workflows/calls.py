@@ -110,7 +110,7 @@ class Calls:
         if ending.kind is EndKind.completed:
             return decode(_text(ending.result))
         info = None if ending.job is None else self._instance.views.job(ending.job)
-        message = ending.error.message if ending.error is not None else ending.reason or ""
+        message = ending.error.shown if ending.error is not None else ending.reason or ""
         if ending.kind is EndKind.cancelled:
             raise JobCancelled(f"activity {ref.name} was cancelled: {ending.reason or ''}", info)
         raise JobFaulted(f"activity {ref.name} faulted: {message}", info)
@@ -234,7 +234,7 @@ class Calls:
         return ref.codec.decode_result(text) if isinstance(ref, Workflow) else _plain(text)
 
     def _raise(self, workflow_id: str, name: str, ending: Ending) -> NoReturn:
-        message = ending.error.message if ending.error is not None else ending.reason or ""
+        message = ending.error.shown if ending.error is not None else ending.reason or ""
         info = self._instance.views.child(workflow_id, name, ending)
         match ending.kind:
             case EndKind.cancelled:

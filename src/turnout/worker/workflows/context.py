@@ -11,16 +11,17 @@ from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
+from turnout.core.failure import given_reason
 from turnout.core.loglines import workflow_fields
 from turnout.core.retry import seconds
-from turnout.core.spec import checked_labels
+from turnout.core.spec import checked_labels, valid_name
 from turnout.core.workflows.jobs import span_id_of
 from turnout.core.workflows.values import CommandKind, Failure
 from turnout.definition.ambient import needed
 from turnout.definition.codec import decode_as
-from turnout.definition.handlers import Handler, Signal
+from turnout.definition.handlers import Signal
 from turnout.definition.plain_json import PayloadProblem
-from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, named_call
+from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, as_workflow, handler_name, named_call
 from turnout.errors import InvalidValue
 from turnout.worker.workflows.where import users_line
 
@@ -133,6 +134,8 @@ class WorkflowContext:
 
     def patched(self, patch_id: str) -> bool:
         """Whether this run goes the new way: True for a run that comes here for the first time with this code."""
+        if not isinstance(patch_id, str):
+            raise InvalidValue(f"a patch's id must be text, not {patch_id!r}")
         return self._instance.patched(patch_id)
 
     async def wait_for(self, predicate: Callable[[], Any], timeout: float | timedelta | None = None) -> None:
@@ -148,7 +151,7 @@ class WorkflowContext:
     async def receive(self, signal: str | Signal[..., Any], type: None = None, /) -> Any: ...
     async def receive(self, signal: str | Signal[..., Any], type: Any = None, /) -> Any:
         """The next signal of this name, as `type`. One that doesn't fit is dropped, with a warning."""
-        name = signal.name if isinstance(signal, Handler) else signal
+        name = handler_name(Signal, signal)
         code = users_line()
         while True:
             given = await self._instance.mailbox.receive(name, code)
@@ -184,7 +187,7 @@ class WorkflowContext:
 
     def workflow(self, workflow_id: str) -> OtherWorkflow:
         """Another workflow, by its id."""
-        return OtherWorkflow(self._instance, workflow_id)
+        return OtherWorkflow(self._instance, valid_name(workflow_id, "id"))
 
     @overload
     def start_child(
@@ -199,8 +202,7 @@ class WorkflowContext:
 
         When the wait for that is cancelled, so is the child, unless it was given `parent_close="abandon"`.
         """
-        ref = NamedWorkflow(workflow) if isinstance(workflow, str) else workflow
-        return self._instance.calls.start_child(ref, args, kwargs)
+        return self._instance.calls.start_child(as_workflow(workflow), args, kwargs)
 
 
 class OtherWorkflow:
@@ -212,12 +214,12 @@ class OtherWorkflow:
 
     async def signal(self, signal: str | Signal[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Signal it."""
-        name, text = named_call(signal, args, kwargs)
+        name, text = named_call(Signal, signal, args, kwargs)
         await self._instance.calls.reach(CommandKind.signal, self.id, name, text)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask it to cancel."""
-        await self._instance.calls.reach(CommandKind.cancel, self.id, "", reason)
+        await self._instance.calls.reach(CommandKind.cancel, self.id, "", given_reason(reason))
 
     async def result(self) -> Any:
         """Wait for its end: its result, or WorkflowFaulted, WorkflowCancelled, WorkflowTerminated."""

@@ -28,24 +28,25 @@ from turnout.store.histories import Overtaken, Stored, is_deleted
 from turnout.store.inbox import Lying, Wakeup
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
-from turnout.telemetry import questions, workflow_metrics
+from turnout.telemetry import log_lines, questions, workflow_metrics
 from turnout.telemetry import workflows as telemetry
 from turnout.worker.failure import Redact, error_info
 from turnout.worker.workflows.aftermath import Aftermath, newest_alone
 from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.cache import Cache, Cached
 from turnout.worker.workflows.calls import Views
-from turnout.worker.workflows.ends import CodeBroke, redacted_record
+from turnout.worker.workflows.ends import NOT_LOADED, CodeBroke, redacted_record
 from turnout.worker.workflows.handover import Handover, WantsInput
 from turnout.worker.workflows.local_activity import surroundings
 from turnout.worker.workflows.locals import LocalActivityMissing, Locals
+from turnout.worker.workflows.looking import Looking, Situation
 from turnout.worker.workflows.passing import pass_home
 from turnout.worker.workflows.pins import Pins
 from turnout.worker.workflows.queries import Answering, RunsCode
 from turnout.worker.workflows.replay import replayed
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_inputs
-from turnout.worker.workflows.verdicts import ends_at_once, ends_locals, is_plain_news, void_among
+from turnout.worker.workflows.verdicts import ends_at_begin, ends_at_once, ends_locals, void_among
 from turnout.worker.workflows.verification import Verification
 
 logger = logging.getLogger("turnout.workflow")
@@ -103,6 +104,7 @@ class Driver:
         self._views = views
         self._options = options
         self._cache = Cache(options.max_cached)
+        self._looking = Looking(store, self._cache, code)
         self._pins = Pins(store, options.build, pins=options.pins)
         self._committer = Committer(store)
         self._bodies = Bodies(store.payloads)
@@ -114,7 +116,7 @@ class Driver:
         self._verification.redact = options.redact
         around = surroundings(store, options.node, options.redact, options.sleep, options.client)
         self.locals = Locals(store, options.activities, self.settling, around, self.answering.turns)
-        self.handover = Handover(store.connection.now)
+        self.handover = Handover(store.connection.now, self._looking.ahead)
         self.settling.on_left = lambda wakeup: self.handover.left([wakeup])
         self.ack_wait_s = ACK_WAIT_S
         """How long the server waits until it hands an input over again."""
@@ -131,7 +133,6 @@ class Driver:
                 left = [each for each in wakeups if not each.handed_over]
             except Overtaken as error:
                 logger.debug("workflow %s: begins again: %s", workflow_id, error)
-                await self._drop(workflow_id)
                 await asyncio.sleep(0.01)
                 continue
             self.handover.left(each for each in wakeups if each.handed_over and each not in left)
@@ -151,31 +152,27 @@ class Driver:
 
     async def _task(self, name: str, workflow_id: str, wakeups: list[Wakeup]) -> list[Wakeup]:
         cached = self._cache.take(workflow_id)
-        handed = {wakeup.seq for wakeup in wakeups if wakeup.seq}
-        whole = cached is None or not cached.standing.begun or cached.standing.stuck
-        # The job of an end that was handed over may have sent signals: they lie in the inbox, and come first (W4).
-        reads = handed or whole or any(wakeup.handed_over for wakeup in wakeups)
-        lying = await self._store.inbox.read(name, workflow_id, handed, whole=whole) if reads else []
-        if cached is not None and not is_plain_news(cached.standing, lying, handed):
-            # A verdict other than "take" needs the newest record, read behind the inbox (W3).
-            newest = await self._store.histories.newest(workflow_id)
-            if newest is None or newest.seq != cached.standing.seq:
-                await self._code.run(cached.instance.drop)
-                cached = None
-        elif cached is None:
-            newest = await self._store.histories.newest(workflow_id)
-        else:
-            newest = Stored(cached.standing.newest, cached.standing.seq)
+        try:
+            situation = await self._looking.look(name, workflow_id, wakeups, cached)
+            return await self._task_of(situation, name, workflow_id, wakeups)
+        except BaseException:
+            await self._drop(workflow_id)
+            if cached is not None:
+                await self._code.run(cached.instance.drop)  # it was in our hand: nobody else does
+            raise
+
+    async def _task_of(self, situation: Situation, name: str, workflow_id: str, wakeups: list[Wakeup]) -> list[Wakeup]:
+        lying, newest, cached = situation.lying, situation.newest, situation.cached
         if newest is None or is_deleted(newest):
             self.locals.ended(workflow_id)
             left = wakeups if newest is None else await self._aftermath.of_a_deleted(newest, wakeups)
-            self.settling.without_history(left)
+            await self._aftermath.of_none(left)
             return []
         wakeups = await self._repeat(newest, lying, wakeups)
         if cached is None:
             wakeups = await pass_home(self._store, wakeups, newest.record, self._options.node)
         if not wakeups:
-            self._put_back(cached)
+            await self._put_back(cached)
             return []
         if newest.record.state.final:
             self.locals.ended(workflow_id)
@@ -187,7 +184,7 @@ class Driver:
             standing = cached.standing
         else:
             try:
-                records = await self._store.histories.read(workflow_id, newest)
+                records = await self._store.histories.read(workflow_id, newest, of_run=True)
                 standing = stand([(each.record, each.seq) for each in records])
             except (BrokenHistory, UnreadableRecord, ObjectGone) as error:
                 if not await self._still_newest(newest):
@@ -200,13 +197,13 @@ class Driver:
             return wakeups
         news = any(judge(standing, each.given, each.name) in (Verdict.take, Verdict.wake) for each in lying)
         if not news and not self.locals.to_run(standing, wakeups):
-            self._put_back(cached)
+            await self._put_back(cached)
             return self._after(standing, void_among(standing, wakeups), wakeups)
         wakeups = await self._of_this_build(standing, wakeups)
         cautious = await self._caution(standing, wakeups) if wakeups else Caution.not_here
         if cautious is Caution.free:
             return await self._run(standing, records, cached, lying, wakeups)
-        self._put_back(cached)
+        await self._put_back(cached)
         return await self._carefully(cautious, standing, records, lying, wakeups)
 
     async def _of_this_build(self, standing: Standing, wakeups: list[Wakeup]) -> list[Wakeup]:
@@ -233,7 +230,7 @@ class Driver:
             node=self._options.node,
             build=self._options.build,
             number=max((wakeup.number for wakeup in wakeups if wakeup.seq), default=1),
-            resumed=any(wakeup.number == 1 for wakeup in resumes),
+            resumed=any(each.number == 1 or each.time_ns / 1e9 > standing.newest.at for each in resumes),
             now=self._store.connection.now(),
             ack_wait_s=self.ack_wait_s,
         )
@@ -277,7 +274,7 @@ class Driver:
         async with self._one_try:
             await self._drop(standing.newest.id)
             records = records or await self._store.histories.read(
-                standing.newest.id, Stored(standing.newest, standing.seq)
+                standing.newest.id, Stored(standing.newest, standing.seq), of_run=True
             )
             trying = await self._append(
                 standing, trying_record(standing, self._author(), self._store.connection.now()), lying
@@ -287,14 +284,15 @@ class Driver:
     async def _repeat(self, newest: Stored, lying: Sequence[Lying], wakeups: list[Wakeup]) -> list[Wakeup]:
         """Handed again what only the newest record has: its writer may have died behind it (W2).
 
-        Its effects are performed again, unless it is so young that the writer is likely to be at it. A fork, or the end
-        of a local activity, has effects and may cover no input: whoever comes next makes sure of them.
+        Its effects are performed again, unless it is so young that the writer is likely to be at it. A fork, the end of
+        a local activity, or of a run that has just begun, has effects and may cover no input: whoever comes next makes
+        sure of them.
         """
         record = newest.record
         if self._cache.are_effects_stored(record.id, newest.seq):
             return wakeups
         again = [wakeup for wakeup in wakeups if record.newly_covers(wakeup.seq)]
-        if not again and not (forks(record) or ends_locals(record)):
+        if not again and not (forks(record) or ends_locals(record) or ends_at_begin(record)):
             return wakeups
         young_s = YOUNG_S - (self._store.connection.now() - record.at)
         if young_s <= 0 or not again or record.node == self._options.node:
@@ -322,10 +320,12 @@ class Driver:
             else:
                 workflow_metrics.loaded(standing.newest.name, "cache", 0.0)
             inputs = [(await self._bodies.at_hand(each.given, standing.life), each.name) for each in lying]
-        except (CodeBroke, NonDeterminism, UnreadableRecord, ObjectGone, HeldTooLong, LeftByExit) as error:
+        except BaseException as error:
             if cached is not None:
                 await self._code.run(cached.instance.drop)
-            return await self._stuck(standing, error, lying, wakeups)
+            if isinstance(error, NOT_LOADED):
+                return await self._stuck(standing, error, lying, wakeups)
+            raise
         try:
             left = await self._apply(standing, cached, inputs, lying, wakeups)
         except BaseException:
@@ -370,7 +370,8 @@ class Driver:
             await self._code.run(instance.drop)
             return await self._stuck(cached.standing, done.broken, (), wakeups)
         if cached.standing.state.final or cached.standing.run != standing.run:
-            await self._code.run(instance.drop)
+            if not instance.forget():
+                await self._code.run(instance.drop)
         else:
             await self._keep(cached)
         if record is not None:
@@ -388,8 +389,7 @@ class Driver:
         recorded = [await self._bodies.of_record(each.record) for each in records]
         began = time.monotonic()
         instance = await replayed(self._code.run, workflow, recorded, standing, self._views)
-        source: workflow_metrics.Source = "replay" if standing.begun else "begin"
-        workflow_metrics.loaded(workflow.name, source, time.monotonic() - began)
+        workflow_metrics.loaded(workflow.name, "replay" if standing.begun else "begin", time.monotonic() - began)
         return instance
 
     async def _append(self, standing: Standing, record: Record, lying: Sequence[Lying]) -> Standing:
@@ -400,6 +400,7 @@ class Driver:
         await self._make_sure(Stored(standing.newest, standing.seq), lying)
         record = await self._bodies.offloaded(record)
         seq = await self._store.histories.append(record, standing.seq)
+        log_lines.appended(record)
         telemetry.commands_ended(record, standing.pending)
         questions.updates_answered(record, standing.asked)
         after = stand([(record, seq)], standing)
@@ -454,9 +455,9 @@ class Driver:
             standing = await self._append(standing, record, lying)
         return self.settling.stuck(standing, wakeups)
 
-    def _put_back(self, cached: Cached | None) -> None:
+    async def _put_back(self, cached: Cached | None) -> None:
         if cached is not None:
-            self._cache.put(cached.standing.newest.id, cached)
+            await self._keep(cached)
 
     async def _keep(self, cached: Cached) -> None:
         for evicted in self._cache.put(cached.standing.newest.id, cached):

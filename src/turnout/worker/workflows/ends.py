@@ -13,6 +13,8 @@ from turnout.errors import (
     Fatal,
     JobCancelled,
     JobFaulted,
+    NonDeterminism,
+    UnreadableRecord,
     WorkflowCancelled,
     WorkflowEnded,
     WorkflowExists,
@@ -20,6 +22,8 @@ from turnout.errors import (
     WorkflowNotFound,
     WorkflowTerminated,
 )
+from turnout.flow.thread import HeldTooLong, LeftByExit
+from turnout.store.payloads import ObjectGone
 from turnout.worker.failure import Redact, error_info, redacted_error
 
 MESSAGE_CHARS = 10_000
@@ -42,6 +46,10 @@ _FAULTS = (
 
 class CodeBroke(Exception):
     """The code raised what no workflow ends by: it is stuck until repaired code is deployed. The cause is the error."""
+
+
+NOT_LOADED = (CodeBroke, NonDeterminism, UnreadableRecord, ObjectGone, HeldTooLong, LeftByExit)
+"""What a replay raises that time will not mend."""
 
 
 def is_fault(error: BaseException, fail_on: Collection[str]) -> bool:
@@ -93,4 +101,4 @@ def _messages(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
         if isinstance(each, BaseExceptionGroup):
             yield from _messages(each)
         else:
-            yield error_info(each).message
+            yield error_info(each).shown

@@ -10,13 +10,17 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from turnout.core.record import JobRecord
+from turnout.core.spec import Asker
 from turnout.core.workflows.jobs import ending_of_job
 from turnout.core.workflows.values import Input, InputKind, Record
 from turnout.errors import TurnoutError
-from turnout.store.inbox import Wakeup
+from turnout.store.inbox import Lying, Wakeup
 
 WITHIN_S = 1.0
 """For how long a record may be waited for until the inbox is told after all: longer while a task runs here."""
+
+Reading = asyncio.Task[list[Lying]]
+"""The inbox of a workflow, as it is read."""
 
 _Key = tuple[str, str, int, str]
 
@@ -26,10 +30,14 @@ class WantsInput(TurnoutError):
 
 
 class Handover:
-    """Gives ends to workflows of this node. `has`: whether one is in memory, `at_work`: whether a task of it runs."""
+    """Gives ends to workflows of this node. `has`: whether one is in memory, `at_work`: whether a task of it runs.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    `read` reads the inbox of a workflow (name, id), None where the task is to do that.
+    """
+
+    def __init__(self, now: Callable[[], float], read: Callable[[str, str], Reading | None]) -> None:
         self._now = now
+        self._read = read
         self._waiting: dict[_Key, asyncio.Future[bool]] = {}
         self._timers: dict[_Key, asyncio.TimerHandle] = {}
         self._not_for: set[str] = set()
@@ -38,8 +46,17 @@ class Handover:
         self.at_work: Callable[[str], bool] = lambda _: False
         self.give: Callable[[Wakeup], None] = lambda _: None
 
-    def offer(self, record: JobRecord) -> asyncio.Future[bool] | None:
-        """Give the end of this job to its workflow: whether a record has it will be told. None: tell the inbox."""
+    def expect(self, parent: Asker) -> Reading | None:
+        """The code of a job of this workflow has ended: the inbox is read while the end is written."""
+        if self._closed or parent.name in self._not_for or self.at_work(parent.id):
+            return None
+        return self._read(parent.name, parent.id)
+
+    def offer(self, record: JobRecord, ahead: Reading | None = None) -> asyncio.Future[bool] | None:
+        """Give the end of this job to its workflow: whether a record has it will be told. None: tell the inbox.
+
+        `ahead` came of `expect`.
+        """
         parent = record.spec.options.parent
         if self._closed or parent is None or parent.name in self._not_for:
             return None
@@ -54,7 +71,8 @@ class Handover:
         loop = asyncio.get_running_loop()
         taken = self._waiting[key] = loop.create_future()
         self._timers[key] = loop.call_later(WITHIN_S, self._late, key)
-        self.give(Wakeup(parent.name, parent.id, 0, int(now * 1e9), 1, "", given, handed_over=True))
+        at_ns = int(now * 1e9)
+        self.give(Wakeup(parent.name, parent.id, 0, at_ns, 1, "", given, handed_over=True, ahead=ahead))
         return taken
 
     def _late(self, key: _Key) -> None:

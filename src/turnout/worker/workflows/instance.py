@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -19,7 +20,7 @@ import attrs
 from turnout.core.record import JobRecord
 from turnout.core.spec import Body
 from turnout.core.workflows.standing import await_end
-from turnout.core.workflows.task import Continued, Raised, Returned, RunEnd, Stopped, Turn
+from turnout.core.workflows.task import NOTHING, Continued, Raised, Returned, RunEnd, Stopped, Turn
 from turnout.core.workflows.values import (
     DELAY,
     Answer,
@@ -35,7 +36,7 @@ from turnout.core.workflows.values import (
 from turnout.definition.ambient import entered
 from turnout.definition.workflow import Workflow
 from turnout.errors import InvalidArguments, InvalidValue, NotDurable
-from turnout.flow import Clock, Loop, Timer, stack_of
+from turnout.flow import Clock, Loop, Scope, Timer, stack_of
 from turnout.flow.guards import Guard, guarded
 from turnout.worker.failure import error_info
 from turnout.worker.workflows.calls import Calls, Views
@@ -103,7 +104,7 @@ class Instance:
         self._main: asyncio.Task[Any] | None = None
         self._early = list(facts.start.carried)
         self._held: list[Input] = []
-        self._handlers: dict[asyncio.Task[Any], str] = {}
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._end: RunEnd | None = None
         self._broken: BaseException | None = None
         self._inputs = 0
@@ -134,7 +135,7 @@ class Instance:
         return self._finish()
 
     def prepare(self) -> None:
-        """Make the object, for a query that comes before the first task."""
+        """Make the object, for a query that comes before the first task, or where there never was one."""
         with self.running():
             self._make_object()
 
@@ -146,6 +147,13 @@ class Instance:
         """Forget it: nothing of its code runs again."""
         with entered(self.calls), guarded(self._guard):
             self.loop.drop()
+
+    def forget(self) -> bool:
+        """Drop it if none of its code has to be ended for that, so on whatever thread; whether it was so."""
+        if not self.loop.over:
+            return False
+        self.loop.condemn()
+        return True
 
     @property
     def trouble(self) -> str | None:
@@ -163,11 +171,7 @@ class Instance:
         """What the code waits for, for people to see."""
         shown = (command for command in self.commands.values() if command.id not in self.calls.silent)
         found = [_wait_of(command, self.tried.get(command.id)) for command in shown]
-        found += [
-            Wait(WaitKind.signal, name=receiver.name, since=receiver.since, code=receiver.code)
-            for receiver in self.mailbox.receivers
-        ]
-        found += [Wait(WaitKind.condition, since=each.since, code=each.code) for each in self.mailbox.conditions]
+        found += self.mailbox.waits()
         if not found and self._main is not None and not self._main.done():
             stack = stack_of(self._main)
             found.append(Wait(WaitKind.condition, since=self.loop.time(), code=users_line(stack)))
@@ -292,14 +296,14 @@ class Instance:
             self._run()
 
     def _make_object(self) -> None:
-        if self.workflow.cls is None or self.object is not None or self._end is not None:
+        if self.workflow.cls is None or self.object is not None or isinstance(self._end, Raised):
             return
         try:
             args, kwargs = self.arguments()
             self.object = self.workflow.make(args, kwargs)
         except InvalidArguments as error:
             self.end(Raised(failure_of(error)))
-        except Exception as error:  # the class is user code
+        except (Exception, asyncio.CancelledError) as error:  # the class is user code
             self.fault(error)
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -310,28 +314,22 @@ class Instance:
             raise InvalidArguments(str(error)) from None
 
     def _hand_over(self, given: Input) -> None:
-        match given.kind:
-            case InputKind.begin:
-                self._begin()
-            case InputKind.signal:
-                self._signal(given)
-            case InputKind.update:
-                self._make_object()
-                self.updates.begin(given, f"h{self._inputs}")
-            case InputKind.cancel:
-                self._cancel(given)
-            case InputKind.timer:
-                self._fire(given)
-            case InputKind.done:
-                self._settle(given)
-            case InputKind.tried if given.ending is not None and given.ending.job is not None:
-                self.tried[given.what] = given.ending.job
-            case InputKind.started:
-                self.calls.started(given)
-            case _:
-                return
+        taken = _TAKEN.get(given.kind)
+        if taken is not None:
+            taken(self, given)
 
-    def _begin(self) -> None:
+    def _update(self, given: Input) -> None:
+        self._make_object()
+        self.updates.begin(given, f"h{self._inputs}")
+
+    def _tried(self, given: Input) -> None:
+        if given.ending is not None and given.ending.job is not None:
+            self.tried[given.what] = given.ending.job
+
+    def _started(self, given: Input) -> None:
+        self.calls.started(given)
+
+    def _begin(self, _: Input) -> None:
         if self._end is not None or self._broken is not None:
             return
         try:
@@ -373,8 +371,26 @@ class Instance:
         except InvalidValue as error:
             self.warn("a signal %s does not fit and is dropped: %s", given.what, error)
             return
-        if self.object is not None:
-            self.run_handler(handler.fn, args, kwargs, f"h{self._inputs}", self._handled)
+        if self.object is None:
+            return
+        path = f"h{self._inputs}"
+        if handler.is_async:
+            self.run_handler(handler.fn, args, kwargs, path, self._handled)
+        else:
+            self._call_handler(functools.partial(handler.fn, self.object, *args, **kwargs), path)
+
+    def _call_handler(self, call: Callable[[], Any], path: str) -> None:
+        """Call a handler that is a plain function: a task for each would make a signal twice as expensive."""
+        scope = Scope(path)
+        try:
+            answer = self.loop.call_root(call, scope)
+        except (SystemExit, KeyboardInterrupt):  # a task lets nothing else out, either
+            raise
+        except BaseException as error:  # the handler is user code
+            self.fault(error)
+            return
+        if isinstance(answer, Coroutine):
+            self._follow(self.loop.create_root(answer, scope), self._handled)
 
     def run_handler(
         self,
@@ -385,10 +401,13 @@ class Instance:
         done: Callable[[asyncio.Task[Any]], None],
     ) -> None:
         """Run a handler as a task of its own."""
-        task = self.loop.create_root(_called(fn, self.object, args, kwargs), path)
-        self._handlers[task] = path
+        self._follow(self.loop.create_root(_called(fn, self.object, args, kwargs), path), done)
+
+    def _follow(self, task: asyncio.Task[Any], done: Callable[[asyncio.Task[Any]], None]) -> None:
+        """The task is a handler's, until it has ended."""
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
         task.add_done_callback(done)
-        task.add_done_callback(lambda ended: self._handlers.pop(ended, None))
 
     @property
     def handlers_finished(self) -> bool:
@@ -431,17 +450,17 @@ class Instance:
     def _finish(self) -> Turn:
         if self._broken is not None:
             raise CodeBroke(error_info(self._broken).message) from self._broken
-        commands, self._turn = tuple(self._turn), []
-        patches, self._turn_patches = tuple(self._turn_patches), []
-        answers, self._answers = tuple(self._answers), []
-        changed, self._changed = self._changed, set()
+        commands, patches, answers, changed = self._turn, self._turn_patches, self._answers, self._changed
+        if not (commands or patches or answers or changed or self._end):
+            return NOTHING
+        self._turn, self._turn_patches, self._answers, self._changed = [], [], [], set()
         self.history_length += len(commands)
         if self._end is not None and not self.handlers_finished:
             self.warn("it ends while handlers run")
         return Turn(
-            commands=commands,
-            answers=answers,
-            patches=patches,
+            commands=tuple(commands),
+            answers=tuple(answers),
+            patches=tuple(patches),
             labels=dict(self.labels) if "labels" in changed else None,
             details=self.details if "details" in changed else None,
             end=self._end,
@@ -456,6 +475,19 @@ class Instance:
     def continue_with(self, payload: str) -> None:
         """`continue_as_new`: the end of this run."""
         self.end(Continued(Body(text=payload, size=len(payload.encode()))))
+
+
+_TAKEN: dict[InputKind, Callable[[Instance, Input], None]] = {
+    InputKind.begin: Instance._begin,
+    InputKind.signal: Instance._signal,
+    InputKind.update: Instance._update,
+    InputKind.cancel: Instance._cancel,
+    InputKind.timer: Instance._fire,
+    InputKind.done: Instance._settle,
+    InputKind.tried: Instance._tried,
+    InputKind.started: Instance._started,
+}
+"""What each kind of input does. Read from a table: in Python 3.11 to name a member takes as long as a call."""
 
 
 async def _called(fn: Callable[..., Any], own: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

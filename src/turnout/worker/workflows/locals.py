@@ -25,6 +25,7 @@ from turnout.core.workflows.task import Turn
 from turnout.core.workflows.values import Command, CommandKind, Ending, EndKind, Input, InputKind, Record
 from turnout.definition.activity import Activity, refuse_as_local
 from turnout.errors import DefinitionError, InvalidValue, TurnoutError
+from turnout.keyed_locks import KeyedLocks
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.inbox import Wakeup
 from turnout.store.perform import Store
@@ -35,7 +36,6 @@ from turnout.worker.workflows.ends import CodeBroke
 from turnout.worker.workflows.local_activity import LocalActivity, RunFacts, Surroundings
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_more
-from turnout.worker.workflows.turns import Turns
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -115,7 +115,7 @@ class Locals:
         activities: Mapping[str, Activity[..., Any]],
         settling: Settling,
         around: Surroundings,
-        turns: Turns,
+        turns: KeyedLocks,
     ) -> None:
         self._store = store
         self._activities = activities

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from turnout.core.workflows.values import Input
+from turnout.core.workflows.values import Input, Wait, WaitKind
 
 
 @attrs.define(eq=False)
@@ -48,6 +48,11 @@ class Mailbox:
         """What was taken and not received, in the order of arrival."""
         kept = [given for queue in self._kept.values() for given in queue]
         return tuple(sorted(kept, key=lambda given: (given.at, given.seq)))
+
+    def waits(self) -> list[Wait]:
+        """Those who wait, for people to see."""
+        signals = [Wait(WaitKind.signal, name=each.name, since=each.since, code=each.code) for each in self.receivers]
+        return signals + [Wait(WaitKind.condition, since=each.since, code=each.code) for each in self.conditions]
 
     def put(self, given: Input) -> None:
         """A signal has come: the one who has waited longest gets it, or it is kept."""
@@ -116,7 +121,7 @@ class Mailbox:
                 if condition.holds():
                     condition.future.set_result(None)
                     woken = True
-            except Exception as error:  # a condition is user code, and its error belongs to the one who waits for it
+            except (Exception, asyncio.CancelledError) as error:  # user code: its error is that of who waits for it
                 condition.future.set_exception(error)
                 woken = True
         return woken

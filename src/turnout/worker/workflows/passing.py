@@ -7,6 +7,7 @@ and where nobody does it stays where it is. Whatever is lost on the way, the ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -101,5 +102,6 @@ class Taker:
         handed = Message(lay, ack, message.data, message.block)
         wakeup = parse_wakeup(self._store.names, handed) if ack and message.reply else None
         if wakeup is not None and wakeup.name in self._workflows:
-            self._store.connection.send(message.reply, b"+")
-            self._receive(attrs.evolve(wakeup, passed_on=True))
+            with contextlib.suppress(Disconnected):  # whoever asks hears nothing, and keeps it
+                self._store.connection.send(message.reply, b"+")
+                self._receive(attrs.evolve(wakeup, passed_on=True))

@@ -16,12 +16,12 @@ from turnout.core.failure import ErrorInfo
 from turnout.core.workflows.standing import BrokenHistory, stand
 from turnout.core.workflows.values import RecordKind, WorkflowState
 from turnout.definition.workflow import Workflow
-from turnout.errors import NonDeterminism, QueryFailed, TurnoutError, UnreadableRecord
+from turnout.errors import QueryFailed, TurnoutError, UnreadableRecord
 from turnout.flow.thread import HeldTooLong, LeftByExit
+from turnout.keyed_locks import KeyedLocks
 from turnout.nats.messages import Message
 from turnout.nats.subscription import Subscription
 from turnout.store.histories import Stored, is_deleted
-from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
 from turnout.telemetry import questions
 from turnout.wire import queries as wire
@@ -29,10 +29,9 @@ from turnout.worker.failure import Redact, error_info, redacted_error
 from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.cache import Cache, Cached
 from turnout.worker.workflows.calls import Views
-from turnout.worker.workflows.ends import CodeBroke
+from turnout.worker.workflows.ends import NOT_LOADED, CodeBroke
 from turnout.worker.workflows.reading import Spoilt, ask
 from turnout.worker.workflows.replay import replay
-from turnout.worker.workflows.turns import Turns
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -76,7 +75,7 @@ class Answering:
         self._views = views
         self._cache = cache
         self._bodies = Bodies(store.payloads)
-        self.turns = Turns()
+        self.turns = KeyedLocks()
         """Who works on a workflow just now: a task of it, or a query."""
         self._gate = asyncio.Semaphore(TOGETHER)
         self.leaving = False
@@ -182,11 +181,11 @@ class Answering:
         """The state at the newest record; of a stuck one that before the input that broke."""
         workflow = self._workflows[newest.record.name]
         try:
-            records = await self._store.histories.read(newest.record.id, newest)
+            records = await self._store.histories.read(newest.record.id, newest, of_run=True)
             standing = stand([(each.record, each.seq) for each in records])
             recorded = [await self._bodies.of_record(each.record) for each in records]
             instance = await self._code.run(lambda: replay(workflow, recorded, standing, self._views))
-        except (CodeBroke, NonDeterminism, UnreadableRecord, ObjectGone, HeldTooLong, LeftByExit) as error:
+        except NOT_LOADED as error:
             raise QueryFailed(f"workflow {newest.record.id} can't be replayed: {error}") from error
         return Cached(standing, instance)
 
@@ -254,7 +253,7 @@ class QueryServer:
         if asked in self._at_work:
             return  # it is asked once more; the answer goes to the first one
         self._at_work.add(asked)
-        heard = questions.Heard(name, question.id, question.query, question.traceparent)
+        heard = questions.Heard(name, question.id, question.query, question.traceparent, question.counted)
         try:
             reply = await self._outcome(name, question)
             self._send(message.reply, reply)

@@ -73,6 +73,7 @@ class WorkflowRunner:
         """Returns the loops that a worker lives by, once every workflow is pulled. Errors: the connection's."""
         workflow_metrics.serve(self._workflows)
         self._settling.replicas = await Topology(self._store.connection, self._store.names).workflow_replicas()
+        self._store.inbox.alone = self._store.histories.alone = self._settling.replicas == 1
         if self._settling.replicas > 1:
             self.handover.drain()  # a leader that was cut off may show an inbox without what a job has just sent (W4)
         for puller in self._pullers.values():

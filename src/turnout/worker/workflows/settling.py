@@ -32,6 +32,11 @@ STUCK_LATER_S = 600.0
 """How long the inputs of a stuck workflow that are not its first one are given back for, at most (W7)."""
 
 
+def is_homeless(wakeup: Wakeup) -> bool:
+    """Whether an input without a history was handed over so often that there will be none."""
+    return wakeup.number > NO_HISTORY_HANDED
+
+
 class Settling:
     """Says what becomes of wake-ups. Nothing is awaited: an acknowledgement that is lost is made again.
 
@@ -63,28 +68,30 @@ class Settling:
         left = []
         kept = {command.wake for command in standing.locals} if standing.pending else ()
         for wakeup in wakeups:
-            kind = wakeup.given.kind if wakeup.given is not None else None
+            given = wakeup.given
+            kind = given.kind if given is not None else None
             begun = (standing.begun or standing.delayed) and not standing.ahead
             if wakeup.seq in kept:
                 left.append(wakeup)
-            elif wakeup.given is not None and not wakeup.seq:
-                if wakeup.given.what in standing.pending and wakeup.given not in taken:
+            elif given is not None and not wakeup.seq:
+                if given.what in standing.pending and given not in taken:
                     left.append(wakeup)
             elif kind is InputKind.start and not (begun or standing.state.final):
                 left.append(wakeup)  # it stays until `begin` of its run stands in a record, or what a fork brings along
+            elif standing.state.final and given is not None and kind is InputKind.start and given.life == standing.life:
+                self.remove(wakeup)  # what ended in its first task may have ended in front of it
             elif wakeup.seq <= standing.upto or wakeup.seq in void:
                 self.remove(wakeup, void=wakeup.seq in void)
             else:
                 left.append(wakeup)
         return left
 
-    def without_history(self, wakeups: Sequence[Wakeup]) -> None:
-        """A start may be on its way: give them back, and take them for void only after a minute of hand-overs."""
-        for wakeup in wakeups:
-            if wakeup.number > NO_HISTORY_HANDED:
-                self.remove(wakeup, void=True)
-            else:
-                self.give_back(wakeup, min(NO_HISTORY_S[0] * 2 ** (wakeup.number - 1), NO_HISTORY_S[1]))
+    def without_history(self, wakeup: Wakeup) -> None:
+        """A start may be on its way: give it back, and take it for void only after a minute of hand-overs."""
+        if is_homeless(wakeup):
+            self.remove(wakeup, void=True)
+        else:
+            self.give_back(wakeup, min(NO_HISTORY_S[0] * 2 ** (wakeup.number - 1), NO_HISTORY_S[1]))
 
     def stuck(self, standing: Standing, wakeups: Sequence[Wakeup]) -> list[Wakeup]:
         """Give back what the workflow can't take; the first input comes again sooner than those behind it."""

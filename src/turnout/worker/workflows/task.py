@@ -44,7 +44,7 @@ def apply_more(done: Done, inputs: Iterable[Input], apply: Callable[[Input], Tur
 
 def _take(done: Done, inputs: Iterable[tuple[Input, str]], apply: Callable[[Input], Turn]) -> None:
     draft = done.draft
-    for given, name in inputs:
+    for given, name in _in_time(draft, inputs):
         if draft.full:
             break
         if given.kind is not InputKind.begin:
@@ -59,6 +59,17 @@ def _take(done: Done, inputs: Iterable[tuple[Input, str]], apply: Callable[[Inpu
         except CodeBroke as error:
             done.broken = error
             break
+
+
+def _in_time(draft: Draft, inputs: Iterable[tuple[Input, str]]) -> Iterator[tuple[Input, str]]:
+    """The inputs, each timer behind those that are due before it: their time has come as well (W6)."""
+    for given, name in inputs:
+        while given.kind is InputKind.timer and draft.judge(given, name) is Verdict.take:
+            earlier = draft.due_before(given)
+            if earlier is None:
+                break
+            yield earlier, draft.standing.newest.name
+        yield given, name
 
 
 def _with_begin(draft: Draft, inputs: Sequence[tuple[Input, str]], now: float) -> Iterator[tuple[Input, str]]:

@@ -9,8 +9,8 @@ from turnout.core.spec import Body
 from turnout.core.workflows.values import Answer, AnswerState, Input
 from turnout.definition.handlers import Update
 from turnout.errors import InvalidValue, UpdateFailed
-from turnout.worker.failure import error_info
-from turnout.worker.workflows.ends import is_fault
+from turnout.flow.errors import Overrun
+from turnout.worker.workflows.ends import failure_of, is_fault
 from turnout.worker.workflows.reading import looking
 
 if TYPE_CHECKING:  # an instance has its updates, and they act on it
@@ -51,13 +51,15 @@ class Updates:
         try:
             with looking(instance):
                 handler.validate(instance.object, *args, **kwargs)
-        except Exception as error:  # whatever a validator raises rejects the update
-            instance.answer(Answer(given.id, AnswerState.rejected, error=error_info(error)))
+        except Overrun:
+            raise
+        except BaseException as error:  # whatever a validator raises rejects the update
+            instance.answer(Answer(given.id, AnswerState.rejected, error=failure_of(error).error))
             return False
         return True
 
     def _fail(self, given: Input, error: BaseException) -> None:
-        self._instance.answer(Answer(given.id, AnswerState.failed, error=error_info(error)))
+        self._instance.answer(Answer(given.id, AnswerState.failed, error=failure_of(error).error))
 
     def _done(self, given: Input, handler: Update[..., Any], task: asyncio.Task[Any]) -> None:
         error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -14,6 +14,11 @@ def ends_locals(record: Record) -> bool:
     return any(each.kind is InputKind.done and not each.seq for each in record.inputs)
 
 
+def ends_at_begin(record: Record) -> bool:
+    """Whether the run has ended in its first task, which then need not cover the input that has woken it."""
+    return record.ends_run and any(each.kind is InputKind.begin for each in record.inputs)
+
+
 def is_plain_news(standing: Standing, lying: Sequence[Lying], handed: set[int]) -> bool:
     """Whether all that was handed over is there and to be taken, as far as this (maybe stale) standing tells."""
     verdicts = {each.given.seq: judge(standing, each.given, each.name) for each in lying}

@@ -25,7 +25,7 @@ from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.calls import Views
 from turnout.worker.workflows.ends import CodeBroke
 from turnout.worker.workflows.queries import RunsCode
-from turnout.worker.workflows.replay import replay
+from turnout.worker.workflows.replay import replay_in_pieces
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -33,8 +33,8 @@ INPUTS_EACH = 10
 """How many inputs a task that is chosen pays for, each of which costs a tenth of a task or so. A longer history waits
 until others have paid for it as well."""
 
-INPUTS_MOST = 1_000
-"""A run that has taken more inputs is not replayed: it would hold the thread of all workflows for too long."""
+INPUTS_MOST = 50_000
+"""How many may be paid for in advance: as many as the longest history has."""
 
 LOGGED_EVERY_S = 60.0
 """How often differences of one workflow's name are logged; the metric has them all."""
@@ -92,11 +92,11 @@ class Verification:
     async def _difference(self, standing: Standing) -> ErrorInfo | None:
         """How the code goes another way when it is led through the history; None when it does not."""
         newest = standing.newest
-        records = await self._store.histories.read(newest.id, Stored(newest, standing.seq))
+        records = await self._store.histories.read(newest.id, Stored(newest, standing.seq), of_run=True)
         recorded = [await self._bodies.of_record(each.record) for each in records]
         workflow = self._workflows[newest.name]
         try:
-            await self._code.run(lambda: replay(workflow, recorded, standing, self._views).drop())
+            await replay_in_pieces(self._code.run, workflow, recorded, standing, self._views)
         except (NonDeterminism, CodeBroke, HeldTooLong, LeftByExit) as error:
             cause = error.__cause__ if isinstance(error, CodeBroke) and error.__cause__ is not None else error
             info = error_info(cause)

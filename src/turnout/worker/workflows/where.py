@@ -15,14 +15,10 @@ _OURS = (str(Path(flow.__file__).parents[1]), str(Path(asyncio.__file__).parent)
 _DEPTH = 50
 
 
-def _shown(file: str, line: int, function: str) -> str:
-    return f"{_name(file)}:{line} {function}"
-
-
 @functools.lru_cache(maxsize=1024)
-def _name(file: str) -> str:
-    """A long replay asks for few files very often."""
-    return Path(file).name
+def _shown(file: str, line: int, function: str) -> str:
+    """A long replay asks for few lines very often."""
+    return f"{Path(file).name}:{line} {function}"
 
 
 def users_line(stack: Sequence[CodeLine] | None = None) -> str:

@@ -1,7 +1,7 @@
 """The worker's side of `run_in="process"`: a sync activity in a child process that can really be stopped.
 
 Every attempt gets a fresh interpreter (no fork of a process with threads and event loops), which imports the activity's
-module by its name. `worker/child.py` says what happens there, and why nothing outlives the attempt or the worker.
+module by its name. guard.py says why nothing outlives the attempt or the worker, child.py what happens there.
 Needs a POSIX system.
 """
 
@@ -26,9 +26,10 @@ from turnout.core.record import Progress
 from turnout.definition.activity import Activity
 from turnout.errors import DefinitionError, TurnoutError
 from turnout.telemetry import children
-from turnout.worker.child import load, pack, unpack
 from turnout.worker.context import Host, JobFacts
 from turnout.worker.failure import describe
+from turnout.worker.process.child import load
+from turnout.worker.process.frames import pack, unpack
 
 logger = logging.getLogger("turnout.worker")
 
@@ -168,7 +169,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "turnout.worker.child", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "turnout.worker.process.guard", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**_without_credentials(os.environ), "PYTHONPATH": os.pathsep.join(map(os.fspath, sys.path))},
                 pass_fds=(theirs.fileno(),),

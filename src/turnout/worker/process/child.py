@@ -1,47 +1,36 @@
-"""The child's side of `run_in="process"`: `python -m turnout.worker.child FD`, started by worker/process.py alone.
+"""The second process of a child: the function of the user, and the conversation with the worker about it.
 
-Two processes. The first stays small, runs no code of the user, and guards the second: when the worker asks for it
-(SIGTERM), when the worker is gone (its end of the socket closes, or the kernel says so), or when the second has ended
-by itself, it kills what is left of the second's session, and ends exactly as the second ended. So code that holds the
-interpreter lock for hours, and what it started (ffmpeg ...), can be stopped, and nothing outlives its worker but a
-daemon that made a session of its own.
-
-The second process is the leader of a session of its own. It runs the function in its main thread; a thread with an
-event loop keeps the conversation with the worker: frames of JSON, each behind its length.
-
-Nothing but the standard library is imported at the top: the guard needs no more.
+It runs the function in its main thread; a thread with an event loop keeps the conversation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib
 import inspect
 import itertools
-import json
 import logging
 import os
-import select
-import signal
 import socket
-import struct
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # The guard would load all of pydantic for nothing.
-    from turnout.core.failure import Failure
-    from turnout.core.loglines import Line
-    from turnout.core.record import Progress
-    from turnout.definition.activity import Activity
+from turnout import errors
+from turnout.core.failure import Failure, FaultReason
+from turnout.core.loglines import Line
+from turnout.core.record import Progress
+from turnout.definition.activity import Activity, activity
+from turnout.definition.plain_json import PayloadProblem
+from turnout.errors import InvalidArguments, InvalidValue
+from turnout.telemetry.children import in_child
+from turnout.worker.context import JobContext, JobContextFilter, JobFacts, entered
+from turnout.worker.failure import InvalidResult, describe
+from turnout.worker.process.frames import pack, unpack
 
-
-HEADER = struct.Struct(">I")
 FLUSH_S = 0.1
 """Progress, heartbeats and the lines to be kept are sent at most this often."""
 LINES_MAX = 200
@@ -50,122 +39,9 @@ EXTRA_MAX = 32
 """How many fields of its own a log record may bring along."""
 LOG_BUFFER_MAX = 8 * 1024 * 1024
 """Log lines are dropped while the worker has this many bytes still to read."""
-REAP_S = 1.0
-"""How long the guard waits for what it has killed to be gone."""
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def pack(kind: str, **fields: Any) -> bytes:
-    """One frame of the conversation."""
-    body = json.dumps({"kind": kind, **fields}, separators=(",", ":")).encode()
-    return HEADER.pack(len(body)) + body
-
-
-async def unpack(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next frame, or None when the other side is gone."""
-    try:
-        (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-        frame: dict[str, Any] = json.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return frame
-
-
-# -- the guard --------------------------------------------------------------------------------------------------------
-
-
-def main(fd: int) -> None:
-    """Become the guard and its ward; neither returns."""
-    os.set_inheritable(fd, False)
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # set_wakeup_fd tells; a handler must be there for that.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    guard = os.getpid()
-    ward = os.fork()
-    if ward:
-        _end_like(_guard(ward, fd, woken))
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    os.close(woken)
-    os.close(wake)
-    os.setsid()
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != guard:
-        os._exit(1)
-    _Conversation(fd).run()
-
-
-def _guard(ward: int, fd: int, woken: int) -> int:
-    """Wait for a reason to end, leave nothing of the ward's session behind, and tell the ward's wait status."""
-    poll = select.poll()
-    poll.register(woken, select.POLLIN)
-    poll.register(fd, 0)  # Hangups only: what is said on the socket is for the ward.
-    while not _ended(ward):
-        events = dict(poll.poll())
-        if fd in events or signal.SIGTERM in (os.read(woken, 64) if woken in events else b""):
-            poll.unregister(fd)
-            _kill_session(ward)
-            break
-    _kill_session(ward)
-    _, status = os.waitpid(ward, 0)
-    _reap()
-    return status
-
-
-def _ended(ward: int) -> bool:
-    """Whether it has ended, without reaping it: until then its number cannot be given to anybody else."""
-    return os.waitid(os.P_PID, ward, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill_session(ward: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(ward, signal.SIGKILL)  # By number too: it may not have its session yet.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(ward, signal.SIGKILL)
-
-
-def _reap() -> None:
-    """Collect the ward's orphans, which are ours now, so that they are gone and not zombies of a container's init."""
-    end = time.monotonic() + REAP_S
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < end:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.005)
-
-
-def _end_like(status: int) -> None:
-    """End as the ward did, so that the worker reads the ward's exit code or signal from the guard."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
-        _no_core_dump()
-        os.kill(os.getpid(), number)
-    os._exit(os.waitstatus_to_exitcode(status))
-
-
-def _no_core_dump() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _prctl(option: int, value: int) -> None:
-    """Linux only; elsewhere the closed socket has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, int(value), 0, 0, 0)
-
-
-# -- the ward ---------------------------------------------------------------------------------------------------------
-
-
-class _Conversation:
+class Conversation:
     """Runs one call and reports to the worker. The context's `Host`."""
 
     def __init__(self, fd: int) -> None:
@@ -197,31 +73,23 @@ class _Conversation:
 
     def _answer(self) -> bytes:
         """The last frame: the result, or the error. Here the user's code is called, so everything is caught."""
-        from turnout.core.failure import FaultReason
-        from turnout.definition.plain_json import PayloadProblem
-        from turnout.errors import InvalidArguments, InvalidValue
-        from turnout.worker.failure import InvalidResult, describe
-
         try:
             self._restore_surroundings()
-            activity = load(self._call["module"], self._call["qualname"], self._call["facts"]["activity"])
+            called = load(self._call["module"], self._call["qualname"], self._call["facts"]["activity"])
             try:
-                args, kwargs = activity.codec.decode(self._call["payload"])
+                args, kwargs = called.codec.decode(self._call["payload"])
             except PayloadProblem as error:
                 return _error(describe(error, FaultReason.invalid_payload))
-            value = self._run_code(activity, args, kwargs)
+            value = self._run_code(called, args, kwargs)
             try:
-                return pack("result", text=activity.codec.encode_result(value))
+                return pack("result", text=called.codec.encode_result(value))
             except (InvalidValue, InvalidArguments) as error:
-                problem = InvalidResult(f"the result of {activity.name} can't be stored: {error}")
+                problem = InvalidResult(f"the result of {called.name} can't be stored: {error}")
                 return _error(describe(problem, FaultReason.invalid_result))
         except BaseException as error:  # the user's code; sys.exit() in it is a failure like others
             return _error(describe(error))
 
-    def _run_code(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from turnout.telemetry.children import in_child
-        from turnout.worker.context import JobContext, JobFacts, entered
-
+    def _run_code(self, called: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._end_tracing = in_child(self._call["tracing"])  # the module has been imported: its own tracing comes first
         context = JobContext(JobFacts(**self._call["facts"]), self, self._loop)
         with self._lock:
@@ -229,7 +97,7 @@ class _Conversation:
             if self._cancel is not None:
                 context.ask_to_stop(self._cancel)
         with entered(context):
-            value = activity.fn(*args, **kwargs)
+            value = called.fn(*args, **kwargs)
             # A plain wrapper around async code gives a coroutine.
             return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
 
@@ -240,8 +108,6 @@ class _Conversation:
             os.environ.pop("PYTHONPATH", None)
         else:
             os.environ["PYTHONPATH"] = self._call["pythonpath"]
-        from turnout.worker.context import JobContextFilter
-
         forwarder = _Forwarder(self)
         forwarder.addFilter(JobContextFilter())
         logging.root.handlers[:] = [forwarder]
@@ -360,7 +226,7 @@ class _Conversation:
 class _Forwarder(logging.Handler):
     """Sends log records to the worker, whose own handlers write them."""
 
-    def __init__(self, conversation: _Conversation) -> None:
+    def __init__(self, conversation: Conversation) -> None:
         super().__init__()
         self._conversation = conversation
         self._formatter = logging.Formatter()
@@ -400,8 +266,6 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 def load(module: str, qualname: str, name: str) -> Activity[..., Any]:
     """The activity by the place of its function; the place may hold the function itself."""
-    from turnout.definition.activity import Activity, activity
-
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
@@ -428,8 +292,6 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 def _worker_error(name: str, message: str) -> Exception:
     """An error of the worker's, as the class of turnout.errors that it was there, if it was one."""
-    from turnout import errors
-
     cls = getattr(errors, name, None)
     if (
         isinstance(cls, type)
@@ -438,8 +300,3 @@ def _worker_error(name: str, message: str) -> Exception:
     ):
         return cls(message)
     return errors.TurnoutError(f"{name}: {message}")
-
-
-if __name__ == "__main__":
-    # By the module's real name: as __main__ its classes would exist twice.
-    importlib.import_module("turnout.worker.child").main(int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What `@frozen` leaves of attrs' frozen classes: values that are compared and hashed by their fields."""
+"""What `@struct` has of attrs' frozen classes: values that are compared and hashed by their fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import attrs
 import pytest
 
-from tests.support.values import job_record
+from tests.support.values import delivery_of, job_record
 from turnout.core.evolve import evolve
 from turnout.core.record import AttemptRecord, JobState, MessageRef, Token
 
@@ -37,6 +37,12 @@ def test_records_are_values_as_well() -> None:
     assert job_record("a", "add", JobState.running, attempts=attempts) == job_record(
         "a", "add", JobState.running, attempts=tuple(attrs.evolve(each) for each in attempts)
     )
+
+
+def test_a_job_is_called_the_same_in_its_record_and_in_its_message() -> None:
+    """Both hold what was submitted."""
+    record, message = job_record("a", "add", JobState.queued), delivery_of("a", "add", MessageRef(1, 2))
+    assert (record.id, record.activity) == (message.id, message.activity) == ("a", "add")
 
 
 def test_a_copy_has_no_field_that_the_class_has_not() -> None:

@@ -1,0 +1,56 @@
+"""What `turnout doctor` says of messages whose subject names no activity or workflow: nobody will ever take them."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+
+from turnout.cli import pasting
+from turnout.cli.checks import Check
+from turnout.core.spec import NAME
+from turnout.nats.stream import Stream
+from turnout.store.perform import Store
+
+SHOWN = 5
+"""How many of the subjects are named."""
+
+
+def stray_jobs(ns: str, work: str, stray: Mapping[str, int]) -> Iterator[Check]:
+    """`stray` are the subjects below those of the jobs that name none, and how many messages each has."""
+    if stray:
+        usual = f"{ns}.jobs.ACTIVITY or {ns}.jobs.ACTIVITY.ID"
+        yield Check("queues", "wrong", _found(stray, "activity"), _remedy(work, next(iter(stray)), usual))
+
+
+async def stray_starts(store: Store) -> AsyncIterator[Check]:
+    """Bare starts of what no workflow can be called. Errors are those of the connection."""
+    names = store.names
+    stream, stray = Stream(store.connection, names.inbox), Counter[str]()
+    for pattern in ("*", "*.*"):  # an input of a workflow has a token more
+        async for subject, count in stream.subjects(names.bare_start(pattern)):
+            if pattern != "*" or not names_workflow(names.bare_start(""), subject):
+                stray[subject] += count
+    if stray:
+        remedy = _remedy(names.inbox, next(iter(stray)), names.bare_start("WORKFLOW"))
+        yield Check("workflows", "wrong", _found(stray, "workflow"), remedy)
+
+
+def names_workflow(prefix: str, subject: str) -> bool:
+    """Whether the subject of a bare start ends with what a workflow can be called."""
+    return NAME.fullmatch(subject.removeprefix(prefix)) is not None
+
+
+def _found(stray: Mapping[str, int], what: str) -> str:
+    count = sum(stray.values())
+    listed = ", ".join(list(stray)[:SHOWN]) + (f" and {len(stray) - SHOWN} more" if len(stray) > SHOWN else "")
+    messages = "1 message lies" if count == 1 else f"{count} messages lie"
+    return f"{messages} where no {what} can be named, and nobody will take what is there: {listed}"
+
+
+def _remedy(stream: str, subject: str, usual: str) -> str:
+    """What is no UTF-8 in a subject reaches us as a mark that names nothing: it can only be shown."""
+    command = (
+        f"stream view {stream}" if "\ufffd" in subject else f"stream purge {stream} --subject={shlex.quote(subject)}"
+    )
+    return f"publish it on {usual}, each name of A-Z a-z 0-9 _ -, then remove it: {pasting.nats(command)}"

@@ -1,0 +1,95 @@
+"""Deadlines that no record tells: of bare jobs, and of jobs whose submitter has died before it wrote one (P12).
+
+A worker that is handed such a job ends it, but that may take for ever. So each message that is still there when the
+supervisor comes by is read once, and the place of each that has a deadline is noted: what runs quickly is gone by then,
+and what waits costs one read, however long it waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+
+from turnout import wire
+from turnout.bounded import each
+from turnout.core.events import Expired
+from turnout.core.record import Delivery, MessageRef
+from turnout.nats.direct import Raw
+from turnout.nats.pages import at_sequences, unhurried
+from turnout.store.perform import Store
+from turnout.supervisor.agenda import Agenda
+from turnout.supervisor.apply import AT_ONCE, Applier
+
+logger = logging.getLogger("turnout.supervisor")
+
+_DUE_MOST = 1024
+_GRAIN_S = 0.25
+_AGAIN_S = 30.0
+_SAYS = f"\r\n{wire.OPTIONS}:".encode()
+
+
+class Deadlines:
+    """Looks after them: `read` finds them, `look` ends what is overdue. Errors are those of the connection."""
+
+    def __init__(self, store: Store, apply: Applier) -> None:
+        self._store = store
+        self._apply = apply
+        self.begin()
+
+    def begin(self) -> None:
+        """Read all of it again."""
+        self._read_up_to = 0
+        self._agenda = Agenda(_GRAIN_S)
+        self._epoch = self._store.connection.epoch
+
+    async def read(self) -> None:
+        """Read what is new, in no hurry."""
+        connection, names = self._store.connection, self._store.names
+        if connection.epoch != self._epoch:
+            self.begin()  # a server that has lost its power gives sequences a second time
+        async with aclosing(unhurried(connection, names.work, names.all_jobs, self._read_up_to + 1)) as pages:
+            async for page in pages:
+                if connection.epoch != self._epoch:
+                    return
+                for raw in page:
+                    if _SAYS in raw.block:
+                        self._note(raw)
+                self._read_up_to = page[-1].seq
+
+    async def look(self) -> None:
+        """End what is overdue."""
+        while True:
+            with self._agenda.taking(self._store.connection.now(), _DUE_MOST) as due:
+                if not due:
+                    return
+                found = await at_sequences(self._store.connection, self._store.names.work, due)
+                await each(self._expire, found, AT_ONCE)
+
+    def _note(self, raw: Raw) -> None:
+        found = self._delivery(raw)
+        if found is None:
+            return
+        limits = [limit for limit in (found.spec.expires_at, found.spec.starts_by) if limit is not None]
+        if limits:
+            self._agenda.add(min(limits), raw.seq, now=self._store.connection.now())
+
+    async def _expire(self, raw: Raw) -> None:
+        found, now = self._delivery(raw), self._store.connection.now()
+        if found is None:
+            return
+        if not await self._apply(found.activity, found.id, Expired(now=now, delivery=found)):
+            self._agenda.add(now + _AGAIN_S, raw.seq, now=now)
+
+    def _delivery(self, raw: Raw) -> Delivery | None:
+        """The job; None for what is none."""
+        names = self._store.names
+        try:
+            stored = raw.parsed()
+            named = names.job_of(stored.subject)
+            if named is None:
+                return None
+            message = MessageRef(stored.seq, stored.time_ns, priority=names.priority_of(stored.subject))
+            return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+        except Exception as error:  # whatever this one message does to its reader, there are others
+            logger.warning("the message %d can't be looked at: %s", raw.seq, error)
+            return None

@@ -1,0 +1,168 @@
+"""Jobs that a node has in hand while they wait for a place of a limit: without a slot, before they join the line."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import until
+from turnout import Client, JobHandle, JobState, Limit, activity
+from turnout.core.limits import Entry, Holder, LimitKey, Rule
+from turnout.store.consumers import consumer_of
+from turnout.store.places import Patience
+from turnout.worker import admission
+
+order: list[str] = []
+"""What has begun, in order."""
+at_once: list[int] = []
+"""How many ran whenever one began."""
+running: set[object] = set()
+gates: list[asyncio.Event] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    for each in (order, at_once, running):
+        each.clear()
+    gates[:] = [asyncio.Event()]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait in hand for as long as a test may take."""
+    monkeypatch.setattr(admission, "YOUNG_S", 600.0)
+
+
+@activity(limits=[Limit("few", concurrency=2)])
+async def narrow(name: str = "") -> None:
+    order.append(name)
+    running.add(me := object())
+    at_once.append(len(running))
+    await asyncio.sleep(0.01)
+    running.remove(me)
+
+
+@activity(limits=[Limit("one", concurrency=1)])
+async def held(name: str = "") -> None:
+    order.append(name)
+    await gates[0].wait()
+
+
+@activity
+async def free() -> str:
+    return "done"
+
+
+async def begun() -> bool:
+    return bool(order)
+
+
+async def handed_over(client: Client, name: str, count: int) -> bool:
+    consumer = await consumer_of(client.store.connection, client.store.names, name)
+    return consumer is not None and consumer.deliveries >= count
+
+
+async def waits(client: Client, job_id: str) -> bool:
+    return (await client.job(job_id).info()).waiting_for is not None
+
+
+async def is_parked(client: Client, job_id: str) -> bool:
+    """Whether it is in the line, and whoever frees a place knows: its message is acknowledged then."""
+    return await waits(client, job_id) and await client.store.queue.find_named("held", job_id) is None
+
+
+async def one_that_runs(client: Client) -> JobHandle[Any]:
+    """It has the place, and keeps it until its gate is open."""
+    handle = await client.submit(held)
+    assert await until(begun)
+    return handle
+
+
+async def one_in_hand(client: Client) -> JobHandle[Any]:
+    """A second job, which a node has been handed."""
+    handle = await client.submit(held)
+    assert await until(partial(handed_over, client, "held", 2))
+    return handle
+
+
+async def test_what_waits_in_hand_holds_no_slot(turnout_client: Client, turnout_worker: Any, patient: None) -> None:
+    """Others have it meanwhile; and who waits needs one again when he has a place."""
+    async with turnout_worker(held, free, concurrency=2):
+        first, second = await turnout_client.submit_many(held, [{}, {}])
+        assert await until(partial(handed_over, turnout_client, "held", 2))
+        assert [await (await turnout_client.submit(free)).result(timeout=20) for _ in range(3)] == ["done"] * 3
+        assert (await second.info()).state is JobState.queued
+        gates[0].set()
+        await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+
+
+async def test_a_node_keeps_few_in_hand(turnout_client: Client, turnout_worker: Any, patient: None) -> None:
+    """The rest waits at the server, where it costs nothing, and all of it is done in the end, never more at once."""
+    handles = await turnout_client.submit_many(narrow, [{}] * 60)
+    async with turnout_worker(narrow, concurrency=8):
+        await asyncio.gather(*(handle.result(timeout=60) for handle in handles))
+    assert max(at_once) == 2
+
+
+async def test_who_waits_in_hand_has_his_turn_by_priority(turnout_client: Client) -> None:
+    """Then in the order in which they came."""
+    places, key = turnout_client.store.places, LimitKey("one", "one", Rule(1))
+    patience = Patience(asyncio.get_running_loop().time() + 600, lambda: True)
+
+    async def run(name: str, rank: int) -> None:
+        holder = Holder("held", name, 1, 1, 0.0, "a")
+        assert await places.take(key, holder, rank, patience) is Entry.held
+        order.append(name)
+        await gates[0].wait()
+        await places.leave(key, holder)
+
+    async with asyncio.TaskGroup() as running:
+        running.create_task(run("first", 3))
+        assert await until(begun)
+        for name, rank in (("d", 3), ("e", 3), ("f", 5), ("b", 2), ("a", 1), ("c", 2)):
+            running.create_task(run(name, rank))
+        await asyncio.sleep(0)
+        gates[0].set()
+    assert order == ["first", *"abcdef"]
+
+
+async def test_what_is_freed_elsewhere_is_heard_of(turnout_client: Client, turnout_worker: Any, patient: None) -> None:
+    """A node whose jobs wait in hand looks again and again, though nothing is freed there."""
+    async with turnout_worker(held, name="a", concurrency=1):
+        first = await one_that_runs(turnout_client)
+        async with turnout_worker(held, name="b", concurrency=4):
+            second = await one_in_hand(turnout_client)
+            gates[0].set()
+            await first.result(timeout=20)
+            await second.result(timeout=20)
+
+
+async def test_a_node_that_stops_puts_what_it_has_in_hand_into_the_line(
+    turnout_client: Client, turnout_worker: Any, patient: None
+) -> None:
+    """Whoever frees a place hands it on to that."""
+    async with turnout_worker(held, name="a", concurrency=1):
+        first = await one_that_runs(turnout_client)
+        async with turnout_worker(held, name="b", concurrency=4):
+            second = await one_in_hand(turnout_client)
+        assert await until(partial(waits, turnout_client, second.id))
+        gates[0].set()
+        await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+
+
+async def test_who_has_waited_in_the_line_is_let_past_those_who_have_not_come_so_far(
+    turnout_client: Client, turnout_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His place would be held for nothing while all that waits at the server is handed over before him."""
+    async with turnout_worker(held, name="a", concurrency=2):
+        first = await turnout_client.submit(held, "first")
+        second = await turnout_client.submit(held, "second")
+        assert await until(partial(is_parked, turnout_client, second.id))
+        others = await turnout_client.submit_many(held, [{"name": "other"}] * 40)
+        gates[0].set()
+        await asyncio.gather(*(handle.result(timeout=60) for handle in (first, second, *others)))
+    assert order[:2] == ["first", "second"]
+    assert (await second.info()).priority == 3

@@ -1,0 +1,172 @@
+"""What can't be is refused where it is said, with what to do instead, and nothing has been stored."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.workflows.definitions import Cart, arithmetic, double
+from turnout import (
+    Client,
+    DefinitionError,
+    InvalidValue,
+    Worker,
+    WorkflowHandle,
+    current_workflow,
+    workflow,
+    workflow_ref,
+)
+from turnout.testing import WorkflowEnvironment
+
+Carts: Any = Cart.run
+"""Untyped: most of what is tried here is what type checkers refuse."""
+
+
+async def collected(listing: Any) -> list[Any]:
+    return [each async for each in listing]
+
+
+def plain(number: int) -> int:
+    return number
+
+
+OF_A_CLIENT: dict[str, tuple[Callable[[Any], Awaitable[Any]], str]] = {
+    "a workflow is no job": (lambda c: c.submit(arithmetic, 1), "a workflow is started"),
+    "nor by name": (lambda c: c.submit(workflow_ref("arithmetic"), {}), "is no activity"),
+    "nor many of them": (lambda c: c.submit_many(arithmetic, [{"number": 1}]), "is no activity"),
+    "nor a plain function": (lambda c: c.submit(plain, 1), "with @activity"),
+    "nor nothing": (lambda c: c.submit(None), "None is no activity"),
+    "an activity is no workflow": (lambda c: c.start(double, 1), "an activity is submitted"),
+    "nor is a class": (lambda c: c.start(Cart, "ann"), "its run"),
+    "nor a handler": (lambda c: c.start(Cart.add, "milk"), "is no workflow"),
+    "a query is no signal": (lambda c: c.start(Carts.with_signal(Cart.count), "ann"), "<query count> is no signal"),
+    "a signal is no update": (lambda c: c.start(Carts.with_update(Cart.add, "a"), "b"), "with @workflow.update"),
+    "names of those listed": (lambda c: collected(c.workflows(name="a b")), "a workflow's name must match"),
+    "what is listed": (lambda c: collected(c.workflows(name=Cart)), "its run"),
+    "parents": (lambda c: collected(c.workflows(parent="a b")), "parent must match"),
+    "labels": (lambda c: collected(c.workflows(label=3)), "label must be"),
+    "instants": (lambda c: collected(c.workflows(since="yesterday")), "since must be"),
+    "counted ones": (lambda c: c.count_workflows(parent=""), "parent must match"),
+    "instants of jobs": (lambda c: collected(c.jobs(since="yesterday")), "since must be"),
+    "labels of jobs": (lambda c: collected(c.jobs(label=("a",))), "label must be"),
+    "activities of jobs": (lambda c: collected(c.jobs(activity=arithmetic)), "is no activity"),
+}
+
+
+@pytest.mark.parametrize("what", OF_A_CLIENT)
+async def test_what_a_client_can_not_be_asked(client: Client, what: str) -> None:
+    """Each is an InvalidValue that names what was given, or the parameter."""
+    call, said = OF_A_CLIENT[what]
+    with pytest.raises(InvalidValue, match=said):
+        await call(client)
+    assert sum((await client.count_workflows()).values()) == 0
+    assert sum((await client.count()).values()) == 0
+
+
+OF_A_HANDLE: dict[str, tuple[Callable[[Any], Awaitable[Any]], str]] = {
+    "a query is no signal": (lambda h: h.signal(Cart.count), "<query count> is no signal"),
+    "nor is a function": (lambda h: h.signal(plain, 1), "is no signal"),
+    "a signal is no query": (lambda h: h.query(Cart.add, "milk"), "<signal add> is no query"),
+    "an update is no query": (lambda h: h.query(Cart.replace, "milk"), "is no query"),
+    "a signal is no update": (lambda h: h.update(Cart.add, "milk"), "<signal add> is no update"),
+    "reasons of a cancel": (lambda h: h.cancel(3), "reason must be text"),
+    "reasons of a terminate": (lambda h: h.terminate(None), "reason must be text"),
+}
+
+
+@pytest.mark.parametrize("what", OF_A_HANDLE)
+async def test_what_a_workflow_can_not_be_asked(client: Client, what: str) -> None:
+    """A handler is called as what it is, and a reason is a text: anything else is refused, and nothing is sent."""
+    handle: WorkflowHandle[Any] = await client.start(Cart.run, "ann")
+    before = len(await handle.history())
+    call, said = OF_A_HANDLE[what]
+    with pytest.raises(InvalidValue, match=said):
+        await call(handle)
+    assert len(await handle.history()) == before
+    assert (await handle.info()).state == "running"
+
+
+OF_ITS_CODE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "an activity is no child": (lambda wf: wf.start_child(double, 1), "an activity is submitted"),
+    "nor is nothing": (lambda wf: wf.start_child(None), "None is no workflow"),
+    "ids of others": (lambda wf: wf.workflow("*"), "id must match"),
+    "signals": (lambda wf: wf.receive("a b"), "a signal's name must match"),
+    "queries are not received": (lambda wf: wf.receive(Cart.count), "<query count> is no signal"),
+    "patches": (lambda wf: wf.patched(3), "a patch's id must be text"),
+}
+
+
+@workflow
+async def asks(what: str) -> str:
+    try:
+        asked = OF_ITS_CODE[what][0](current_workflow())
+        await asked
+    except InvalidValue as error:
+        return str(error)
+    return "nothing was wrong"
+
+
+@pytest.mark.parametrize("what", OF_ITS_CODE)
+async def test_what_its_code_can_not_ask(what: str) -> None:
+    """It is told at the line that asks, and reaches no other workflow."""
+    async with WorkflowEnvironment(workflows=[asks]) as env:
+        assert OF_ITS_CODE[what][1] in await (await env.start(asks, what)).result(timeout=30)
+
+
+async def test_what_handles_are_made_of(client: Client) -> None:
+    """With the definition of something else a handle would read the result by the wrong type."""
+    untyped: Any = client
+    with pytest.raises(InvalidValue, match="an activity is submitted"):
+        untyped.workflow("w", double)
+    with pytest.raises(InvalidValue, match="a workflow is started"):
+        untyped.job("j", arithmetic)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_cached_workflows", -1), ("max_cached_workflows", "many"), ("pin", "yes")]
+)
+async def test_what_a_worker_can_not_be_told(client: Client, option: str, value: object) -> None:
+    """It is refused at the construction, not when the first workflow comes."""
+    options: Any = {option: value}
+    with pytest.raises(InvalidValue, match=option):
+        Worker(client, workflows=[arithmetic], **options)
+
+
+def test_an_init_that_can_not_take_what_run_is_given() -> None:
+    """It would leave each workflow stuck: the class is refused. One that takes more than it must is fine."""
+    with pytest.raises(DefinitionError, match=r"must take what its run takes, or nothing: .*'customer'"):
+
+        @workflow
+        class Misfit:
+            def __init__(self, customer: str) -> None: ...
+
+            @workflow.run
+            async def run(self, name: str) -> None: ...
+
+    with pytest.raises(DefinitionError, match="must take what its run takes"):
+
+        @workflow
+        class Strict:
+            def __init__(self, name: str) -> None: ...
+
+            @workflow.run
+            async def run(self, name: str = "ann") -> None: ...
+
+    @workflow
+    class Fits:
+        def __init__(self, /, *args: Any, more: int = 1, **kwargs: Any) -> None: ...
+
+        @workflow.run
+        async def run(self, name: str, /, *, often: int = 2) -> None: ...
+
+    @workflow
+    class Takes:
+        def __init__(self, name: str, often: int = 3) -> None: ...
+
+        @workflow.run
+        async def run(self, name: str, often: int = 2) -> None: ...
+
+    assert Fits.run.make(("ann",), {"often": 3}) is not None
+    assert Takes.run.make((), {"name": "ann"}) is not None
