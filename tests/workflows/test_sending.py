@@ -135,6 +135,31 @@ async def test_who_waits_is_sent_the_record_with_its_notice(client: Client, serv
         assert len(looks) == 3
 
 
+async def test_a_notice_of_what_is_known_asks_for_no_look(client: Client, server: NatsServer) -> None:
+    """The server republishes a record behind storing it: who looks in between hears of it when it is no news."""
+    names, looks, told = client.store.names, list[Message](), list[Message]()
+    async with Client.connect(server.url, namespace="late") as other, Worker(client, workflows=[Tally]):
+        listening = other.store.connection
+        handle = await client.start(Tally.run)
+        await listening.subscribe(names.recorded(handle.id), told.append)
+        await listening.flush()
+        assert await handle.update(Tally.add, 1) == 1
+        await until(lambda: nothing_lies(client, handle.id))
+        watching = handle.watch()
+        await anext(watching)
+        changed = asyncio.ensure_future(anext(watching))
+        await asyncio.sleep(0)
+        await listening.subscribe(f"$JS.API.DIRECT.GET.{names.history}", looks.append)
+        await listening.flush()
+        listening.send(told[-1].subject, told[-1].data, headers=told[-1].headers)
+        await listening.flush()
+        await client.store.connection.flush()
+        await listening.flush()
+        assert not looks
+        await handle.signal(Tally.end)
+        assert (await changed).state == "completed"
+
+
 async def test_a_namespace_of_before_tells_by_headers_alone(client: Client) -> None:
     """Its stream was made by an older version: who waits asks for the record, and `setup` changes the stream."""
     names, topology = client.store.names, Topology(client.store.connection, client.store.names)

@@ -131,15 +131,17 @@ class WorkflowReader:
         """The newest record now, and again whenever there may be a newer one; ends never.
 
         `newest` was read since the notices began. A record that came with its notice is believed: what is stored in a
-        history stays as it is.
+        history stays as it is. A look may be ahead of the notices: one that tells of nothing newer asks for no other look.
         """
         pause, seq = self.poll_s[0], 0
         while True:
             if newest is None:
                 notice = notices.take()
                 newest = None if notice is None else self._store.histories.republished(workflow_id, notice)
-                if newest is None or newest.seq <= seq:
+                if newest is None:
                     newest = await self._unless_away(workflow_id)
+                elif newest.seq <= seq:
+                    newest = None
                 else:
                     self.there(workflow_id, newest)
             if newest is not None:
