@@ -193,14 +193,18 @@ class FlowCaller(Caller):
     async def _drive(
         self, client: Client, workflow_id: str, called: str = "", if_exists: IfExists | None = None
     ) -> None:
-        """Start a life, and send what it waits for."""
+        """Start a life, and send what it waits for. One that replaces may have begun though nobody has said so: the
+        next try replaces it in turn, and is called otherwise."""
         run = flows.brief() if self.sim.collects else flows.Flow.run
         ref: Any = run.options(id=workflow_id, if_exists=if_exists or "raise")
-        script = called + self.sim.script(workflow_id)
+        known = self.sim.invariants
 
         async def start() -> None:
+            nonlocal called
+            if if_exists == "replace" and known.life_of(workflow_id, called) is not None:
+                called = self.sim.next_called(workflow_id)
             try:
-                await client.start(ref, script, [], [])
+                await client.start(ref, called + self.sim.script(workflow_id), [], [])
             except (WorkflowNotFound, InvalidState) as error:
                 raise Violation("F10 a start starts", f"{workflow_id} {if_exists}: {error!r}") from error
 

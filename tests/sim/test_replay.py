@@ -46,6 +46,7 @@ seed=71;jobs=flow:wnu;acts=fork@6.58:0
 seed=265;jobs=flow:sqTs;crash=6;faults=stop@5.64:11.97:1,stop@6.16:0.54:0;acts=terminate@1.84:0,terminate@4.17:0
 seed=6;jobs=flow:cT;crash=*;acts=fork@0.2:0;deliver=25;max_lost=2;supervisors=1
 seed=4;jobs=flow:cj;crash=*;acts=forget@0.05:0;deliver=25;max_lost=2;supervisors=1
+seed=251;jobs=flow:qjqu;faults=stop@3.28:5.87:1,stop@7.29:4.83:0,server@4.77:10.75:1;acts=replace@4.49:0
 """.split()  # noqa: SIM905
 """The same of workflows."""
 
