@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.conftest import Cli, first_document
-from turnout import Client
+from turnout import Client, StorageRefused
 from turnout.testing.server import NatsServer
 
 CONFIG = """
@@ -78,3 +79,50 @@ async def sizes(cli: Cli) -> list[int]:
     async with Client.connect(cli.url, namespace=cli.namespace) as client:
         found = await client.store.connection.api("STREAM.LIST")
         return [stream["config"]["max_bytes"] for stream in found["streams"]]
+
+
+SMALL = """
+accounts {
+  SMALL: {
+    users: [{ user: ann, password: secret }]
+    jetstream: { max_file: 1MB }
+  }
+}
+"""
+
+
+@pytest.fixture
+def small() -> Iterator[Cli]:
+    """In an account of 1 MB."""
+    with NatsServer(config=SMALL) as server:
+        yield Cli(server.url.replace("://", "://ann:secret@"), "small")
+
+
+def test_a_store_that_waiting_jobs_have_filled(small: Cli) -> None:
+    """Doctor names the command that makes room, where there is none to cancel anything; then jobs are stored again."""
+
+    async def fill() -> None:
+        async with Client.connect(small.url, namespace=small.namespace) as client:
+            bare = client.store.names.bare("later")
+            with contextlib.suppress(StorageRefused):
+                while True:
+                    await asyncio.gather(*(client.submit("later", {"text": "x" * 2_000}) for _ in range(50)))
+            while True:
+                await client.store.connection.store(bare, b"{}", {})
+
+    small("setup")
+    small("job", "submit", "later", "{}", "--id", "one")
+    with pytest.raises(StorageRefused):
+        asyncio.run(fill())
+    checks = {each["check"]: each for each in small.json("doctor", code=1)["checks"]}
+    assert [checks[name]["verdict"] for name in ("jetstream", "storage")] == ["wrong", "wrong"]
+    for name in ("jetstream", "storage"):
+        assert "`turnout job delete --unbegun --activity NAME`" in checks[name]["remedy"]
+    assert "--unbegun" in small.error("job", "cancel", "one", code=1)
+    assert small("job", "delete", "--unbegun", "one").stdout == "one  deleted\n"
+    assert "no job one" in small.error("job", "delete", "--unbegun", "one", code=4)
+    assert small.json("job", "delete", "--unbegun", "--activity", "later", "--yes")["deleted"] > 100
+    assert {each["check"]: each for each in small.json("doctor")["checks"]}["storage"]["verdict"] == "ok"
+    small("job", "submit", "later", "{}", "--id", "one")
+    small("job", "cancel", "one")
+    assert "is cancelled" in small.error("job", "delete", "--unbegun", "one", code=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
 from turnout.client.bulk import CANCELLABLE, DELETABLE, RETRYABLE
 from turnout.client.client import Client
+from turnout.client.unbegun import UNBEGUN
 from turnout.client.workflows.methods import OPEN
 
 _DONE = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "terminate": "terminated"}
@@ -40,6 +42,12 @@ JOBS = Kind(
     {"cancel": CANCELLABLE, "retry": RETRYABLE, "delete": DELETABLE},
     lambda client: client.count,
     lambda client: {"cancel": client.cancel_jobs, "retry": client.retry_jobs, "delete": client.delete_jobs},
+)
+UNBEGUN_JOBS = Kind(
+    "job",
+    {"delete": UNBEGUN},
+    lambda client: client.count,
+    lambda client: {"delete": partial(client.delete_jobs, unbegun=True)},
 )
 WORKFLOWS = Kind(
     "workflow",

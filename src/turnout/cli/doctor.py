@@ -42,7 +42,10 @@ RECOMMENDED_SERVER = (2, 14, 3)
 API_LEVEL = 2  # of nats-server 2.12: schedules and atomic batches
 CLOCK_OFFSET_S = 1.0
 _PROBE_S = 3.0
-_MAKE_ROOM = "delete what is not needed, by `turnout job delete` and `turnout fault drop`"
+_MAKE_ROOM = (
+    "delete what is not needed, by `turnout job delete` and `turnout fault drop`; where jobs that wait fill the store,"
+    " by `turnout job delete --unbegun --activity NAME`"
+)
 _RECOUNT_AFTER_S = 0.5
 _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
@@ -142,7 +145,7 @@ def _api_level(info: Mapping[str, Any]) -> Check:
     most, used = limits.get("max_storage", -1), info.get("storage", 0)
     if 0 < most < used * 1.25:
         found = f"API level {level}; {used} of {most} bytes of file storage are used"
-        return Check("jetstream", "wrong", found, "raise the account's limit, or delete what is not needed")
+        return Check("jetstream", "wrong", found, f"raise the account's limit, or {_MAKE_ROOM}")
     return Check("jetstream", "ok", f"on, API level {level}")
 
 

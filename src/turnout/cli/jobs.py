@@ -154,9 +154,9 @@ async def retry(s: Session, ids: Sequence[str], activity: str | None, *, checkpo
     return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}")
 
 
-async def delete(s: Session, ids: Sequence[str], activity: str | None) -> int:
+async def delete(s: Session, ids: Sequence[str], activity: str | None, *, unbegun: bool = False) -> int:
     async def one(handle: AnyHandle) -> dict[str, Any]:
-        await handle.delete()
+        await handle.delete(unbegun=unbegun)
         return {"id": handle.id, "activity": handle.activity, "deleted": True}
 
     return await each_job(s, ids, activity, one, lambda deleted: f"{deleted['id']}  deleted")

@@ -11,6 +11,7 @@ from turnout import bounded
 from turnout.client.filters import JobFilters, asked, only_of
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
+from turnout.client.unbegun import UNBEGUN
 from turnout.core.failure import given_reason
 from turnout.core.record import FINAL, JobState
 from turnout.errors import InvalidState, InvalidValue, JobNotFound
@@ -48,15 +49,24 @@ class BulkMethods:
         """
         return await self._each(filters, RETRYABLE, lambda handle: handle.retry(checkpoint=checkpoint))
 
-    async def delete_jobs(self, **filters: Unpack[JobFilters]) -> int:
+    async def delete_jobs(self, *, unbegun: bool = False, **filters: Unpack[JobFilters]) -> int:
         """Forget every job that has ended and matches; how many that were.
 
         count = await client.delete_jobs(state="completed", label="batch=7")
+
+        `unbegun=True`: instead those that wait and that nobody has begun, as of a job's `delete`. It is the way out
+        where the jobs that wait have filled the store, and there is no room to cancel them.
         """
-        return await self._each(filters, DELETABLE, lambda handle: handle.delete())
+        states = UNBEGUN if unbegun else DELETABLE
+        return await self._each(filters, states, lambda handle: handle.delete(unbegun=unbegun), as_stored=unbegun)
 
     async def _each(
-        self, given: JobFilters, states: frozenset[JobState], act: Callable[[AnyHandle], Awaitable[None]]
+        self,
+        given: JobFilters,
+        states: frozenset[JobState],
+        act: Callable[[AnyHandle], Awaitable[None]],
+        *,
+        as_stored: bool = False,
     ) -> int:
         """Act on the jobs in these states that match: their ids first, so that what is done moves nothing under it."""
         only_of(JobFilters, given)
@@ -67,7 +77,7 @@ class BulkMethods:
         if not narrowed:
             names = ", ".join(sorted(states))
             raise InvalidValue(f"state must be one of {names} here, not {', '.join(sorted(wanted.states or ()))}")
-        keys = await self._reader.keys(attrs.evolve(wanted, states=narrowed))
+        keys = await self._reader.keys(attrs.evolve(wanted, states=narrowed), as_stored=as_stored)
 
         async def one(key: tuple[str, str]) -> int:
             activity, job_id = key

@@ -13,6 +13,7 @@ from turnout.client.job_logs import JobLogs
 from turnout.client.outside import OutsideMethods
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
+from turnout.client.unbegun import UnbegunJobs
 from turnout.core.events import CancelRequested, Leftover, PriorityRequested
 from turnout.core.failure import given_reason
 from turnout.core.lifecycle import newer
@@ -150,13 +151,20 @@ class JobHandle(OutsideMethods, Generic[R]):
         if record is not None and _ends_or_runs(record):
             raise InvalidState(f"job {self.id} is {record.state}; only a job that waits has a priority to change")
 
-    async def delete(self) -> None:
+    async def delete(self, *, unbegun: bool = False) -> None:
         """Forget a job that has ended: its message first, then its record, its log lines and its large bodies.
 
         The dead letter of a faulted job stays, with all that it takes to replay it; those of earlier lives of a job
         that ended otherwise go. InvalidState for a job that has not ended: cancel it first.
+
+        `unbegun=True`: instead a job that waits and that nobody has begun, without a trace of it. It is for a store
+        that is full: a cancel needs room for a record, this makes some. InvalidState for a job of which an attempt has
+        begun, and for one that a workflow waits for; in a group it counts as cancelled.
         """
         activity = await self._named()
+        if unbegun:
+            await UnbegunJobs(self._store).delete(activity, self.id)
+            return
         await self._reader.settled(activity, self.id)
         loaded = await self._reader.load(activity, self.id)
         record = loaded.record or await self._reader.read(activity, self.id)

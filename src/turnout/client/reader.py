@@ -81,9 +81,10 @@ class Reader:
             await self._performer.apply(activity, job_id, expired)
         return await self.read(activity, job_id)
 
-    async def keys(self, filters: Filters) -> list[tuple[str, str]]:
-        """The activities and ids of the jobs that match."""
-        async with contextlib.aclosing(Listing(self._store, filters, self._seen).records()) as records:
+    async def keys(self, filters: Filters, *, as_stored: bool = False) -> list[tuple[str, str]]:
+        """The activities and ids of the jobs that match; `as_stored`: an overdue one has not ended by that alone."""
+        seen = (lambda record: record) if as_stored else self._seen
+        async with contextlib.aclosing(Listing(self._store, filters, seen).records()) as records:
             return [(record.activity, record.id) async for record in records]
 
     async def load(self, activity: str, job_id: str) -> Versioned:

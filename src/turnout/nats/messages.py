@@ -100,8 +100,9 @@ class StoreRefused(ApiError, StorageRefused):
 
 
 _MAKE_ROOM = (
-    "delete ended jobs (turnout job delete) or dead letters (turnout fault drop), or raise the limit of the stream,"
-    " the account or the server: turnout doctor shows what is full"
+    "delete ended jobs (turnout job delete), jobs that nobody has begun (the same with --unbegun) or dead letters"
+    " (turnout fault drop), or raise the limit of the stream, the account or the server: turnout doctor shows what is"
+    " full"
 )
 
 

@@ -206,10 +206,10 @@ class Stream:
         """Delete one message."""
         await self.connection.api(f"STREAM.MSG.DELETE.{self.name}", {"seq": seq, "no_erase": True})
 
-    async def purge(self, subject: str, *, below: int | None = None) -> None:
-        """Delete the messages of a subject, or pattern; with `below` only those before this sequence."""
+    async def purge(self, subject: str, *, below: int | None = None) -> int:
+        """Delete the messages of a subject, or pattern; with `below` only those before this sequence. How many."""
         body = {"filter": subject} if below is None else {"filter": subject, "seq": below}
-        await self.connection.api(f"STREAM.PURGE.{self.name}", body)
+        return int((await self.connection.api(f"STREAM.PURGE.{self.name}", body)).get("purged", 0))
 
     async def remove_all(self, subject: str, *, below: int | None = None) -> None:
         """The same, one by one: for the messages of a subject that a consumer hands over together with others.

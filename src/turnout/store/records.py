@@ -118,6 +118,16 @@ class Registry:
 
     async def delete(self, record: JobRecord, revision: int, forgotten: MessageRef | None) -> int:
         """Leave a marker in the record's place, which in time goes as well; its revision."""
+        try:
+            return await self.mark(record, revision, forgotten)
+        except StorageRefused:
+            # Where everything is full there is no room for a marker either, and what is deleted makes some.
+            await self.drop(record, revision)
+            return 0
+
+    async def mark(self, record: JobRecord, revision: int, forgotten: MessageRef | None) -> int:
+        """Leave a marker in the record's place, or where one would be, so that no late delivery begins the job; its
+        revision."""
         headers = {
             EXPECTED: str(revision),
             TTL: for_seconds(MARKER_TTL_S),
@@ -127,13 +137,15 @@ class Registry:
             headers[_FORGOTTEN] = f"{forgotten.seq}.{forgotten.time_ns}"
         try:
             return (await self._connection.store(self._names.record(record.activity, record.id), b"", headers)).seq
-        except StorageRefused:
-            # Where everything is full there is no room for a marker either, and what is deleted makes some.
-            await Stream(self._connection, self._stream).delete(revision)
-            return 0
         except WrongLastSequence as error:
             metrics.CONFLICTS.add()
             raise Conflict(f"the record of job {record.id} has changed") from error
+
+    async def drop(self, record: JobRecord, revision: int) -> None:
+        """Remove the record and leave nothing in its place, if it is still this one; for that there is always room."""
+        stream = Stream(self._connection, self._stream)
+        if not await stream.purge(self._names.record(record.activity, record.id), below=revision + 1):
+            raise Conflict(f"the record of job {record.id} has changed")
 
     async def scan(self, activity: str = "*") -> AsyncIterator[Versioned]:
         """Every record, in the order of the last write, a page at a time. May be a moment old.

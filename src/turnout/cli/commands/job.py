@@ -203,15 +203,23 @@ def retry(ids: tuple[str, ...], no_checkpoint: bool, filters: dict[str, Any], ye
 
 @job.command()
 @click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--unbegun", is_flag=True, help="Those that wait and that nobody has begun, instead of ended ones.")
 @_filtered
 @YES
-def delete(ids: tuple[str, ...], filters: dict[str, Any], yes: bool) -> int:
-    """Forget jobs that have ended, by their ids or all that match."""
+def delete(ids: tuple[str, ...], unbegun: bool, filters: dict[str, Any], yes: bool) -> int:
+    """Forget jobs that have ended, by their ids or all that match.
+
+    With --unbegun jobs that wait instead, without a trace: the way out where so many wait that the store is full, and
+    there is no room to cancel them. One of which an attempt has begun stays, and so does one that a workflow waits for.
+
+    \b
+      turnout job delete --unbegun --activity convert_video --label batch=7
+    """
     from turnout.cli import bulk, jobs, session
 
     if _either(ids, filters):
-        return session.run(lambda s: jobs.delete(s, ids, filters["activity"]))
-    return bulk.act("delete", filters, yes=yes)
+        return session.run(lambda s: jobs.delete(s, ids, filters["activity"], unbegun=unbegun))
+    return bulk.act("delete", filters, yes=yes, kind=bulk.UNBEGUN_JOBS if unbegun else bulk.JOBS)
 
 
 @job.command()
