@@ -220,6 +220,18 @@ def test_a_history_without_its_beginning_is_not_forked() -> None:
         forked(records[1:], 2, FORKING)
 
 
+def test_what_it_brings_covers_nothing_of_its_inbox() -> None:
+    """It lay in the inbox of the workflow before it, which has other numbers."""
+    records = run_of((BEGIN, Turn(commands=(CHARGE,))), (signal(9), Turn(commands=(SHIP,))))
+    _, standing = fork_at(records, 5)
+    (given,) = standing.ahead
+    draft = Draft(standing)
+    draft.take(given, Turn())
+    assert draft.upto == 0
+    draft.take(signal(51), Turn())
+    assert draft.upto == 51
+
+
 class TestChildren:
     def forked_child(self, child: Command, end: EndKind | None) -> Command:
         tasks = [(BEGIN, Turn(commands=(child,)))]

@@ -189,7 +189,8 @@ class Draft:
     def take(self, given: Input, turn: Turn) -> None:
         """The input was applied, and this is what the code did."""
         self.inputs.append(given)
-        self.upto = max(self.upto, given.seq)
+        if given.seq >= self.standing.start.wake:  # what a fork brings lay in the inbox of another one
+            self.upto = max(self.upto, given.seq)
         settle(self.pending, given)
         if given.id:
             self.seen[given.id] = given.at

@@ -46,7 +46,7 @@ from turnout.worker.workflows.queries import Answering, RunsCode
 from turnout.worker.workflows.replay import replayed
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_inputs
-from turnout.worker.workflows.verdicts import ends_at_begin, ends_at_once, ends_locals, void_among
+from turnout.worker.workflows.verdicts import ends_at_once, ends_locals, ends_uncovered, void_among
 from turnout.worker.workflows.verification import Verification
 
 logger = logging.getLogger("turnout.workflow")
@@ -285,14 +285,14 @@ class Driver:
         """Handed again what only the newest record has: its writer may have died behind it (W2).
 
         Its effects are performed again, unless it is so young that the writer is likely to be at it. A fork, the end of
-        a local activity, or of a run that has just begun, has effects and may cover no input: whoever comes next makes
-        sure of them.
+        a local activity, or of a run in its first task or by what a fork has brought, has effects and may cover no
+        input: whoever comes next makes sure of them.
         """
         record = newest.record
         if self._cache.are_effects_stored(record.id, newest.seq):
             return wakeups
         again = [wakeup for wakeup in wakeups if record.newly_covers(wakeup.seq)]
-        if not again and not (forks(record) or ends_locals(record) or ends_at_begin(record)):
+        if not again and not (forks(record) or ends_locals(record) or ends_uncovered(record)):
             return wakeups
         young_s = YOUNG_S - (self._store.connection.now() - record.at)
         if young_s <= 0 or not again or record.node == self._options.node:

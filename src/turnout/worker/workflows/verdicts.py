@@ -14,9 +14,12 @@ def ends_locals(record: Record) -> bool:
     return any(each.kind is InputKind.done and not each.seq for each in record.inputs)
 
 
-def ends_at_begin(record: Record) -> bool:
-    """Whether the run has ended in its first task, which then need not cover the input that has woken it."""
-    return record.ends_run and any(each.kind is InputKind.begin for each in record.inputs)
+def ends_uncovered(record: Record) -> bool:
+    """Whether the run has ended in a task that need not cover the input that has woken it: its first one, or one that
+    takes only what a fork has brought."""
+    if not record.ends_run or not record.inputs:
+        return False
+    return record.upto == record.behind or any(each.kind is InputKind.begin for each in record.inputs)
 
 
 def is_plain_news(standing: Standing, lying: Sequence[Lying], handed: set[int]) -> bool:
