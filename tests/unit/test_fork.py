@@ -10,7 +10,7 @@ import pytest
 from turnout import InvalidValue
 from turnout.core.failure import ErrorInfo
 from turnout.core.spec import Asker, Body
-from turnout.core.workflows.effects import Dispatch, StartChild, effects_of
+from turnout.core.workflows.effects import Dispatch, SendSignal, StartChild, effects_of
 from turnout.core.workflows.fork import Forking, failed_at, forked, with_past
 from turnout.core.workflows.shared import steps_of
 from turnout.core.workflows.standing import Standing, Verdict, judge, stand
@@ -250,18 +250,52 @@ class TestChildren:
         [
             (None, "join"),
             (EndKind.completed, "join"),
-            (EndKind.faulted, "replace"),
-            (EndKind.terminated, "replace"),
+            (EndKind.faulted, "join"),
             (EndKind.exists, "raise"),
         ],
     )
     def test_one_whose_id_the_code_has_chosen_is_there_already(self, end: EndKind | None, if_exists: str) -> None:
-        """It is joined, not started twice, unless it has failed; one that was another's stays another's."""
+        """It is joined, not started twice; one that was another's stays another's."""
         child = Command("0-0", CommandKind.child, "sub", target="mine", child=ChildOptions(if_exists="raise"))
         renamed = self.forked_child(child, end)
         assert renamed.target == "mine"
         assert renamed.child is not None
         assert renamed.child.if_exists == if_exists
+
+    @pytest.mark.parametrize(("ours", "theirs"), [(key_of("o", "L", 1, "0-0"), key_of("f", "F", 1, "0-0")), ("m", "m")])
+    def test_what_is_about_it_is_about_the_one_of_the_fork(self, ours: str, theirs: str) -> None:
+        """Who takes it back, or sends it something, means the child under its new id."""
+        child = Command("0-0", CommandKind.child, "sub", target=ours, child=ChildOptions())
+        sent = Command("0-1", CommandKind.signal, "go", target=ours)
+        about = Command("0-2", CommandKind.withdraw, f"{ours} sub", target="0-0", about="child")
+        record, _ = fork_at(run_of((BEGIN, Turn(commands=(child, sent, about)))), 6)
+        assert [each.target for each in record.commands] == [theirs, theirs, "0-0"]
+        assert record.commands[2].name == f"{theirs} sub"
+
+    @pytest.mark.parametrize(
+        ("target", "end", "again"),
+        [
+            (key_of("o", "L", 1, "0-0"), None, True),
+            ("mine", None, False),
+            (key_of("o", "L", 1, "0-0"), EndKind.completed, False),
+        ],
+    )
+    def test_another_child_is_sent_what_the_one_before_was_sent(
+        self, target: str, end: EndKind | None, again: bool
+    ) -> None:
+        """What had been taken is sent again to a child that is started anew, not to one that is joined."""
+        child = Command("0-0", CommandKind.child, "sub", target=target, child=ChildOptions())
+        sent = Command("0-1", CommandKind.signal, "go", target=target)
+        tasks = [(BEGIN, Turn(commands=(child, sent))), (done("0-1"), Turn(commands=(SHIP,)))]
+        tasks += [(done("0-0", end, 8), Turn(commands=(REQUEST,)))] if end is not None else []
+        record, _ = fork_at(run_of(*tasks), 9 if end is EndKind.completed else 7)
+        assert any(isinstance(each, SendSignal) for each in effects_of(record)) == again
+        replacing = (
+            attrs.evolve(each, child=each.child and attrs.evolve(each.child, if_exists="replace"))
+            for each in record.commands
+        )
+        effects = effects_of(attrs.evolve(record, commands=tuple(replacing)))
+        assert any(isinstance(each, SendSignal) for each in effects) == (end is None)
 
     def test_it_is_started_under_its_new_name(self) -> None:
         """As any child of the fork."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from turnout import (
     InvalidState,
     RetryPolicy,
     Worker,
+    WorkflowCancelled,
     WorkflowExists,
     WorkflowFaulted,
     WorkflowNotFound,
@@ -338,3 +340,110 @@ async def test_errors_come_before_anything_is_stored(client: Client) -> None:
         with pytest.raises(WorkflowNotFound):
             await client.workflow("nobody").fork(at=2)
         assert [info.id async for info in client.workflows()] == ["first"]
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+@workflow(name="listener")
+async def listener() -> str:
+    return await current_workflow().receive("go", str)
+
+
+@workflow(name="patience")
+async def patience(named: bool) -> str:
+    """Gives up a child, and goes on when it is told to."""
+    wf = current_workflow()
+    ref = listener.options(id=f"{wf.id}-child") if named else listener
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            return await ref()
+    return await wf.receive("go", str)
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_child_that_was_given_up_is_given_up_in_the_fork(client: Client, named: bool) -> None:
+    """Its id may be made of its parent's, which is another one in the fork: the code still asks for the same."""
+    async with Worker(client, workflows=[patience, listener]):
+        handle = await client.start(patience, named)
+        await until(lambda: _waits(handle, "signal"))
+        fork = await handle.fork(len(await handle.history()) + 1)
+        await fork.signal("go", "on")
+        assert await fork.result(timeout=30) == "on"
+        await replay(await fork.history(), workflows=[patience, listener])
+
+
+async def test_a_child_that_is_given_up_later_is_started_again(client: Client) -> None:
+    """From before it is given up the fork waits for a child of its own, not for one that is cancelled already."""
+    async with Worker(client, workflows=[patience, listener]):
+        handle = await client.start(patience.options(id="first"), True)
+        await until(lambda: _waits(handle, "signal"))
+        await until(lambda: _is(client.workflow("first-child"), WorkflowState.cancelled))
+        asked = next(event.number for event in await handle.history() if event.kind == "ask_child")
+        fork = await handle.fork(asked + 1)
+        await until(lambda: _waits(fork, "signal"))  # by a timeout as well, and not by what became of the other child
+        await fork.signal("go", "on")
+        assert await fork.result(timeout=30) == "on"
+
+
+@workflow(name="talk")
+async def talk() -> list[str]:
+    """Tells its child something, and waits for it."""
+    wf = current_workflow()
+    other = await wf.start_child(listener)
+    await other.signal("go", "told")
+    await wf.receive("on", str)
+    return [await other.result()]
+
+
+async def test_a_child_of_its_own_hears_what_was_sent_to_the_one_before(client: Client) -> None:
+    """From wherever: what the fork's own child needs to end it gets, and the child before it gets nothing twice."""
+    async with Worker(client, workflows=[talk, listener]):
+        handle = await client.start(talk)
+        await until(lambda: _ended_children(client))
+        await until(lambda: _waits(handle, "signal"))
+        events = await handle.history()
+        told = next(event.number for event in events if event.kind == "ask_signal")
+        ended = next(event.number for event in events if event.kind == "done" and event.number > told + 1)
+        for at in (told, told + 1, ended):
+            fork = await handle.fork(at)
+            await fork.signal("on", "")
+            assert await fork.result(timeout=30) == ["told"]
+        await handle.signal("on", "")
+        assert await handle.result(timeout=30) == ["told"]
+
+
+async def _ended_children(client: Client) -> bool:
+    return [info.state async for info in client.workflows(name="listener")] == [WorkflowState.completed]
+
+
+@workflow(name="insisting")
+async def insisting() -> str:
+    """Starts another child where one has failed, under the same id."""
+    ref: Any = listener.options(id="child")
+    with contextlib.suppress(WorkflowCancelled):
+        return str(await ref())
+    return str(await ref.options(if_exists="replace")())
+
+
+async def test_a_child_that_goes_on_in_the_place_of_a_failed_one_is_left_alone(client: Client) -> None:
+    """A fork from before the first one failed joins the second one: the workflow before it waits for that."""
+    async with Worker(client, workflows=[insisting, listener]):
+        handle = await client.start(insisting)
+        await until(lambda: _is_there(client, "child"))
+        await client.workflow("child").cancel()
+        await until(lambda: _has(handle, "ask_child", 2))
+        await until(lambda: _is(client.workflow("child"), WorkflowState.running))
+        asked = next(event.number for event in await handle.history() if event.kind == "ask_child")
+        fork = await handle.fork(asked + 1)
+        await client.workflow("child").signal("go", "there")
+        assert await handle.result(timeout=30) == "there"
+        assert await fork.result(timeout=30) == "there"
+
+
+async def _is_there(client: Client, workflow_id: str) -> bool:
+    return workflow_id in [info.id async for info in client.workflows()]
+
+
+async def _has(handle: Any, kind: str, count: int) -> bool:
+    return [event.kind for event in await handle.history()].count(kind) >= count

@@ -36,6 +36,7 @@ from turnout.core.workflows.effects import (
     effects_of,
 )
 from turnout.core.workflows.jobs import job_of
+from turnout.core.workflows.standing import forks
 from turnout.core.workflows.values import InputKind, Record
 from turnout.nats.once import SubjectTaken
 from turnout.store.histories import Stored
@@ -49,6 +50,9 @@ IN_FLIGHT = 256
 
 _TOGETHER = (Dispatch, SetTimer, StartChild, SendSignal, SendCancel, SendJoin, CancelJob, EndChild, ClearTimer)
 """The effects that don't depend on each other; the rest follow one by one, in order."""
+
+_TOGETHER_IN_FORKS = tuple(set(_TOGETHER) - {SendSignal, SendCancel, SendJoin})
+"""There a child may be started by the same record that sends it something."""
 
 
 class Committer:
@@ -64,10 +68,10 @@ class Committer:
         effects = effects_of(stored.record, ended)
         if not effects:
             return
-        together = [effect for effect in effects if isinstance(effect, _TOGETHER)]
-        await self._perform_together(stored, together)
+        together = _TOGETHER_IN_FORKS if forks(stored.record) else _TOGETHER
+        await self._perform_together(stored, [effect for effect in effects if isinstance(effect, together)])
         for effect in effects:
-            if not isinstance(effect, _TOGETHER):
+            if not isinstance(effect, together):
                 await self.perform(stored, effect)
 
     async def _perform_together(self, stored: Stored, effects: Iterable[Effect]) -> None:

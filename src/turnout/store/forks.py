@@ -9,9 +9,10 @@ from turnout.core.spec import Body
 from turnout.core.workflows.fork import Past
 from turnout.core.workflows.standing import asked_again
 from turnout.core.workflows.task import Starting, first_record
-from turnout.core.workflows.values import Answer, Command, CommandKind, Input, key_of
+from turnout.core.workflows.values import Answer, ChildOptions, Command, CommandKind, Input, key_of
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored
+from turnout.store.others import has_failed
 from turnout.store.payloads import life_owner
 from turnout.store.perform import Store
 from turnout.store.starts import Starts
@@ -22,6 +23,7 @@ class Forks:
 
     def __init__(self, store: Store) -> None:
         self._payloads = store.payloads
+        self._histories = store.histories
         self._starts = Starts(store.inbox, store.histories)
         self._committer = Committer(store)
 
@@ -43,7 +45,7 @@ class Forks:
         past = attrs.evolve(
             past,
             inputs=tuple([await self._input(each, owner, f"i{n}") for n, each in enumerate(past.inputs)]),
-            commands=tuple([await self._command(each, starting, past.run, asked) for each in past.commands]),
+            commands=tuple([await self._command(each, starting, past, asked) for each in past.commands]),
             answers=tuple([await self._answer(each, owner, f"a{n}") for n, each in enumerate(past.answers)]),
         )
         start = attrs.evolve(start, payload=payload, carried=carried)
@@ -55,15 +57,25 @@ class Forks:
             ending = attrs.evolve(ending, result=await self._payloads.copied(ending.result, "input", owner, key))
         return attrs.evolve(given, body=await self._payloads.copied(given.body, "input", owner, key), ending=ending)
 
-    async def _command(self, command: Command, starting: Starting, run: int, asked: set[str]) -> Command:
+    async def _command(self, command: Command, starting: Starting, past: Past, asked: set[str]) -> Command:
         """The payload of a child that is started anew is the child's own."""
+        key = key_of(starting.id, starting.life, past.run, command.id)
+        if command.id in asked and command.child is not None and command.target != key:
+            command = await self._joining(command, command.child)
         if command.body.ref is None:
             return command
-        key = key_of(starting.id, starting.life, run, command.id)
         owner = life_owner(starting.id, starting.life)
         if command.kind is CommandKind.child and command.id in asked:
             owner = life_owner(command.target, key)
         return attrs.evolve(command, body=await self._payloads.copied(command.body, "payload", owner, key))
+
+    async def _joining(self, command: Command, child: ChildOptions) -> Command:
+        """The child that is there under this id is joined, whoever has started it since, unless it has failed: then
+        another one is started in its place."""
+        found = await self._histories.newest(command.target)
+        if child.if_exists != "join" or found is None or not has_failed(found.record):
+            return command
+        return attrs.evolve(command, child=attrs.evolve(child, if_exists="replace"))
 
     async def _answer(self, answer: Answer, owner: str, key: str) -> Answer:
         result: Body | None = answer.result

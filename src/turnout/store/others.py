@@ -11,7 +11,7 @@ from turnout.core.failure import ErrorInfo
 from turnout.core.spec import Asker, Body
 from turnout.core.workflows.effects import EndChild, ending_of
 from turnout.core.workflows.jobs import trace_headers
-from turnout.core.workflows.standing import stand
+from turnout.core.workflows.standing import forks, stand
 from turnout.core.workflows.task import Starting, final_record, first_record
 from turnout.core.workflows.values import (
     ChildOptions,
@@ -35,7 +35,7 @@ _UNKNOWN = Ending(EndKind.unknown)
 _ENDED = Ending(EndKind.ended)
 
 _TRIES = 10
-"""How often an id is made free for a child that replaces, where others start it again and again."""
+"""How often a child is started whose id others take and free again and again, where it replaces or joins."""
 
 
 class Others:
@@ -65,16 +65,20 @@ class Others:
             trace_id=record.summary.trace_id,
         )
         starting = Starting(id=command.target, name=command.name, life=key, nonce=key, start=start)
-        taken = await self._started(starting)
-        for _ in range(_TRIES if options.if_exists == "replace" else 0):
-            if taken is None:
-                break
-            await self._ends.free(taken)
+        for _ in range(_TRIES):
             taken = await self._started(starting)
-        if taken is not None:
-            await self._join_or_refuse(options, taken, own)
-            return
-        await self._store.inbox.tell(own, InputKind.started, Ending(EndKind.there))
+            joins = options.if_exists == "join"
+            if taken is not None and forks(record):  # it replaces what has failed, and nobody's that goes on
+                joins = joins or (options.if_exists == "replace" and not has_failed(taken.record))
+            if taken is None or (joins and await self._asked_for_end(taken.record.id, own)):
+                await self._store.inbox.tell(own, InputKind.started, Ending(EndKind.there))
+                return
+            if options.if_exists == "replace":
+                await self._ends.free(taken)
+            elif options.if_exists != "join":
+                break
+        error = ErrorInfo("WorkflowExists", f"workflow {starting.id} exists already: choose another id")
+        await self._store.inbox.tell(own, InputKind.done, Ending(EndKind.exists, error=error))
 
     async def _started(self, starting: Starting) -> Stored | None:
         """Start it; the newest record of what has its id, if that is another life's."""
@@ -83,14 +87,6 @@ class Others:
         except IdTaken as taken:
             return taken.newest
         return None
-
-    async def _join_or_refuse(self, options: ChildOptions, newest: Stored, own: Asker) -> None:
-        if options.if_exists != "join":
-            error = ErrorInfo("WorkflowExists", f"workflow {newest.record.id} exists already: choose another id")
-            await self._store.inbox.tell(own, InputKind.done, Ending(EndKind.exists, error=error))
-            return
-        await self.join(newest.record.id, own)
-        await self._store.inbox.tell(own, InputKind.started, Ending(EndKind.there))
 
     async def signal(self, command: Command, key: str, own: Asker) -> None:
         """Put the signal into the other's inbox, and tell the own one whether it was taken."""
@@ -123,14 +119,20 @@ class Others:
 
     async def join(self, workflow_id: str, own: Asker) -> None:
         """Have the other workflow tell the own inbox of its end; one that has ended tells at once."""
+        if not await self._asked_for_end(workflow_id, own):
+            await self._store.inbox.tell(own, InputKind.done, _UNKNOWN)
+
+    async def _asked_for_end(self, workflow_id: str, own: Asker) -> bool:
+        """Whether it is there, so it tells of its end, or has told of it."""
         newest = await self._store.histories.newest(workflow_id)
         if newest is None or is_deleted(newest):
-            await self._store.inbox.tell(own, InputKind.done, _UNKNOWN)
-        elif newest.record.state.final:
+            return False
+        if newest.record.state.final:
             await self._store.inbox.tell(own, InputKind.done, ending_of(newest.record))
         else:
             body = wire.dump_asker(own)
             await self._store.inbox.append(newest.record.name, workflow_id, InputKind.joining, body)
+        return True
 
     async def end_child(self, effect: EndChild) -> None:
         """Cancel or terminate the child. One that is not there yet gets its final record, which a late start meets."""
@@ -160,6 +162,11 @@ class Others:
             return False
         await self._commit(Stored(ended, seq), ())
         return True
+
+
+def has_failed(record: Record) -> bool:
+    """Whether a workflow with this newest record has ended without a result."""
+    return record.state.final and record.state is not WorkflowState.completed
 
 
 async def is_late(histories: Histories, newest: Stored | None, life: str, seq: int, input_id: str) -> bool:

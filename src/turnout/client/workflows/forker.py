@@ -12,7 +12,7 @@ from turnout.client.workflows.reader import WorkflowReader
 from turnout.core.spec import valid_name
 from turnout.core.workflows.fork import Forking, failed_at, forked
 from turnout.core.workflows.task import Starting
-from turnout.core.workflows.values import Command, CommandKind, Record, WorkflowState
+from turnout.core.workflows.values import Command, Record, WorkflowState
 from turnout.errors import InvalidState, WorkflowNotFound
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
@@ -79,7 +79,7 @@ class Forker:
 
 def _joins(command: Command) -> bool:
     """Whether a fork that asks for this child anew joins the one that is there."""
-    return command.kind is CommandKind.child and command.child is not None and command.child.if_exists == "join"
+    return command.child is not None and command.child.if_exists == "join"
 
 
 def _failure(records: Sequence[Record]) -> int:

@@ -7,7 +7,7 @@ given to the code as new ones: what that makes of them need not be what was made
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import attrs
@@ -65,7 +65,12 @@ def forked(records: Sequence[Record], at: int, forking: Forking) -> tuple[Start,
     first = records[0]
     start, head, steps = _begin(first), _head(first), list(_steps(records))
     _check(records, at, head, steps)
-    ends = {given.what: given.ending.kind for record in records for given in record.inputs if given.ending is not None}
+    refused = {
+        given.what
+        for record in records
+        for given in record.inputs
+        if given.ending is not None and given.ending.kind is EndKind.exists
+    }
     left = at - 1 - head
     if left < 0:
         start, left = attrs.evolve(start, carried=start.carried[:left]), 0
@@ -81,11 +86,13 @@ def forked(records: Sequence[Record], at: int, forking: Forking) -> tuple[Start,
     start = attrs.evolve(start, parent=None, schedule="", attempt=1, fork=Fork(first.id, at, tasks))
     summaries = [step.summary for step in kept if step.summary is not None]
     inputs = (*(given for step in kept for given in step.inputs), *ahead)
+    commands = [command for step in kept for command in step.commands]
+    ids = _ids_of_children(commands, first, forking)
     return start, Past(
         at=forking.at,
         run=first.run,
         inputs=tuple(_nobodys(given) for given in inputs),
-        commands=tuple(_renamed(command, first, forking, ends) for step in kept for command in step.commands),
+        commands=tuple(_renamed(command, ids, refused) for command in commands),
         answers=tuple(answer for step in kept for answer in step.answers),
         patches=tuple(patch for step in kept for patch in step.patches),
         events=1 + len(start.carried) + sum(step.events - step.ends for step in kept),
@@ -200,17 +207,26 @@ def _nobodys(given: Input) -> Input:
     return given if given.asker is None else attrs.evolve(given, asker=None)
 
 
-def _renamed(command: Command, first: Record, forking: Forking, ends: Mapping[str, EndKind]) -> Command:
-    """The command under the names of the new life; `ends` are those of the workflow before it.
+def _ids_of_children(commands: Sequence[Command], first: Record, forking: Forking) -> dict[str, str]:
+    """What the children are called in the fork whose id derives from their parent's life, by their ids before it."""
+    return {
+        command.target: key_of(forking.id, forking.life, first.run, command.id)
+        for command in commands
+        if command.kind is CommandKind.child and command.target == key_of(first.id, first.life, first.run, command.id)
+    }
 
-    A child whose id the code has chosen is there already: it is joined, not started twice, unless it has failed.
+
+def _renamed(command: Command, ids: Mapping[str, str], refused: Collection[str]) -> Command:
+    """The command under the names of the new life; those that were refused are left as they are.
+
+    A child whose id the code has chosen is there already: it is joined, not started twice. Whoever starts the fork sees
+    whether it has failed.
     """
-    if command.kind is not CommandKind.child:
+    if command.about == CommandKind.child:
+        child, _, workflow = command.name.partition(" ")
+        return attrs.evolve(command, name=f"{ids[child]} {workflow}") if child in ids else command
+    if command.target in ids:
+        return attrs.evolve(command, target=ids[command.target])
+    if command.kind is not CommandKind.child or command.child is None or command.id in refused:
         return command
-    if command.target == key_of(first.id, first.life, first.run, command.id):
-        return attrs.evolve(command, target=key_of(forking.id, forking.life, first.run, command.id))
-    ended = ends.get(command.id)
-    if command.child is None or ended is EndKind.exists:
-        return command
-    failed = ended in (EndKind.faulted, EndKind.cancelled, EndKind.terminated)
-    return attrs.evolve(command, child=attrs.evolve(command.child, if_exists="replace" if failed else "join"))
+    return attrs.evolve(command, child=attrs.evolve(command.child, if_exists="join"))

@@ -29,6 +29,7 @@ from turnout.core.workflows.values import (
     RecordKind,
     Start,
     WorkflowState,
+    key_of,
 )
 from turnout.errors import TurnoutError
 
@@ -166,17 +167,34 @@ def _kept_by(command: Command, wake: int) -> Command:
 
 
 def asked_again(record: Record) -> tuple[Command, ...]:
-    """What a fork asks for anew: what the shared part of the history had asked for, and has no end of (W16)."""
+    """What a fork asks for anew: what the shared part of the history had asked for, and has no end of (W16).
+
+    A child that is another one now has not heard what was sent to the one before: that is sent again.
+    """
     standing = stand([(record, 0)])
     pending = dict(standing.pending)
     for given in standing.ahead:
         settle(pending, given)
     asked = pending.keys()
+    others = {each.target for each in pending.values() if _is_another(record, each)}
     return tuple(
         each
         for each in record.commands
-        if each.id in asked or (each.kind is CommandKind.request and each.target in asked)
+        if each.id in asked
+        or (each.kind is CommandKind.request and each.target in asked)
+        or (each.kind in _SENT and each.target in others)
     )
+
+
+_SENT = (CommandKind.signal, CommandKind.cancel)
+
+
+def _is_another(record: Record, command: Command) -> bool:
+    """Whether the child that a fork asks for is none that the workflow before it has had: its own, or a new one."""
+    if command.kind is not CommandKind.child:
+        return False
+    own = command.target == key_of(record.id, record.life, record.run, command.id)
+    return own or (command.child is not None and command.child.if_exists == "replace")
 
 
 def _own(found: Mapping[str, V], *, kept: bool) -> dict[str, V]:

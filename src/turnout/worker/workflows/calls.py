@@ -63,6 +63,8 @@ class Calls:
         self._started: dict[str, asyncio.Future[None]] = {}
         self.silent: set[str] = set()
         """Commands that nobody needs to see in what the workflow waits for."""
+        self.shared_children: dict[str, str] = {}
+        """What the children are called that a fork shares, by their commands: ids may be made of the workflow's own."""
 
     @property
     def context(self) -> Any:
@@ -178,14 +180,14 @@ class Calls:
         def command() -> Command:
             command_id, now = instance.next_id(), instance.loop.time()
             facts = instance.facts
-            child_id = start.id or key_of(facts.id, facts.life, facts.run, command_id)
+            child_id = self.shared_children.get(command_id) or start.id
             return Command(
                 command_id,
                 CommandKind.child,
                 name=ref.name,
                 body=_body(text),
                 at=start.due_at(now),
-                target=child_id,
+                target=child_id or key_of(facts.id, facts.life, facts.run, command_id),
                 child=options,
                 code=code,
                 since=now,

@@ -11,7 +11,7 @@ from typing import Any
 from turnout.core.workflows.shared import as_task, steps_of
 from turnout.core.workflows.standing import Standing, forks
 from turnout.core.workflows.task import Continued, Returned, RunEnd, Stopped
-from turnout.core.workflows.values import DELAY, Command, Record, RecordKind, WorkflowState
+from turnout.core.workflows.values import DELAY, Command, CommandKind, Record, RecordKind, WorkflowState
 from turnout.definition.workflow import Workflow
 from turnout.errors import NonDeterminism
 from turnout.worker.workflows.calls import Views
@@ -115,6 +115,8 @@ async def replayed(
 def _replay_shared(instance: Instance, record: Record) -> Iterator[int]:
     """Lead the code through what a fork shares: with the random numbers of the life before it, up to there (W16)."""
     life = record.life
+    children = (each for each in record.commands if each.kind is CommandKind.child)
+    instance.calls.shared_children = {each.id: each.target for each in children}
     for step in steps_of(record):
         if step.life != life:
             life = step.life
