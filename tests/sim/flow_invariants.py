@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from tests.sim import flows
-from tests.sim.flow_forks import Forks
+from tests.sim.flow_forks import Forks, taken_by
 from tests.sim.invariants import Invariants, Violation
 from tests.sim.world import BEGAN_AT
 from turnout import fastjson
@@ -49,14 +49,10 @@ class Life:
     pending: dict[str, Command] = attrs.field(factory=dict)
     answers: dict[str, Answer] = attrs.field(factory=dict)
     """The final answers of updates, by their ids."""
+    wake: int = 0
+    """Where its inbox begins."""
     shared: frozenset[int] = frozenset()
     """Where the inputs lay that a fork shares: in the inbox of who was forked."""
-
-
-def _taken_by(record: Record) -> tuple[Input, ...]:
-    """What a record has taken: of a fork's first one not what is behind its cut, which the first task takes."""
-    fork = record.start.fork if forks(record) and record.start is not None else None
-    return record.inputs if fork is None else record.inputs[: sum(each.inputs for each in fork.tasks)]
 
 
 class FlowInvariants(Invariants):
@@ -105,7 +101,7 @@ class FlowInvariants(Invariants):
             if record.kind is RecordKind.stuck:
                 self.stuck_for_a_cause(life, before, record)
             self.stays_with_its_build(before, record)
-        for given in _taken_by(record):
+        for given in taken_by(record):
             self.taken_once(life, record, given)
         self._follow(life, record)
         self.forks.appended(record)
@@ -124,6 +120,7 @@ class FlowInvariants(Invariants):
         life = Life(record, arguments["script"] if isinstance(arguments, dict) and arguments else "")
         self.lives[record.id] = self.begun_lives[record.life] = life
         if record.start is not None:
+            life.wake = record.start.wake
             self.forks.asked(f"workflow {record.id}", record.start.parent)
         if forks(record) and record.start is not None:
             life.script = self.sim.script(record.id)
@@ -162,6 +159,9 @@ class FlowInvariants(Invariants):
     def lies(self, message: Message) -> None:
         """Something was stored in the stream of the inboxes."""
         self.sim.note(f"     lies: {message.subject} {message.seq}")
+        given = self._input_of(message)
+        if given is not None and given.kind in (InputKind.cancel, InputKind.terminate):
+            self.forks.ended_by(given.life, message.data.decode())
 
     def removed(self, message: Message, why: str) -> None:
         """Something has left the stream of the inboxes."""
@@ -224,9 +224,10 @@ class FlowInvariants(Invariants):
             self.forks.asked(f"job {after.id}", after.spec.options.parent)
 
     def life(self, record: JobRecord) -> str:
-        """What a fork asks for anew has the payload that it had when another workflow asked for it."""
+        """What a fork asks for anew has the payload that it had when another workflow asked for it, and so has what a
+        child does that is started again in its own place."""
         parent = record.spec.options.parent
-        return f"{'' if parent is None else parent.id} {super().life(record)}"
+        return f"{'' if parent is None else parent.life} {super().life(record)}"
 
     def forgotten(self, message: Message, _: str) -> None:
         """F11: a history is kept until its time has come, or somebody has deleted it; but for runs that have ended."""
@@ -291,14 +292,15 @@ class FlowInvariants(Invariants):
             if result != flows.expected(life.script):
                 raise Violation("F2 ends once", f"{name} came to {result}")
         elif not (
-            (state is WorkflowState.cancelled and "cancel" in asked)
+            (state is WorkflowState.cancelled and ("cancel" in asked or (forked and "unfork" in asked)))
             or (state is WorkflowState.terminated and asked & {"terminate", "replace"} and not forked)
+            or (state is WorkflowState.faulted and self.forks.let_down(record.life))
         ):
             raise Violation("F2 ends once", f"{name} is {state}: {record.failure} {record.reason}")
 
     def _is_about(self, name: str, workflow_id: str) -> bool:
-        """Whether a workflow is the one of this name, or a child of it."""
-        return workflow_id == name or workflow_id.startswith(f"{name}-")
+        """Whether a workflow is the one of this name, or a child or a fork of it."""
+        return workflow_id == name or workflow_id.startswith((f"{name}-", f"{name}fork"))
 
     # -- the inbox -----------------------------------------------------------------------------------------------------
 
@@ -333,6 +335,8 @@ class FlowInvariants(Invariants):
                 return life.begun or given.seq <= life.ended_upto or self._wakes(newest)
             case InputKind.signal | InputKind.update:
                 return given.id in life.counted
+            case InputKind.joining:
+                return given.seq < life.wake  # who asked for the end of the life before has been told
             case InputKind.done | InputKind.timer | InputKind.started:
                 return given.run != newest.run or given.what not in life.pending
             case _:

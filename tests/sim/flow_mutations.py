@@ -22,6 +22,7 @@ from turnout.core.workflows.values import CommandKind, Input, InputKind, RecordK
 from turnout.store import commit, ends, histories, others, topology
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
+from turnout.store.forks import Forks
 from turnout.store.histories import Histories, Overtaken
 from turnout.store.names import Names
 from turnout.store.others import Others
@@ -30,6 +31,7 @@ from turnout.supervisor import histories as supervisor_histories
 from turnout.supervisor.histories import HistoryWalk
 from turnout.worker.workflows import aftermath, driver, looking, passing
 from turnout.worker.workflows.aftermath import Aftermath
+from turnout.worker.workflows.calls import Calls
 from turnout.worker.workflows.driver import Driver
 from turnout.worker.workflows.handover import Handover
 from turnout.worker.workflows.mailbox import Mailbox
@@ -386,6 +388,26 @@ def all_asked_anew() -> list[Patch]:
     return [(core_effects, "asked_again", lambda record: record.commands)]
 
 
+def names_of_others() -> list[Patch]:
+    renamed = fork._renamed
+
+    def not_renamed(command: Any, ids: Any, ends: Any) -> Any:
+        return command if command.about == CommandKind.child else renamed(command, ids, ends)
+
+    return [(fork, "_renamed", not_renamed)]
+
+
+def ids_made_anew() -> list[Patch]:
+    return [(Calls, "shared_children", property(lambda self: {}, lambda self, children: None))]
+
+
+def never_joins() -> list[Patch]:
+    async def joining(self: Any, command: Any, child: Any) -> Any:
+        return attrs.evolve(command, child=attrs.evolve(child, if_exists="replace"))
+
+    return [(Forks, "_joining", joining), (others, "forks", lambda record: False)]
+
+
 def a_parent_of_two() -> list[Patch]:
     def forked(records: Any, *rest: Any) -> Any:
         start, past = fork.forked(records, *rest)
@@ -393,6 +415,8 @@ def a_parent_of_two() -> list[Patch]:
 
     return [(forker, "forked", forked)]
 
+
+FORKED = Act("fork", 3.0)
 
 SEEDS = tuple(plan_of_seed(seed) for seed in range(60))
 
@@ -530,9 +554,36 @@ RULES: dict[str, Tooth] = {
         "a fork waits for what nobody does", ("U13",), quiet("aT", acts=(Act("fork", 0.3),)), nothing_asked_anew
     ),
     "W16 once": Tooth("a fork does it all again", ("F13",), quiet("aaT", acts=(Act("fork", 1.2),)), all_asked_anew),
+    "W16 names": Tooth(
+        "a fork's code takes back another child than it has", ("F5",), quiet("ET", acts=(FORKED,)), names_of_others
+    ),
+    "W16 ids": Tooth(
+        "a fork calls the child that it joins otherwise",
+        ("F1", "F5", "F16"),
+        quiet("eT", acts=(FORKED,)),
+        ids_made_anew,
+    ),
+    "W16 unheard": Tooth(
+        "a fork's child waits for what the one before was sent",
+        ("U13",),
+        quiet("OT", acts=(Act("fork", 0.6),)),
+        lambda: [(standing, "_SENT", ())],
+    ),
+    "W16 in order": Tooth(
+        "a fork sends a child something that is not there yet",
+        ("F2",),
+        quiet("OT", acts=(Act("fork", 0.6),)),
+        lambda: [(commit, "_TOGETHER_IN_FORKS", commit._TOGETHER)],
+    ),
+    "W16 joins": Tooth(
+        "a fork replaces a child that another one waits for",
+        ("F17",),
+        quiet("R", acts=(Act("fork", 1.2),)),
+        never_joins,
+    ),
     "W16 alone": Tooth(
         "a parent is told of a fork of its child",
-        ("F14",),
+        ("F14", "F16"),
         quiet("cTT", acts=(Act("fork", 0.6),), seeds=20),
         a_parent_of_two,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import random
 from collections.abc import Awaitable, Callable
@@ -51,6 +52,8 @@ CACHED = (1000, 1, 0)
 """How many instances a worker keeps in memory: the seed chooses."""
 
 AGAIN_S = 1.0
+GONE = 5
+"""So often it is told that something is gone until nothing of it is on its way any more."""
 
 MADE: list[tuple[Host | None, Instance]] = []
 """The instances of this simulation, and who has made them: those of a host that has died are dropped at its end."""
@@ -150,7 +153,7 @@ class FlowCaller(Caller):
         if kind == "submit":
             await self._drive(client, workflow_id)
         elif kind == "cancel":
-            await self._until_known(lambda: self._now(client, workflow_id).cancel("as the plan says"))
+            await self._until_known(functools.partial(self._cancel, client, workflow_id))
         elif kind == "terminate":
             await self._terminate(client, workflow_id)
         elif kind == "signal":
@@ -167,6 +170,9 @@ class FlowCaller(Caller):
             await self._mend(client, workflow_id)
         elif kind == "deploy":
             await self._resume(client, workflow_id)
+        elif kind == "unfork":
+            for fork_id in [each for each in self.sim.forks if each in self.sim.invariants.lives]:
+                await self._until_known(functools.partial(self._cancel, client, fork_id))
         elif kind.startswith("fork"):
             await self._fork(client, workflow_id, f"{workflow_id}{kind}")
         if self.host.alive:
@@ -178,6 +184,9 @@ class FlowCaller(Caller):
         handle = client.workflow(workflow_id)
         handle._life = self.sim.invariants.newest_life(workflow_id)
         return handle
+
+    async def _cancel(self, client: Client, workflow_id: str) -> None:
+        await self._now(client, workflow_id).cancel("as the plan says")
 
     async def _terminate(self, client: Client, workflow_id: str) -> None:
         handle = self._now(client, workflow_id)
@@ -273,8 +282,8 @@ class FlowCaller(Caller):
             await asyncio.sleep(2.0)
 
     async def _fork(self, client: Client, workflow_id: str, fork_id: str) -> None:
-        """Fork it, or a child of it, wherever; the fork is sent what it waits for."""
-        known = self.sim.invariants
+        """Fork it, or a child of it, wherever, unless that is forgotten; the fork is sent what it waits for."""
+        known, gone = self.sim.invariants, 0
         while fork_id not in known.lives:
             source = self.sim.source_of(fork_id, workflow_id)
             try:
@@ -286,6 +295,9 @@ class FlowCaller(Caller):
                 self.sim.note(f"{self.host.name}: {refusal}")
             except TurnoutError as error:
                 self.sim.note(f"{self.host.name}: not known: {error!r}")
+                gone = gone + 1 if isinstance(error, WorkflowNotFound) else 0
+                if gone > GONE:
+                    return
                 await asyncio.sleep(AGAIN_S)
             await asyncio.sleep(0.05)
         await self._send(client, fork_id, flows.life_of(self.sim.script(fork_id)))

@@ -116,11 +116,12 @@ class FlowSimulation(Simulation):
         return f"fork{self._forks}"
 
     def source_of(self, fork_id: str, workflow_id: str) -> str:
-        """What a fork is made of, the workflow or a child of it, "" when there is none yet; always the same."""
+        """What a fork is made of, the workflow, a child or a fork of it, "" when there is none yet; always the same."""
         if fork_id not in self.forks:
             lives = self.invariants.lives
-            children = [name for name, life in lives.items() if name.startswith(f"{workflow_id}-") and life.script]
-            found = [name for name in (workflow_id, *children) if name in lives and "h" not in lives[name].script]
+            others = (f"{workflow_id}-", f"{workflow_id}fork")
+            more = [name for name, life in lives.items() if name.startswith(others) and life.script]
+            found = [name for name in (workflow_id, *more) if name in lives and not set(lives[name].script) & {*"hx"}]
             if not found:
                 return ""
             source = self.forks[fork_id] = self.world.random.choice(found)
@@ -171,6 +172,9 @@ ACTS = ("cancel", "terminate", "signal")
 WALKED = ("lose", "walk")
 """Likewise, storage loses what lies in an inbox and its timers; with either a supervisor walks the histories."""
 
+UNFORK = "unfork"
+"""Likewise a client: it cancels the forks that there are."""
+
 EXPIRE = "expire"
 """Likewise: the retention of the records of all jobs that have ended is over."""
 
@@ -189,6 +193,9 @@ is forgotten, `replace` another one in its place; `forget` forgets each child as
 random plan, begins another life when the history of the one before was collected."""
 
 
+FORKING = (*4 * ("fork",), UNFORK, "forget", *ACTS)
+
+
 def plan_of_seed(seed: int) -> Plan:
     """A random plan; the same for the same seed."""
     return _random_plan(random.Random(seed), seed, flows.LETTERS + "KZ", ACTS)
@@ -200,9 +207,12 @@ def lives_of_seed(seed: int) -> Plan:
 
 
 def forks_of_seed(seed: int) -> Plan:
-    """Likewise, with forks of what has no children: a fork joins those that are there, whatever becomes of them."""
-    letters = flows.LETTERS.translate(dict.fromkeys(map(ord, "cejo"))) + flows.ASKED
-    return _random_plan(random.Random(seed), seed, letters, ("fork", "fork", *ACTS))
+    """Likewise, with forks, also of what has children: a fork joins those that are there, whatever becomes of them."""
+    letters = flows.LETTERS + flows.ASKED + "Yi" + 2 * flows.SHARED
+    dice = random.Random(seed)
+    plan = _random_plan(dice, seed, letters, FORKING)
+    acts = tuple(Act(dice.choice(FORKING), round(3 * dice.random() ** 2, 2)) for _ in range(dice.choice((0, 1, 1, 2))))
+    return attrs.evolve(plan, acts=(*acts, Act("fork", round(3 * dice.random() ** 2, 2))))
 
 
 def pins_of_seed(seed: int) -> Plan:

@@ -10,7 +10,7 @@ import attrs
 
 from tests.sim import code
 from tests.sim.invariants import LEASE_S
-from turnout import JobFaulted, activity, current_workflow, workflow
+from turnout import JobFaulted, WorkflowFaulted, activity, current_workflow, workflow
 
 LETTERS = "aFXgtTrswecojnlL"
 """An activity; one that fails once (F) or for good (X); three together (g); a short timer and a longer one (T); receive
@@ -24,6 +24,13 @@ ASKED = "uq"
 QUICK = "yYi"
 """What is over at once: an activity (y) and a child (Y) that nobody waits for, which an end takes back in the very
 record that asks for them; a child that has nothing to do."""
+
+SHARED = "mEOdfR"
+"""More children, for forks: one without an id of its own (m), given up for a timeout (E), or signalled (O); one that
+goes on when its parent has ended (d); one that fails (f), and another one under its id, in its place (R)."""
+
+FAILING = "x"
+"""What faults."""
 
 BROKEN = "bk"
 """What can't go on until its code is repaired: it has a bug, or ends its process."""
@@ -120,7 +127,7 @@ class Flow:
             case "X":
                 with contextlib.suppress(JobFaulted):
                     await self.act(number, "X")
-            case "e" | "c" | "o" | "j" | "i":
+            case "e" | "c" | "o" | "j" | "i" | "m" | "E" | "O" | "d" | "f" | "R":
                 await self.reach(letter, number)
             case "l" | "L":
                 await nap.options(local=True)(0.1 if letter == "L" else 0.0)
@@ -128,6 +135,8 @@ class Flow:
                 given = self.act(number, "H") if letter == "y" else self.child("h", number)
                 self.left.append(asyncio.create_task(given))
                 await asyncio.sleep(0)
+            case "x":
+                await self.act(number, "X")
             case "b" | "k":
                 trouble(current_workflow().id, letter)
             case _:
@@ -152,6 +161,29 @@ class Flow:
             case "j":
                 joined: Any = self.ref(number).options(if_exists="join")
                 await asyncio.gather(joined("t", [], []), joined("t", [], []))
+            case _:
+                await self.share(letter, number)
+
+    async def share(self, letter: str, number: int) -> None:
+        """A letter of those that only forks are tried with."""
+        match letter:
+            case "m":
+                await Flow.run("a", [], [])
+            case "E":
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.7):
+                        await Flow.run("h", [], [])
+            case "O":
+                other = await current_workflow().start_child(Flow.run, "r", [], [])
+                await other.signal("go", 1)
+                await other.result()
+            case "d":
+                await current_workflow().start_child(self.ref(number).options(parent_close="abandon"), "t", [], [])
+            case _:
+                with contextlib.suppress(WorkflowFaulted):
+                    await self.child(FAILING, number)
+                if letter == "R":
+                    await self.ref(number).options(if_exists="replace")("a", [], [])
 
     def act(self, number: object, script: str) -> Any:
         """An activity of this workflow: no two of all that there are have one payload."""

@@ -17,6 +17,7 @@ from tests.sim.test_lives import some
 __all__ = ["pool", "scale"]
 
 FORKED = ("ra", "gs", "Tn", "nTa", "wr", "Lu", "cT", "jt", "FX")
+PARENTS = ("mT", "ET", "eT", "O", "o", "dT", "f", "R", "Yt", "jE")
 BUILT = ("aa", "gT", "nT", "sL", "cT", "o")
 
 
@@ -28,6 +29,23 @@ def test_a_crash_before_every_effect_while_a_client_forks(pool: Executor, scale:
     plans = [
         Plan(seed=number, jobs=(("flow", script),), acts=(Act("fork", at),))
         for number, (at, script) in enumerate(cases)
+    ]
+    plans = some(plans, scale)
+    crash_each(pool, plans)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_crash_before_every_effect_while_one_with_children_is_forked(pool: Executor, scale: float) -> None:
+    """Each child has one parent, who alone ends it: a fork joins it, or has one of its own, and tells that the same."""
+    cases = list(itertools.product(((0.3,), (0.9,), (0.5, 1.3)), PARENTS))
+    plans = [
+        Plan(seed=number, jobs=(("flow", script),), acts=tuple(Act("fork", each) for each in at))
+        for number, (at, script) in enumerate(cases)
+    ]
+    plans += [
+        Plan(seed=number, jobs=(("flow", script),), acts=(Act("fork", 0.4), Act(act, 0.8)))
+        for number, (act, script) in enumerate(itertools.product(("unfork", "cancel", "forget"), ("eT", "oY", "dR")))
     ]
     plans = some(plans, scale)
     crash_each(pool, plans)

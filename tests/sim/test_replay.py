@@ -46,6 +46,13 @@ seed=71;jobs=flow:wnu;acts=fork@6.58:0
 seed=265;jobs=flow:sqTs;crash=6;faults=stop@5.64:11.97:1,stop@6.16:0.54:0;acts=terminate@1.84:0,terminate@4.17:0
 seed=6;jobs=flow:cT;crash=*;acts=fork@0.2:0;deliver=25;max_lost=2;supervisors=1
 seed=4;jobs=flow:cj;crash=*;acts=forget@0.05:0;deliver=25;max_lost=2;supervisors=1
+seed=994;jobs=flow:qj;crash=17;faults=freeze@4.12:1.31:1,server@6.97:1.44:0;acts=forget@6.34:0,again@2.06:0
+seed=3;jobs=flow:eT;acts=fork@2.0:0
+seed=3;jobs=flow:ET;acts=fork@2.0:0
+seed=1;jobs=flow:eT;acts=fork@2.0:0
+seed=11;jobs=flow:OERj;crash=20;faults=sup@3.81:7.37:0;acts=fork@0.87:0,fork@2.38:0
+seed=18;jobs=flow:Yt;crash=*;acts=fork@0.9:0;deliver=25;max_lost=2;supervisors=1
+seed=22;jobs=flow:eT;crash=*;acts=fork@0.5:0,fork@1.3:0;deliver=25;max_lost=2;supervisors=1
 seed=251;jobs=flow:qjqu;faults=stop@3.28:5.87:1,stop@7.29:4.83:0,server@4.77:10.75:1;acts=replace@4.49:0
 """.split()  # noqa: SIM905
 """The same of workflows."""
