@@ -331,6 +331,8 @@ class FlowInvariants(Invariants):
         if (newest.id, given.seq) in self._taken or newest.state.final or (given.life and given.life != newest.life):
             return True
         match given.kind:
+            case InputKind.start if given.what in life.pending and given.run == newest.run:
+                return False  # it keeps a local activity (W14)
             case InputKind.start:
                 return life.begun or given.seq <= life.ended_upto or self._wakes(newest)
             case InputKind.signal | InputKind.update:

@@ -477,6 +477,12 @@ RULES: dict[str, Tooth] = {
         quiet("T", acts=(Act("lose", 1.0),)),
         lambda: [(HistoryWalk, "walk", _nothing)],
     ),
+    "W14 locals": Tooth(
+        "nobody runs a local activity whose input is lost",
+        ("U13",),
+        crashes("L", acts=(Act("lose", 0.05),)),
+        lambda: [(supervisor_histories, "_is_kept", lambda *_: True)],
+    ),
     "W6 runs": Tooth(
         "a timer of the run before takes the place of this one's",
         ("U13",),

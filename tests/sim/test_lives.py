@@ -87,7 +87,7 @@ def test_random_histories(pool: Executor, scale: float) -> None:
 @pytest.mark.timeout(1200)
 def test_a_crash_while_storage_loses_what_a_workflow_waits_for(pool: Executor, scale: float) -> None:
     """A supervisor puts it back, whoever dies; and does nothing twice where nothing was lost."""
-    scripts = ("T", "aT", "gT", "cT", "eT", "oT", "jT", "rT", "nT", "wn")
+    scripts = ("T", "aT", "gT", "cT", "eT", "oT", "jT", "rT", "nT", "wn", "L", "TLT", "nL")
     cases = [*itertools.product(("lose",), (0.05, 0.4, 1.5), scripts), *itertools.product(("walk",), (0.0,), scripts)]
     plans = [
         Plan(seed=number, jobs=(("flow", script),), acts=(Act(act, at),))

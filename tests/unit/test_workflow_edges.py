@@ -12,7 +12,7 @@ from turnout.core.spec import Body
 from turnout.core.workflows.caution import POISON, Caution, Handed, caution, poison_failure, trying_record
 from turnout.core.workflows.effects import Dispatch, ScheduleCollection, effects_of, ended_in
 from turnout.core.workflows.jobs import ending_of_try
-from turnout.core.workflows.standing import Standing, Verdict, stand
+from turnout.core.workflows.standing import Standing, Verdict, kept_anew, stand
 from turnout.core.workflows.task import (
     EVENTS_MOST,
     INPUTS_PER_TASK,
@@ -226,3 +226,23 @@ class TestCaution:
         stuck = behind(started(), stuck_record(started(), AUTHOR, 95.0, failure))
         assert caution(stuck, HANDED, ()) is Caution.free
         assert stuck_record(stuck, AUTHOR, 96.0, failure) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "wake"),
+    [
+        (Input(InputKind.start, 12.0, 9, "0-0", life="L", run=1), 9),
+        (Input(InputKind.start, 12.0, 9, "0-1", life="L", run=1), 3),
+        (Input(InputKind.start, 12.0, 9, "0-0", life="M", run=1), 3),
+        (Input(InputKind.start, 12.0, 9, "0-0", life="L", run=2), 3),
+        (Input(InputKind.done, 12.0, 9, "0-0", life="L", run=1), 3),
+    ],
+)
+def test_what_was_put_back_keeps_a_local_activity(given: Input, wake: int) -> None:
+    """A `start` for it, of this life and run, stands for the input that is lost; it keeps no other command."""
+    local = Command("0-0", CommandKind.local, "note", wake=3)
+    timer = Command("0-1", CommandKind.timer, at=60.0)
+    standing = behind(started(), record_of(started(), Turn(commands=(local, timer))))
+    standing = attrs.evolve(standing, pending={"0-0": local, "0-1": timer})
+    found = kept_anew(standing, [given])
+    assert (found.pending["0-0"].wake, found.pending["0-1"]) == (wake, timer)

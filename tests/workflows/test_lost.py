@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.waiting import until
 from tests.workflows.definitions import double
-from turnout import Client, Worker, WorkflowState, current_workflow, workflow
+from turnout import Client, Worker, WorkflowState, activity, current_workflow, workflow
 from turnout.client.workflows.handle import AnyWorkflowHandle
 from turnout.core.workflows.values import COLLECTION, InputKind, key_of
 from turnout.nats.stream import Stream, kv_stream
@@ -50,6 +50,21 @@ async def brief() -> None:
 async def listener() -> str:
     return await current_workflow().receive("go", str)
 
+
+@activity
+async def errand() -> str:
+    ran.append("errand")
+    await goes_on.wait()
+    return "done"
+
+
+@workflow(name="lost_errand")
+async def errands() -> str:
+    return await errand.options(local=True)()
+
+
+ran: list[str] = []
+goes_on = asyncio.Event()
 
 WORKFLOWS = [child, parent, doubler, sleeper, brief, listener]
 
@@ -168,6 +183,25 @@ async def told(client: Client, name: str, workflow_id: str) -> bool:
     """Whether the end of something lies in the inbox."""
     lying = await client.store.inbox.read(name, workflow_id, set(), whole=True)
     return any(each.given.kind is InputKind.done for each in lying)
+
+
+async def test_a_lost_input_of_a_local_activity(client: Client) -> None:
+    """Its node has died, and what would have had another one run it again is gone: it gets an input that does."""
+    ran.clear()
+    goes_on.clear()
+    async with Worker(client, workflows=[errands], activities=[errand]) as first:
+        handle = await client.start(errands)
+        await waiting_for(client, handle, "activity")
+        assert await walk(client) == 0, "it is there"
+        await lose_inputs(client, "lost_errand", handle.id)
+        await first.stop(grace=0)
+    assert await walk(client) == 1
+    assert await walk(client) == 0
+    goes_on.set()
+    async with Worker(client, workflows=[errands], activities=[errand]):
+        assert await handle.result(timeout=30) == "done"
+    assert ran == ["errand", "errand"]
+    assert await client.store.inbox.read("lost_errand", handle.id, set(), whole=True) == []
 
 
 async def test_a_lost_start(client: Client) -> None:

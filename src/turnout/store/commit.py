@@ -100,8 +100,8 @@ class Committer:
                 await self._reach(record, effect)
             case Tell(asker, ending):
                 await inbox.tell(asker, InputKind.done, ending)
-            case Wake():
-                headers = wire.input_headers(life=record.life)
+            case Wake(command):
+                headers = wire.input_headers(life=record.life, run=record.done_run if command else 0, command=command)
                 await inbox.append(record.name, record.id, InputKind.start, headers=headers)
             case PurgeRecords():
                 await self._store.histories.purge_before(record.id, stored.seq)

@@ -2,8 +2,8 @@
 
 A workflow whose newest record is old waits for something that is there: an input, a job, a child, a timer, or a
 signal. Where it isn't, its end is looked for in the inbox first, then whether the history is the same still; only then
-is what the command asked for stored once more, which joins whatever was there after all. A local activity is left
-alone: the input that it keeps is the only one that may run it again (W15).
+is what the command asked for stored once more, which joins whatever was there after all. A local activity whose input
+is gone is given another one, and whoever is handed that runs it again (W15).
 """
 
 from __future__ import annotations
@@ -128,8 +128,7 @@ class HistoryWalk:
                 return self._timer(key, entry, wait.id).encode() in there
             case WaitKind.activity:
                 names, job = self._store.names, self._job(key, entry, wait)
-                lies = any(subject.encode() in there for subject in (names.record(*job), names.jobs(*job)))
-                return lies or wait.attempt is not None  # a local one
+                return any(subject.encode() in there for subject in (names.record(*job), names.jobs(*job)))
             case _:
                 return not wait.id  # a signal, or a condition of its own code
 
@@ -185,7 +184,10 @@ class HistoryWalk:
         ended = ended_in(record, inputs)
         heard_of = _heard_of(standing.run, [*inputs, *(given for each in records for given in each.record.inputs)])
         for command in standing.pending.values():
-            effect = None if command.id in ended else await self._lost(record, command, heard_of)
+            if command.kind is CommandKind.local:
+                effect: Effect | None = None if _is_kept(command, standing.run, inputs) else Wake(command.id)
+            else:
+                effect = None if command.id in ended else await self._lost(record, command, heard_of)
             if effect is not None:
                 yield _Missing(f"{command.kind} {command.name or command.target or command.id}", effect)
         limit, fired = standing.start.timeout, any(given.what == TIMEOUT for given in inputs)
@@ -234,6 +236,14 @@ class HistoryWalk:
 def _heard_of(run: int, inputs: Iterable[Input]) -> set[str]:
     """The commands of this run whose children are known to be there."""
     return {given.what for given in inputs if given.kind is InputKind.started and given.run == run}
+
+
+def _is_kept(command: Command, run: int, inputs: Iterable[Input]) -> bool:
+    """Whether what keeps this local activity is there: the input that a record names, or what was put in its place."""
+    return any(
+        given.seq == command.wake or (given.kind is InputKind.start and (given.what, given.run) == (command.id, run))
+        for given in inputs
+    )
 
 
 def _of_kind(entry: Entry, kind: WaitKind) -> Iterator[Wait]:

@@ -121,7 +121,9 @@ class Tell:
 
 @struct
 class Wake:
-    """Put a `start` into the own inbox: the next run has no input yet (W9)."""
+    """Put a `start` into the own inbox: the next run has no input yet (W9), or a local activity has lost its own."""
+
+    command: str = ""
 
 
 @struct

@@ -330,6 +330,22 @@ def await_end(pending: dict[str, Command], command: Command) -> None:
         pending.pop(command.target, None)
 
 
+def kept_anew(standing: Standing, inputs: Iterable[Input]) -> Standing:
+    """The standing, where these are at hand: a `start` for a local activity keeps it in place of what is lost."""
+    kept = {
+        given.what: given.seq
+        for given in inputs
+        if given.kind is InputKind.start and (given.life, given.run) == (standing.life, standing.run)
+    }
+    if kept.keys().isdisjoint(command.id for command in standing.locals):
+        return standing
+    pending = {
+        key: attrs.evolve(command, wake=kept[key]) if command.kind is CommandKind.local and key in kept else command
+        for key, command in standing.pending.items()
+    }
+    return attrs.evolve(standing, pending=pending)
+
+
 # --- what an input means ---------------------------------------------------------------------------------------------
 
 

@@ -181,11 +181,11 @@ class Driver:
         lying = [*lying, *(Lying(each.given, name) for each in wakeups if not each.seq and each.given is not None)]
         records: list[Stored] = []
         if cached is not None:
-            standing = cached.standing
+            standing = cached.standing = self.locals.kept_anew(cached.standing, wakeups)
         else:
             try:
                 records = await self._store.histories.read(workflow_id, newest, of_run=True)
-                standing = stand([(each.record, each.seq) for each in records])
+                standing = self.locals.kept_anew(stand([(each.record, each.seq) for each in records]), wakeups)
             except (BrokenHistory, UnreadableRecord, ObjectGone) as error:
                 if not await self._still_newest(newest):
                     raise Overtaken(f"the history of workflow {workflow_id} has changed while it was read") from error

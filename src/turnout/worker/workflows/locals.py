@@ -20,7 +20,7 @@ from turnout import bounded
 from turnout.core.failure import NODE_STOPPING, Stop, StopReason
 from turnout.core.record import JobRecord
 from turnout.core.workflows.jobs import ending_of_try
-from turnout.core.workflows.standing import BrokenHistory, Standing, Verdict, judge, stand
+from turnout.core.workflows.standing import BrokenHistory, Standing, Verdict, judge, kept_anew, stand
 from turnout.core.workflows.task import Turn
 from turnout.core.workflows.values import Command, CommandKind, Ending, EndKind, Input, InputKind, Record
 from turnout.definition.activity import Activity, refuse_as_local
@@ -153,6 +153,14 @@ class Locals:
             return turn
 
         return checked
+
+    def kept_anew(self, standing: Standing, wakeups: Iterable[Wakeup]) -> Standing:
+        """The standing, as what is kept here or at hand changes it: a supervisor puts back what was lost (W14)."""
+        if not standing.locals:
+            return standing
+        line = self._line(standing)
+        kept = () if line is None else line.kept.values()
+        return kept_anew(standing, (each.given for each in (*kept, *wakeups) if each.given is not None))
 
     def to_run(self, standing: Standing, wakeups: Iterable[Wakeup]) -> list[Command]:
         """The local activities that whoever is handed these wake-ups is to run."""
@@ -439,7 +447,7 @@ class Locals:
 
     async def _catch_up(self, line: _Line, newest: Stored) -> None:
         records = await self._store.histories.read(newest.record.id, newest)
-        standing = stand([(each.record, each.seq) for each in records])
+        standing = self.kept_anew(stand([(each.record, each.seq) for each in records]), ())
         for each in records:
             if each.seq > line.seq:
                 self.heard(each.record)
