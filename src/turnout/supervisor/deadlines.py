@@ -3,6 +3,10 @@
 A worker that is handed such a job ends it, but that may take for ever. So each message that is still there when the
 supervisor comes by is read once, and the place of each that has a deadline is noted: what runs quickly is gone by then,
 and what waits costs one read, however long it waits.
+
+A new term reads all of it again, the oldest first, and ends what it finds overdue meanwhile. For 100,000 jobs that wait
+that is 1.2 s of the server's time and 2 s of this process's, spread over half a minute. To keep what was read for the
+next supervisor would cost a write for each job with a deadline, most of which are gone before that is there.
 """
 
 from __future__ import annotations
