@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import until
-from turnout import Client, JobHandle, Limit, activity
+from turnout import Client, JobHandle, JobState, Limit, activity
 from turnout.store.pauses import Pause
 
 started: list[str] = []
@@ -165,3 +165,59 @@ async def test_an_activity_without_a_node_does_not_hold_up_others(turnout_client
         async with turnout_worker(paint, name="comes"):
             await all_done(paints)
         assert started[4:] == ["p0", "p1", "p2"]
+
+
+EAST = {"zone": "east"}
+
+
+@activity(limits=[Limit("one", concurrency=1)], requires=EAST)
+async def sort(name: str) -> None:
+    await begin(name)
+
+
+@activity
+async def keep_busy() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_jobs_that_require_what_no_node_has_hold_up_no_others(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """Whoever is handed such a job sends it on and frees its place, though nobody supervises; a node that has what
+    they require runs them."""
+    client = turnout_client
+    leader = client.store.names.node("leader.supervisor")
+    await client.store.connection.store(leader, b'{"supervisor": "nobody", "term": 1, "ttl": 600}')
+    async with turnout_worker(wash, sort, name="west"):
+        holder = await hold(client)
+        async with turnout_worker(sort, name="east", properties=EAST):
+            sorts = await park(client, sort, "s0", "s1", "s2")
+        washes = await park(client, wash, "w0", "w1", "w2")
+        gates["holder"].set()
+        await all_done([holder, *washes])
+        assert started == ["holder", "w0", "w1", "w2"]
+        async with turnout_worker(sort, name="east-again", properties=EAST):
+            await all_done(sorts)
+        assert sorted(started[4:]) == ["s0", "s1", "s2"]
+
+
+async def test_nor_do_those_that_nobody_is_handed(turnout_client: Client, turnout_worker: Any) -> None:
+    """Where all slots of the nodes that would send them on are taken, a supervisor sees that nobody fits."""
+    client = turnout_client
+    async with turnout_worker(wash, name="washes"):
+        holder = await hold(client)
+        async with turnout_worker(sort, name="east", properties=EAST):
+            sorts = await park(client, sort, "s0", "s1", "s2")
+        washes = await park(client, wash, "w0", "w1", "w2")
+        async with turnout_worker(keep_busy, sort, name="west", concurrency=1):
+            await until(partial(runs, await client.submit(keep_busy)))
+            gates["holder"].set()
+            await all_done([holder, *washes])
+            assert started == ["holder", "w0", "w1", "w2"]
+            async with turnout_worker(sort, name="east-again", properties=EAST):
+                await all_done(sorts)
+    assert sorted(started[4:]) == ["s0", "s1", "s2"]
+
+
+async def runs(handle: JobHandle[Any]) -> bool:
+    return (await handle.info()).state is JobState.running

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
+from turnout.core.catalog import NodeInfo
 from turnout.core.routing import (
     Route,
     checked_properties,
@@ -74,3 +76,15 @@ def test_the_order_of_properties_makes_no_other_route() -> None:
     one, other = {"a": "1", "b": "2"}, {"b": "2", "a": "1"}
     assert spelled(one) == spelled(other) == "a=1, b=2"
     assert Route("act", one).token == Route("act", other).token == token_of(one) != token_of(EAST)
+
+
+def test_who_takes_what() -> None:
+    """A node begins jobs of its activities that require no more than it has, unless it drains; of a later version's
+    nobody knows."""
+    node = NodeInfo(id="n-1", name="n", version="1", activities=("render",), properties={"region": "east", "gpu": "a"})
+    assert node.takes("render", EAST)
+    assert node.takes("render", {})
+    assert not node.takes("render", {"region": "west"})
+    assert not node.takes("paint", EAST)
+    assert not attrs.evolve(node, draining=True).takes("render", EAST)
+    assert NodeInfo(id="n-2", name="n").takes("render", EAST)

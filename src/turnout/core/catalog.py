@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from turnout.core.plain import Plain
+from turnout.core.routing import fits
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +40,13 @@ class NodeInfo(Plain):
     refused: str = ""
     seen_at: float = 0.0
     properties: dict[str, str] = attrs.field(factory=dict)
+
+    def takes(self, activity: str, requires: Mapping[str, str]) -> bool:
+        """Whether it begins jobs of this activity that require so much of a node. Of one that is of a later version
+        nobody here knows."""
+        if not self.version:
+            return True
+        return activity in self.activities and not self.draining and fits(self.properties, requires)
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ import attrs
 
 from turnout import wire
 from turnout.bounded import each
+from turnout.core.catalog import NodeInfo
 from turnout.core.limits import Holder, LimitKey, Places, is_abandoned, is_over
 from turnout.core.record import JobState
 from turnout.crashpoints import reach
@@ -68,8 +69,16 @@ class _Seen:
     wait that nobody can start now, since they are paused or no node works on them."""
 
     now: float
-    living: Set[str]
+    living: Sequence[NodeInfo]
     idle: Set[str]
+
+    def lives(self, node: str) -> bool:
+        return any(each.id == node for each in self.living)
+
+    def in_vain(self, activity: str, requires: Mapping[str, str]) -> bool:
+        """Whether nobody can begin such a job now."""
+        fit = not requires or any(node.takes(activity, requires) for node in self.living)
+        return activity in self.idle or not fit
 
 
 class PlaceSweep:
@@ -120,7 +129,7 @@ class PlaceSweep:
         idle = {activity for activity, since in self._unserved.items() if now - since > _UNSERVED_S}
         if waiting:
             idle.update(waiting.intersection(await self._store.pauses.held()))
-        return _Seen(self._store.connection.now(), {node.id for node in nodes}, idle)
+        return _Seen(self._store.connection.now(), nodes, idle)
 
     async def _free(self, held: list[Places], seen: _Seen) -> None:
         """Free the places of attempts that are over, or that nobody will begin."""
@@ -178,5 +187,6 @@ def _is_free(holder: Holder, brief: wire.Brief | None, seen: _Seen) -> bool:
         return True
     if brief is not None and brief.state is JobState.running and brief.generation == holder.generation:
         return False
-    in_vain = not holder.node and holder.activity in seen.idle
-    return in_vain or is_abandoned(holder, seen.now, lives=holder.node in seen.living)
+    if not holder.node and seen.in_vain(holder.activity, {} if brief is None else brief.requires):
+        return True
+    return is_abandoned(holder, seen.now, lives=seen.lives(holder.node))

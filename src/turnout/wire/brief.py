@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from turnout import fastjson
@@ -17,7 +18,7 @@ class Brief(NamedTuple):
 
     `waiting_since`: when its last attempt ended. `message`: where its message lay when the record was written.
     `waits_for`: the key of the limit that a parked job waits for, "" for all others. `begun`: how many
-    attempts have begun, with those that do not count.
+    attempts have begun, with those that do not count. `requires`: what a node must have.
     `outside`: it runs, and will be completed from outside; `expires_at` is then when somebody must have been heard of.
     """
 
@@ -39,6 +40,7 @@ class Brief(NamedTuple):
     begun: int
     outside: bool
     priority: int
+    requires: Mapping[str, str]
 
     @property
     def life(self) -> str:
@@ -84,6 +86,7 @@ def _brief(raw: dict[str, Any]) -> Brief:
         waits_for=str((raw.get("waits_for") or {}).get("name", "")),
         outside=outside,
         priority=_priority(options),
+        requires=dict(options.get("requires") or {}),
     )
 
 

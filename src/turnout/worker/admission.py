@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, is_over
-from turnout.core.record import Delivery, JobRecord
+from turnout.core.record import Delivery, JobRecord, JobState
 from turnout.core.spec import Body, priority_of
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
@@ -112,6 +112,20 @@ class Admission:
     async def leave_over(self, record: JobRecord) -> None:
         """Free what was taken for nothing: the record tells what is over; other attempts may be at work elsewhere."""
         await self._leave(lambda holder: is_over(holder, record.state, record.generation, record.begun))
+        if self._delivery.replaced and record.state is JobState.queued and record.waits_for is None:
+            await retry_while_away(partial(self._leave_in_vain, record))
+
+    async def _leave_in_vain(self, record: JobRecord) -> None:
+        """Free the place that a job was given in its line and that no node uses, since none has what it requires.
+
+        A node that has it may be the next that is handed the job: for that one it is kept.
+        """
+        requires, now = record.spec.options.requires, self._store.connection.now()
+        if not requires or any(node.takes(record.activity, requires) for node in await self._store.nodes.living()):
+            return
+        holder = Holder(record.activity, record.id, record.generation, record.begun + 1, now)
+        for key in await self._find_keys(record.spec.payload):
+            await self._store.places.leave(key, holder)
 
     async def _leave(self, chosen: Callable[[Holder], bool]) -> None:
         for holder in filter(chosen, self._taken):
