@@ -118,6 +118,8 @@ class TestP15Routes:
         assert TakeOff in kinds(decide(record, CancelRequested(reason="r", now=NOW)))
         ended = saved(decide(record, CancelRequested(reason="r", now=NOW)))
         assert decide(ended, received()) == (TakeOff(ended), Ack(MESSAGE))
+        faulted = attrs.evolve(ended, state=JobState.faulted)
+        assert kinds(decide(faulted, received())) == [WriteDeadLetter, TakeOff, Ack], "what is owed comes first"
 
 
 class TestPriority:
