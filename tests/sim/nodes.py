@@ -12,6 +12,7 @@ from tests.sim.world import Host
 from turnout.client.client import Client
 from turnout.core.catalog import NodeInfo
 from turnout.core.events import Submitted
+from turnout.core.routing import spelled
 from turnout.core.spec import Body, JobSpec
 from turnout.definition.activity import Activity
 from turnout.definition.options import IfExists
@@ -23,6 +24,7 @@ from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 from turnout.wire.converter import dump
+from turnout.wire.messages import REQUIRES
 from turnout.worker.runner import Runner
 
 if TYPE_CHECKING:
@@ -68,8 +70,8 @@ class Node:
             await self._stop()
 
     def _describe(self) -> NodeInfo:
-        name = self.host.name
-        return NodeInfo(id=name, name=name, activities=tuple(self.activities), slots=1, ttl=TTL_S)
+        name, has = self.host.name, self.sim.properties(self.number)
+        return NodeInfo(id=name, name=name, activities=tuple(self.activities), slots=1, ttl=TTL_S, properties=has)
 
     def _make_runner(self, store: Store, node: NodeInfo) -> Runner:
         return Runner(store, ConnectOptions(), self.activities, node)
@@ -234,8 +236,11 @@ class Caller:
 
     async def _submit(self, client: Client, job_id: str, of: str, if_exists: IfExists = "raise") -> None:
         life = f"{job_id}#{self.sim.next_life()}"
+        requires = self.sim.requires(job_id)
         if of == "bare":
-            client.store.connection.send(self.sim.names.bare(ACTIVITY), b'{"life":"%s"}' % life.encode())
+            headers = {REQUIRES: spelled(requires)} if requires else None
+            body = b'{"life":"%s"}' % life.encode()
+            client.store.connection.send(self.sim.names.bare(ACTIVITY), body, headers=headers)
             return
         ref = self._activity.options(
             id=job_id,
@@ -243,6 +248,7 @@ class Caller:
             expires_in=25.0 if of == "expiring" else None,
             delay=4.0 if of == "delayed" else None,
             priority=RANKS.get(of),
+            requires=requires or None,
         )
         await client.submit(ref, life=life)
 

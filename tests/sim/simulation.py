@@ -129,6 +129,14 @@ class Simulation:
     def _watch_consumer(self, consumer: Any) -> None:
         consumer.on_second_voice = self.invariants.second_voice
 
+    def properties(self, number: int) -> dict[str, str]:
+        """What the node of this number has."""
+        return {}
+
+    def requires(self, job_id: str) -> dict[str, str]:
+        """What a job of the plan requires of its node."""
+        return {}
+
     def activities(self) -> dict[str, Activity[..., Any]]:
         """What the nodes work on, by name."""
         return {ACTIVITY: code.activity_of(LEASE_S, self.plan.max_lost, self.limits)}
@@ -278,12 +286,15 @@ class Simulation:
         self.note(f"     {act}")
         job_id = self.job_id(act.job)
         if job_id is not None:
-            self.caller.do(act.kind, job_id, self.plan.jobs[act.job][0])
+            self.caller.do(act.kind, job_id, self._kind(act.job))
 
     def job_id(self, number: int) -> str | None:
         """The id of the plan's job; a bare one has none before it is stored."""
         name = self._name(number)
-        return name if self.plan.jobs[number][0] != "bare" else self.invariants.bare.get(name)
+        return name if self._kind(number) != "bare" else self.invariants.bare.get(name)
+
+    def _kind(self, number: int) -> str:
+        return self.plan.jobs[number][0].partition("-")[0]
 
     def _name(self, number: int) -> str:
         return f"job{self._play}x{number}"
@@ -332,9 +343,9 @@ class Simulation:
         # One that is dead is kept until another one takes its place.
         self.nodes = list({node.number: node for node in self.nodes}.values())
         self.connections = [connection for connection in self.connections if connection.host.alive]
-        for number, (kind, script) in enumerate(plan.jobs):
+        for number, (_, script) in enumerate(plan.jobs):
             self._scripts[self._name(number)] = list(script)
-            self.caller.do("submit", self._name(number), kind)
+            self.caller.do("submit", self._name(number), self._kind(number))
         begun, brought_forward = world.now, 0.0
         happens: list[tuple[float, Callable[[Any], None], Any]] = [
             (each.at, self.accident, each) for each in plan.faults

@@ -9,6 +9,7 @@ import pytest
 from tests.sim.flow_simulation import FlowSimulation, plan_of_seed
 from tests.sim.group_simulation import KINDS, GroupSimulation
 from tests.sim.plan import Plan
+from tests.sim.route_simulation import Routing
 from tests.sim.simulation import Simulation
 
 KNOWN = """
@@ -64,10 +65,16 @@ seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.
 """The same of groups and bursts."""
 
 
+KNOWN_ROUTES = ["seed=14;jobs=bare-both:LLL;crash=15;deliver=5"]
+"""The same of routes."""
+
+
 def simulation_of(plan: Plan, *, trace: bool = False) -> Simulation:
     kinds = {kind for kind, _ in plan.jobs}
     if "flow" in kinds:
         return FlowSimulation(plan, trace=trace)
+    if any("-" in kind for kind in kinds):
+        return Routing(plan, trace=trace)
     return GroupSimulation(plan, trace=trace) if kinds & set(KINDS) else Simulation(plan, trace=trace)
 
 
@@ -76,7 +83,7 @@ def known(text: str) -> Any:
     return pytest.param(text, marks=[pytest.mark.long] * (";crash=*" in text))
 
 
-@pytest.mark.parametrize("text", list(map(known, [*KNOWN, *KNOWN_FLOWS, *KNOWN_GROUPS])))
+@pytest.mark.parametrize("text", list(map(known, [*KNOWN, *KNOWN_FLOWS, *KNOWN_GROUPS, *KNOWN_ROUTES])))
 def test_histories_that_once_went_wrong_stay_right(text: str) -> None:
     """A history that once broke an invariant keeps all of them."""
     simulation_of(Plan.parse(text)).play()
