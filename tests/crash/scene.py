@@ -99,8 +99,8 @@ class Scene:
         """Wait until the job is parked for a place of this limit."""
 
         async def check() -> bool:
-            waiting = (await handle.info()).waiting_for
-            return waiting is not None and (waiting.kind, waiting.name) == ("limit", limit)
+            record = (await self.client.store.registry.find(handle.id)).record
+            return record is not None and record.waits_for is not None and record.waits_for.name == limit
 
         await until(check, self.patience_s)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import parked, until
 from turnout import Client, JobHandle, JobState, Limit, activity
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
@@ -56,6 +56,12 @@ async def free() -> str:
     return "done"
 
 
+@activity
+async def occupy() -> None:
+    order.append("occupies")
+    await gates[0].wait()
+
+
 async def begun() -> bool:
     return bool(order)
 
@@ -65,13 +71,9 @@ async def handed_over(client: Client, name: str, count: int) -> bool:
     return consumer is not None and consumer.deliveries >= count
 
 
-async def waits(client: Client, job_id: str) -> bool:
-    return (await client.job(job_id).info()).waiting_for is not None
-
-
 async def is_parked(client: Client, job_id: str) -> bool:
     """Whether it is in the line, and whoever frees a place knows: its message is acknowledged then."""
-    return await waits(client, job_id) and await client.store.queue.find_named("held", job_id) is None
+    return await parked(client, job_id) and await client.store.queue.find_named("held", job_id) is None
 
 
 async def one_that_runs(client: Client) -> JobHandle[Any]:
@@ -148,7 +150,7 @@ async def test_a_node_that_stops_puts_what_it_has_in_hand_into_the_line(
         first = await one_that_runs(turnout_client)
         async with turnout_worker(held, name="b", concurrency=4):
             second = await one_in_hand(turnout_client)
-        assert await until(partial(waits, turnout_client, second.id))
+        assert await until(partial(parked, turnout_client, second.id))
         gates[0].set()
         await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
 
@@ -166,3 +168,44 @@ async def test_who_has_waited_in_the_line_is_let_past_those_who_have_not_come_so
         await asyncio.gather(*(handle.result(timeout=60) for handle in (first, second, *others)))
     assert order[:2] == ["first", "second"]
     assert (await second.info()).priority == 3
+
+
+@activity(global_concurrency=1)
+async def one_at_a_time() -> None:
+    order.append("")
+    await gates[0].wait()
+
+
+@pytest.mark.parametrize(("ref", "limit"), [(held, "one"), (one_at_a_time, "activity:one_at_a_time")])
+async def test_it_says_at_once_what_it_waits_for(
+    turnout_client: Client, turnout_worker: Any, patient: None, ref: Any, limit: str
+) -> None:
+    """Nothing of it is on record while it waits in hand, nor of those behind it that nobody asks for; and none waits
+    for the limit when there is a place."""
+    client = turnout_client
+    async with turnout_worker(ref, concurrency=5):
+        holder = await client.submit(ref)
+        await until(begun)
+        assert (await holder.info()).waiting_for is None
+        handles = await client.submit_many(ref, [{}] * 20)
+        for handle in handles:
+            waiting = (await handle.info()).waiting_for
+            assert waiting is not None
+            assert (waiting.kind, waiting.name) == ("limit", limit)
+            assert not await parked(client, handle.id)
+        told = [info.waiting_for async for info in client.jobs(state="queued")]
+        assert {(each.kind, each.name) for each in told if each is not None} == {("limit", limit)}
+        assert len(told) == 20
+        await client.set_limit(limit, 0)
+        gates[0].set()
+        await holder.result(timeout=20)
+        await client.cancel_jobs(activity=ref)
+        await client.clear_limit(limit)
+    gates[0].clear()
+    order.clear()
+    async with turnout_worker(occupy, ref, concurrency=1):
+        await client.submit(occupy)
+        await until(begun)
+        waiting = (await (await client.submit(ref)).info()).waiting_for
+        assert waiting is not None
+        assert (waiting.kind, waiting.name) == ("slot", ref.name)

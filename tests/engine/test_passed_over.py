@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import parked, until
 from turnout import Client, JobHandle, JobState, Limit, activity
 from turnout.store.pauses import Pause
 
@@ -68,17 +68,8 @@ async def park(client: Client, ref: Any, *names: str) -> list[JobHandle[Any]]:
     handles = []
     for name in names:
         handles.append(await client.submit(ref, name))
-        await until(partial(waits, client, handles[-1].id))
+        await until(partial(parked, client, handles[-1].id))
     return handles
-
-
-async def waits(client: Client, job_id: str) -> bool:
-    record = (await client.store.registry.load(*await named(client, job_id))).record
-    return record is not None and record.waits_for is not None
-
-
-async def named(client: Client, job_id: str) -> tuple[str, str]:
-    return (await client.job(job_id).info()).activity, job_id
 
 
 async def all_done(handles: Iterable[JobHandle[Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import listed, until
+from tests.support.waiting import listed, running, until
 from turnout import (
     Client,
     InvalidValue,
@@ -132,6 +132,25 @@ async def test_a_job_that_nobody_can_take_waits_and_says_so(turnout_client: Clie
             assert [node.properties for node in await turnout_client.nodes() if node.id == late.id] == [NORTH]
             assert {await handle.result(timeout=SOON_S) for handle in handles} == {"late"}
     assert {(await handle.info()).attempt for handle in handles} == {1}
+
+
+async def test_what_the_activity_requires_is_told_before_anybody_is_handed_the_job(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """The one node is busy, so that the job's message, which does not say it, lies in the queue still."""
+    held = asyncio.Event()
+
+    @activity
+    async def occupy() -> None:
+        await held.wait()
+
+    async with turnout_worker(occupy, in_the_east, name="west", concurrency=1):
+        await running(await turnout_client.submit(occupy))
+        handle = await turnout_client.submit(in_the_east)
+        found = await waiting(handle)
+        assert found is not None
+        assert (found.kind, found.name) == ("node", "region=east")
+        assert (await turnout_client.store.registry.load("in_the_east", handle.id)).record is None
 
 
 async def test_a_node_that_comes_back_with_other_properties_takes_other_jobs(

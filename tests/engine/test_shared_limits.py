@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import until
+from tests.support.waiting import parked, until
 from turnout import Client, InvalidValue, JobHandle, JobState, Limit, LimitInfo, RetryPolicy, activity, current_job
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
@@ -100,10 +100,6 @@ async def free() -> str:
 async def waits_for(client: Client, job_id: str) -> tuple[str, str] | None:
     waiting = (await client.job(job_id).info()).waiting_for
     return None if waiting is None else (waiting.kind, waiting.name)
-
-
-async def parked(client: Client, job_id: str) -> bool:
-    return (await waits_for(client, job_id) or ("", ""))[0] == "limit"
 
 
 async def limit(client: Client, name: str) -> LimitInfo:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import parked, until
 from turnout import Client, JobHandle, JobState, Limit, activity
 from turnout.core.effects import Rank, Save
 from turnout.core.events import PriorityRequested
@@ -70,14 +70,9 @@ async def held(client: Client, ref: Any = alone, **payload: str) -> JobHandle[An
     return handle
 
 
-async def waits(client: Client, job_id: str) -> bool:
-    waiting = (await client.job(job_id).info()).waiting_for
-    return waiting is not None and waiting.kind == "limit"
-
-
 async def park(client: Client, ref: Any, **payload: str) -> JobHandle[Any]:
     handle = await client.submit(ref, **payload)
-    await until(partial(waits, client, handle.id))
+    await until(partial(parked, client, handle.id))
     return handle
 
 
@@ -142,7 +137,7 @@ async def test_one_turn_in_twenty_is_that_of_who_has_waited_longest(
         names = [{"name": f"first{each}"} for each in range(40)]
         first = await client.submit_many(alone.options(priority=1), names)
         for handle in first:
-            await until(partial(waits, client, handle.id))
+            await until(partial(parked, client, handle.id))
         gates["holder"].set()
         await all_done([holder, *old, *first])
     turns = [started.index(f"old{each}") - 1 for each in range(2)]

@@ -44,6 +44,12 @@ async def listed(client: Client, count: int, **filters: Any) -> list[str]:
     return await until(all_there) or []
 
 
+async def parked(client: Client, job_id: str) -> bool:
+    """Whether the job waits in the line of a limit: who merely looks at it is told of the limit before that."""
+    record = (await client.store.registry.find(job_id)).record
+    return record is not None and record.waits_for is not None
+
+
 async def letters(client: Client, count: int) -> list[FaultInfo]:
     """The dead letters, as soon as there are so many: each is written behind the record that tells of the end."""
 

@@ -248,6 +248,11 @@ def next_turn(firsts: Mapping[int, int], passed: int) -> tuple[int, int]:
     return turn, 0 if turn == longest else passed + 1
 
 
+def own_limit(activity: str) -> str:
+    """What the limit of an activity's own is called, its `global_concurrency`."""
+    return f"activity:{activity}"
+
+
 def hashed(name: str) -> str:
     """The token of a subject that stands for a limit's name or key, which may have any characters."""
     return hashlib.sha256(name.encode()).hexdigest()[:32]

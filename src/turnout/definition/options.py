@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict
 
 import attrs
 
+from turnout.core.limits import own_limit
 from turnout.core.record import DEFAULT_POLICY, Policy
 from turnout.core.retry import RetryPolicy, seconds
 from turnout.core.routing import checked_requires
@@ -222,7 +223,7 @@ class ActivityOptions(Hooks):
         """Its limits over all nodes: `global_concurrency` is one that no other activity shares."""
         if self.global_concurrency is None:
             return self.limits
-        return (*self.limits, Limit(f"activity:{self.name}", concurrency=self.global_concurrency))
+        return (*self.limits, Limit(own_limit(self.name), concurrency=self.global_concurrency))
 
     @property
     def declared(self) -> dict[str, Any]:
