@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from turnout.nats.connection import Connection, Message
+from turnout.nats.subscription import Subscription
 
 
 class Notices:
@@ -23,6 +24,8 @@ class Notices:
         """Whether anything was told at all: then it began in time for all that follows."""
         self._woken = False
         self._newest: Message | None = None
+        self._subscription: Subscription | None = None
+        self._forget: tuple[Callable[[], None], ...] = ()
 
     async def begin(self, subject: str) -> None:
         """Listen. What is asked for after this goes the same way: it sees what was stored too early to be told of."""
@@ -32,7 +35,9 @@ class Notices:
     async def end(self) -> None:
         for forget in self._forget:
             forget()
-        await self._subscription.close()
+        subscription, self._subscription, self._forget = self._subscription, None, ()  # which refer to this one
+        if subscription is not None:
+            await subscription.close()
 
     async def within(self, seconds: float) -> bool:
         """Whether something was told in that time, or the connection came or went, and it is time to look again."""

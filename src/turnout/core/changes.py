@@ -6,9 +6,9 @@ Since writes are compare-and-set, each change is found by the one write that mad
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from turnout.core.record import AttemptRecord, JobRecord, JobState
+from turnout.core.struct import struct
 
 
 class Change(enum.StrEnum):
@@ -39,7 +39,8 @@ _ENDS = {
 }
 
 
-class Changes(NamedTuple):
+@struct
+class Changes:
     """What one write means, each change at most once and in the order in which they came about.
 
     `ended` is the attempt that the write closed, if it closed one.
@@ -50,6 +51,7 @@ class Changes(NamedTuple):
 
 
 _NOTHING = Changes()
+_STARTED = Changes((Change.started,))
 
 
 def changes(before: JobRecord | None, after: JobRecord) -> Changes:
@@ -61,18 +63,20 @@ def changes(before: JobRecord | None, after: JobRecord) -> Changes:
     (<Change.cancelled: 'cancelled'>,)
     """
     end = _ENDS.get(after.state)
-    if before is None and end is not None and after.attempt > 0:
-        return _NOTHING  # a record that is put back from its dead letter: all of that has happened before
-    same_life = before is not None and before.generation == after.generation
-    then = before if same_life else None
+    if before is None:
+        if end is None:
+            return _STARTED if after.attempt > 0 else _NOTHING
+        # One that is put back from its dead letter says nothing new: all of that has happened before.
+        return _NOTHING if after.attempt > 0 else Changes((end,))
+    then = before if before.spec.generation == after.spec.generation else None
     found: list[Change] = []
-    if after.losses > (then.losses if then is not None else 0):
+    if after.losses > (0 if then is None else then.losses):
         found.append(Change.lost)
-    if after.aborts > (then.aborts if then is not None else 0):
+    if after.aborts > (0 if then is None else then.aborts):
         found.append(Change.aborted)
-    if after.attempt > (before.attempt if before is not None else 0):
+    if after.attempt > before.attempt:
         found.append(Change.started)
-    if after.failures > (then.failures if then is not None else 0):
+    if after.failures > (0 if then is None else then.failures):
         found.append(Change.failed)
         if end is None:
             found.append(Change.retried)
@@ -81,8 +85,8 @@ def changes(before: JobRecord | None, after: JobRecord) -> Changes:
     return Changes(tuple(found), _ended(before, after))
 
 
-def _ended(before: JobRecord | None, after: JobRecord) -> AttemptRecord | None:
-    if before is None or not before.attempts or before.attempts[-1].ended_at is not None:
+def _ended(before: JobRecord, after: JobRecord) -> AttemptRecord | None:
+    if not before.attempts or before.attempts[-1].ended_at is not None:
         return None
     # A loss is counted by the write that starts the next attempt, too: the one that ended need not be the last.
     number = before.attempts[-1].number

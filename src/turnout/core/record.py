@@ -217,7 +217,10 @@ class JobRecord:
     @property
     def deadline(self) -> tuple[float, FaultReason] | None:
         """The instant by which the job must have ended, or else begun, and why it is faulted then; the nearer one."""
-        spec, found = self.spec, []
+        spec = self.spec
+        if spec.options.expires_in is None and spec.options.start_within is None:
+            return None
+        found = []
         if spec.expires_at is not None:
             found.append((spec.expires_at, FaultReason.expired))
         if spec.starts_by is not None and self.started_at is None:

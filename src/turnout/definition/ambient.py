@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol
 
 from turnout.errors import NotInWorkflow
@@ -62,20 +62,27 @@ def entered(workflow: Ambient | None) -> Iterator[None]:
         _entered.ambient = before
 
 
-waiter: contextvars.ContextVar[Callable[[int], None]] = contextvars.ContextVar("turnout_waiter")
-"""Within a job's code: is called with 1 when it begins to wait for another job's end, and with -1 when that is over."""
+class Code(Protocol):
+    """A job's code that runs."""
+
+    def waits(self, change: int) -> None:
+        """Called with 1 when it begins to wait for another job's end, and with -1 when that is over."""
+        ...
+
+
+code: contextvars.ContextVar[Any] = contextvars.ContextVar("turnout_job")
+"""The `Code` that this is, where it is a job's: what `current_job()` returns."""
 
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Within this block the code waits for the end of a job. Its own job keeps its slot meanwhile."""
-    notify = waiter.get(_nobody)
-    notify(1)
+    job: Code | None = code.get(None)
+    if job is None:
+        yield
+        return
+    job.waits(1)
     try:
         yield
     finally:
-        notify(-1)
-
-
-def _nobody(_: int) -> None:
-    pass
+        job.waits(-1)

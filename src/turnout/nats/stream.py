@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import math
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -58,6 +59,7 @@ def nak(delay_s: float = 0.0) -> bytes:
     return b"-NAK" if delay_s <= 0 else b'-NAK {"delay": %d}' % int(delay_s * 1e9)
 
 
+@functools.lru_cache(maxsize=64)
 def for_seconds(seconds: float) -> str:
     """A lifetime as the header spells it: whole seconds, one at least.
 

@@ -57,6 +57,12 @@ class Names:
     """
 
     ns: str = attrs.field(default="turnout", validator=_valid_namespace)
+    _records: str = attrs.field(init=False, repr=False, eq=False)
+    """What the subjects of records begin with: each job needs three of them."""
+
+    @_records.default
+    def _begin_of_records(self) -> str:
+        return kv_subject(self.jobs_bucket)
 
     @property
     def work(self) -> str:
@@ -164,7 +170,7 @@ class Names:
 
     def record(self, activity: str, job_id: str) -> str:
         """The subject of a job's record in the registry's stream."""
-        return kv_subject(self.jobs_bucket, activity, job_id)
+        return f"{self._records}.{activity}.{job_id}"
 
     def debounced(self, activity: str, key: str) -> str:
         """The subject of what says which job a hashed key stands for, beside the records: it has a token more."""

@@ -35,6 +35,9 @@ long, and there is more in it than bodies."""
 LIMIT_BYTES = 256 * 1024 * 1024
 """The largest payload, result or checkpoint."""
 
+_SMALL_BYTES = 4 * 1024
+"""Bodies up to this size are small to every server that turnout works with."""
+
 _CHUNK_BYTES = 128 * 1024
 _CHUNK_SHARE = 2
 _CHUNKS_IN_FLIGHT = 32
@@ -141,20 +144,20 @@ class Payloads:
 
     def inline(self, text: str) -> Body | None:
         """The body of a text that is small however it is encoded; None where `put` has to look."""
-        if len(text) > self.threshold // 4:
+        if len(text) > _SMALL_BYTES // 4 and len(text) > self.threshold // 4:
             return None
         return Body(text=text, size=len(text) if text.isascii() else len(text.encode()))
 
     def large(self, body: Body) -> bool:
         """Whether the body is too large to stay where it is, in a message or a record."""
-        return body.ref is None and body.size > self.threshold
+        return body.size > _SMALL_BYTES and body.ref is None and body.size > self.threshold
 
     def large_of(self, event: Event) -> Delivery | None:
         """The message of the event, if its payload is too large to be a part of a record."""
         delivery: Delivery | None = getattr(event, "delivery", None)
-        if delivery is None or delivery.spec.payload.text is None or not self.large(delivery.spec.payload):
+        if delivery is None or not self.large(delivery.spec.payload):
             return None
-        return delivery
+        return delivery if delivery.spec.payload.text is not None else None
 
     async def put(self, text: str, what: str, owner: str, *, key: str | None = None) -> Body:
         """`text` inline, or by claim check when it is large. `owner` is the job's id, `what` says which body it is.

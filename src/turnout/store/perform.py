@@ -146,7 +146,7 @@ class Applied:
     @property
     def abandoned(self) -> bool:
         """The one who applied the event does not own the attempt any more."""
-        return any(isinstance(effect, Abandon) for effect in self.effects)
+        return Abandon in map(type, self.effects)
 
 
 class _MovedOn(Exception):

@@ -99,11 +99,11 @@ class Registry:
 
     async def save(self, record: JobRecord, revision: int, expires: bool = False) -> Versioned:
         """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
-        headers = {EXPECTED: str(revision)}
+        spec, headers = record.spec, {EXPECTED: str(revision)}
         if expires:
-            retention = await self._settings.retention(record.activity)
-            headers[TTL] = for_seconds(retention.of(record.state, record.generation))
-        subject = self._names.record(record.activity, record.id)
+            retention = await self._settings.retention(spec.activity)
+            headers[TTL] = for_seconds(retention.of(record.state, spec.generation))
+        subject = self._names.record(spec.activity, spec.id)
         data = wire.dump_record(record, self._connection.max_payload - _HEADERS_BYTES)
         try:
             ack = await self._connection.store_nowait(subject, data, headers, timeout_s=_SAVE_S)

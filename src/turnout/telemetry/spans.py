@@ -124,7 +124,7 @@ def span_id(span: Span) -> str:
 
 def known_id(span: Span) -> str:
     """The span's id in hex, for log lines, whether or not anybody records it; "" when there is none."""
-    if isinstance(span, propagation.Derived):
+    if span is trace.INVALID_SPAN or isinstance(span, propagation.Derived):
         return ""
     context = span.get_span_context()
     return f"{context.span_id:016x}" if context.is_valid else ""

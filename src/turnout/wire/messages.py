@@ -193,7 +193,7 @@ def parse_delivery(
         headers=_NO_HEADERS if plain else user_headers(headers),
         options=options,
         trace_id=trace_id_of(_NO_HEADERS if plain else headers, activity, name),
-        nonce=nonce if _NONCE.fullmatch(nonce) else "",
+        nonce=nonce if nonce and _NONCE.fullmatch(nonce) else "",
     )
     return Delivery(
         spec,

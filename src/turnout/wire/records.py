@@ -54,7 +54,8 @@ def _record_to_json(record: JobRecord) -> dict[str, Any]:
 
     What readers tell from the first bytes comes first: `peek()`.
     """
-    raw: dict[str, Any] = {"v": VERSION, "id": record.id, "activity": record.activity, "state": record.state}
+    spec = record.spec
+    raw: dict[str, Any] = {"v": VERSION, "id": spec.id, "activity": spec.activity, "state": record.state}
     _add_submission(raw, record)
     _add_attempts(raw, record)
     _add_outcome(raw, record)

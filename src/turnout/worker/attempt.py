@@ -22,7 +22,7 @@ from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
 from turnout.telemetry import metrics, spans
 from turnout.telemetry.attempts import AttemptSpan
-from turnout.worker.context import JobContext, JobFacts, entered, job_fields
+from turnout.worker.context import JobContext, JobFacts, enter, job_fields
 from turnout.worker.failure import CodeFailed, describe
 from turnout.worker.leases import Lease
 from turnout.worker.reports import Reports
@@ -88,19 +88,18 @@ class Attempt:
                 timer.cancel()
             if self._code is None or self._code.done():
                 self.context.end()
+                self._code = None  # what it has raised refers to this attempt
             self.reports.end()
 
     async def _prepare(self) -> str:
         """Fetch what the record refers to; the payload's text."""
-        checkpoint = self.record.checkpoint
-        if checkpoint is not None:
-            self.context.restore(await self.reports.text(checkpoint))
-        return await self.reports.text(self.record.spec.payload)
+        record = self.reports.record
+        if record.checkpoint is not None:
+            self.context.restore(await self.reports.text(record.checkpoint))
+        return await self.reports.text(record.spec.payload)
 
     async def _outcome(self, run_code: RunCode, payload: str) -> Outcome | None:
-        with entered(self.context):  # which the task takes along
-            self._code = self._loop.create_task(self._contained(run_code, payload))
-        self._code.add_done_callback(self._end_wait)  # which `_contained` has done already, if it ever began
+        self._code = self._loop.create_task(self._contained(run_code, payload))
         if self._reason is not None:  # asked while the payload was fetched
             self._cancel_code()
         self.reports.heed_cancel()
@@ -121,6 +120,7 @@ class Attempt:
         return await self._returned(self._code.result(), reason)
 
     async def _contained(self, run_code: RunCode, payload: str) -> str:
+        enter(self.context)
         try:
             return await run_code(payload)
         finally:
@@ -128,7 +128,7 @@ class Attempt:
 
     async def _returned(self, text: str, reason: StopReason | None) -> Outcome | None:
         """A result counts, even after a cancel request; after a timeout it came too late."""
-        if reason in (TIMED_OUT, LEASE_LOST):
+        if reason is not None and reason in (TIMED_OUT, LEASE_LOST):
             return self._stopped(reason)
         try:
             body = await self.reports.body(text, "result")
@@ -195,6 +195,7 @@ class Attempt:
     def _cancel_code(self) -> None:
         if self._code is not None and not self._code.done():
             self._code.cancel()
+            self._code.add_done_callback(self._end_wait)  # which `_contained` has done already, if it ever began
             self._loop.call_later(CLEANUP_S, self._end_wait)
 
     def _end_wait(self, _: object = None) -> None:
@@ -203,13 +204,14 @@ class Attempt:
             self._over.set_result(None)
 
     def _start_timers(self) -> list[asyncio.TimerHandle]:
-        timeout = self.record.spec.options.timeout or self.activity.settings.timeout
+        spec = self.reports.record.spec
+        timeout = spec.options.timeout or self.activity.settings.timeout
         timers = []
         if timeout is not None:
             timers.append(self._loop.call_later(timeout, self._time_out, f"the attempt took longer than {timeout:g} s"))
-        if self.record.spec.expires_at is not None:
-            rest = max(self.record.spec.expires_at - self._now(), 0.0)
-            message = f"the job was not finished {self.record.spec.options.expires_in:g} s after its submission"
+        if spec.expires_at is not None:
+            rest = max(spec.expires_at - self._now(), 0.0)
+            message = f"the job was not finished {spec.options.expires_in:g} s after its submission"
             # A little late rather than early: the decision asks whether the deadline has passed.
             timers.append(self._loop.call_later(rest + 0.01, self._time_out, message))
         self.reports.beat()
@@ -250,15 +252,15 @@ class Attempt:
 
     def _facts(self) -> JobFacts:
         record = self.reports.record
-        parent = record.spec.options.parent
+        spec, parent = record.spec, record.spec.options.parent
         return JobFacts(
-            id=record.id,
-            activity=record.activity,
+            id=spec.id,
+            activity=spec.activity,
             attempt=record.attempt,
             node=self.reports.token.node,
-            labels=dict(record.spec.options.labels),
-            submitted_at=record.spec.submitted_at,
-            trace_id=record.spec.trace_id,
+            labels=dict(spec.options.labels),
+            submitted_at=spec.submitted_at,
+            trace_id=spec.trace_id,
             span_id=spans.known_id(self._tracing.span),
             workflow="" if parent is None else parent.id,
             workflow_name="" if parent is None else parent.name,

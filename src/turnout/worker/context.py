@@ -24,7 +24,7 @@ from turnout.core.loglines import Line, cut, fields, of_workflow, workflow_field
 from turnout.core.record import Progress, derived_span_id
 from turnout.core.retry import seconds as seconds_of
 from turnout.core.struct import struct
-from turnout.definition.ambient import ambient, waiter
+from turnout.definition.ambient import ambient, code
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.definition.limits import checked_name
 from turnout.definition.plain_json import PayloadProblem
@@ -365,7 +365,7 @@ def _finite(number: float) -> bool:
 _asking = threading.Lock()
 """Guards the making of the event that `wait_cancelled` waits for: most jobs never need one, and it is costly."""
 
-_current: contextvars.ContextVar[JobContext] = contextvars.ContextVar("turnout_job")
+_current: contextvars.ContextVar[JobContext] = code
 
 
 def current_job() -> JobContext:
@@ -383,24 +383,27 @@ def current_job() -> JobContext:
         raise NotInJob(message) from None
 
 
+def enter(context: JobContext) -> None:
+    """Make `context` the current job of what runs from now on in this task."""
+    _current.set(context)
+
+
 def entered(context: JobContext) -> _Entered:
     """Make `context` the current job of what runs inside."""
     return _Entered(context)
 
 
 class _Entered:
-    __slots__ = ("_context", "_token", "_waiter")
+    __slots__ = ("_context", "_token")
 
     def __init__(self, context: JobContext) -> None:
         self._context = context
 
     def __enter__(self) -> JobContext:
         self._token = _current.set(self._context)
-        self._waiter = waiter.set(self._context.waits)
         return self._context
 
     def __exit__(self, *_: object) -> None:
-        waiter.reset(self._waiter)
         _current.reset(self._token)
 
 

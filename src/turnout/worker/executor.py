@@ -103,16 +103,18 @@ class Executor:
         self._keeper = parts.keeper
         self._code = parts.code
         self._parts = parts
+        self._gates = Gates(parts.isolate)
 
     async def execute(self, delivery: Delivery, ack_wait_s: float, seat: Seat) -> None:
         """Run the delivery's job to the end of one attempt, or find out that there is nothing to run."""
         reach("execute.received")
         nonce = f"{self._nonce}{next(self._count):x}"
-        subject = self._store.names.record(delivery.activity, delivery.id)
+        spec = delivery.spec
+        subject = self._store.names.record(spec.activity, spec.id)
         # From before the start record is written: whoever asks meanwhile is told yes (P5).
         lease = self._keeper.register(nonce, subject, delivery.message, ack_wait_s)
         reach("execute.registered")
-        activity = self._activities[delivery.activity]
+        activity = self._activities[spec.activity]
         if activity.requires:
             delivery = _requiring(delivery, activity.requires)
         admission = Admission(self._store, activity, delivery, self._node, seat) if activity.limits else None
@@ -122,12 +124,12 @@ class Executor:
             confident=self._keeper.confident,
             retry_while_away=True,
             on_saved=self._parts.on_saved,
-            gates=Gates(self._parts.isolate, None if admission is None else admission.take),
+            gates=self._gates if admission is None else Gates(self._parts.isolate, admission.take),
         )
         try:
             job, tracing = await self._start(delivery, nonce, performer)
             record = job.record
-            if record is not None and delivery.generation > record.generation:
+            if record is not None and spec.generation > record.spec.generation:
                 logger.warning(
                     "a message that claims to be generation %d of job %s is dropped: it does not follow generation %d",
                     *(delivery.generation, delivery.id, record.generation),
@@ -191,10 +193,11 @@ class Executor:
 
     async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Versioned, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
-        delivery = await self._within_bounds(delivery)
+        activity, job_id = delivery.spec.activity, delivery.spec.id
+        if (bounds := self._activities[activity].settings.bounds) is not None:
+            delivery = await self._within_bounds(delivery, bounds)
         # A message that was requeued carries on what earlier attempts began, and their record says what.
-        first = delivery.number == 1 and delivery.generation == 1 and not delivery.replaced
-        activity, job_id = delivery.activity, delivery.id
+        first = delivery.number == 1 and delivery.spec.generation == 1 and not delivery.replaced
         requires = delivery.spec.options.requires
         job = Versioned() if first else await retry_while_away(lambda: self._store.registry.load(activity, job_id))
         tracing = attempts.begin(job.record, delivery, self._node, self._store.names.bare)
@@ -203,7 +206,7 @@ class Executor:
             node=self._node,
             nonce=nonce,
             now=self._store.connection.now(),
-            rules=self._rules[delivery.activity],
+            rules=self._rules[activity],
             limited=bool(self._activities[activity].limits),
             requires=requires if requires and not self._fits(requires) else None,
             span_id=spans.span_id(tracing.span),
@@ -212,23 +215,22 @@ class Executor:
         applied = await performer.apply(activity, job_id, event, job if first or job.record else None)
         return applied.job, tracing
 
-    async def _within_bounds(self, delivery: Delivery) -> Delivery:
+    async def _within_bounds(self, delivery: Delivery, bounds: Bounds) -> Delivery:
         """The delivery with a problem, if its message asks for more than the activity lets a submission ask for.
 
         Whoever has asked by `.options()` where no client could refuse it, such as a workflow's code, is told the same
         as by one. A workflow does not look at the bounds itself: they are this version's, its history may be older.
         What was accepted stays so: a job that has begun, and one that was submitted while other bounds allowed it.
         """
-        activity, options = self._activities[delivery.activity], delivery.spec.options
-        bounds = activity.settings.bounds
-        problem = "" if bounds is None else bounds.problem(activity.name, options)
+        activity, options = delivery.activity, delivery.spec.options
+        problem = bounds.problem(activity, options)
         if not problem or delivery.problem is not None:
             return delivery
-        record = (await retry_while_away(partial(self._store.registry.load, activity.name, delivery.id))).record
-        contract = self.contracts.get(activity.name)
+        record = (await retry_while_away(partial(self._store.registry.load, activity, delivery.id))).record
+        contract = self.contracts.get(activity)
         until, earlier = Bounds.earlier({} if contract is None else contract.options)
         submitted_at = delivery.spec.submitted_at if record is None else record.spec.submitted_at
-        allowed = submitted_at < until and (earlier is None or not earlier.problem(activity.name, options))
+        allowed = submitted_at < until and (earlier is None or not earlier.problem(activity, options))
         if allowed or (record is not None and record.begun):
             return delivery
         return evolve(delivery, problem=ErrorInfo("InvalidValue", problem))
@@ -240,7 +242,8 @@ class Executor:
     async def _attempt(self, job: Versioned, performer: Performer, lease: Lease, tracing: AttemptSpan) -> bool:
         """Run the attempt; False when it goes on outside, and keeps its places of limits (P14)."""
         assert job.record is not None
-        activity = self._activities[job.record.activity]
+        spec = job.record.spec
+        activity = self._activities[spec.activity]
         attempt = Attempt(activity, job, self._store, performer, lease, tracing)
         attempt.context.provide(self._parts.client, self._waits)
         lease.limited = bool(activity.limits)
@@ -265,16 +268,17 @@ class Executor:
             self._finish(self._count_loss(job.record))
             return True  # whoever counts the loss ends its span
         reach("execute.ended")
-        parent, workflows = job.record.spec.options.parent, self._parts.workflows
+        parent, workflows = spec.options.parent, self._parts.workflows
         if workflows is not None and parent is not None:
             offer = partial(workflows.offer, ahead=workflows.expect(parent))
             performer.hand_over = partial(self._hand_over, offer, performer, lease, outcome)
-        activity_name, job_id, job = job.record.activity, job.record.id, attempt.reports.job
+        job = attempt.reports.job
         try:
-            applied = await performer.apply(activity_name, job_id, outcome, job)
+            applied = await performer.apply(spec.activity, spec.id, outcome, job)
         except PayloadTooLarge as error:  # whatever else is in the record, the server is smaller than it was taken for
             performer.hand_over = None
-            applied = await performer.apply(activity_name, job_id, attempt.unstorable(error), job)
+            applied = await performer.apply(spec.activity, spec.id, attempt.unstorable(error), job)
+        performer.hand_over = None
         reach("execute.settled")
         record = None if applied.abandoned else applied.job.record
         tracing.ended(record)

@@ -114,11 +114,10 @@ class LeaseKeeper:
     @property
     def trouble(self) -> str | None:
         """Why nothing may be started here: a lease that can't be kept is no lease. None when all is well."""
-        if not self.up:
+        connection, confirmed_at = self._connection, self.confident.in_time_at
+        if connection is None or not connection.up:
             return "the connection that keeps the leases is down"
-        confirmed_at = self.confident.in_time_at
-        silent_s = boottime() - confirmed_at if confirmed_at is not None else 0.0
-        if silent_s > self._ttl_s * 2 / 3:
+        if confirmed_at is not None and (silent_s := boottime() - confirmed_at) > self._ttl_s * 2 / 3:
             return f"the node's liveness has not been confirmed for {silent_s:.1f} s"
         return None
 

@@ -126,8 +126,9 @@ class Reports:
                 await self._store.payloads.delete(before)
 
     def end(self) -> None:
-        """Nothing that comes from now on is written."""
+        """Nothing that comes from now on is written, and nothing here keeps the attempt in memory."""
         self._ended = True
+        self._stop = _over
         if self._reporter is not None:
             self._reporter.cancel()
         if self._log is not None:
@@ -195,6 +196,10 @@ class Reports:
                 return False
             self.adopt(applied.job)
             return True
+
+
+def _over(_: StopReason) -> None:
+    """The code has ended: there is nothing to stop."""
 
 
 _first_line = threading.Lock()

@@ -131,7 +131,7 @@ class WorkflowReader:
         """The newest record now, and again whenever there may be a newer one; ends never.
 
         `newest` was read since the notices began. A record that came with its notice is believed: what is stored in a
-        history stays as it is. A look may be ahead of the notices: one that tells of nothing newer asks for no other look.
+        history stays as it is. A look may be ahead of the notices: one that tells of nothing newer asks for none.
         """
         pause, seq = self.poll_s[0], 0
         while True:
