@@ -48,6 +48,10 @@ def _valid_namespace(_: object, __: object, value: str) -> None:
     valid_name(value, "namespace")
 
 
+def _begin_of_records(names: Names) -> str:
+    return kv_subject(names.jobs_bucket)
+
+
 @attrs.frozen
 class Names:
     """The streams, buckets and subjects of one namespace.
@@ -57,12 +61,10 @@ class Names:
     """
 
     ns: str = attrs.field(default="turnout", validator=_valid_namespace)
-    _records: str = attrs.field(init=False, repr=False, eq=False)
+    _records: str = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(_begin_of_records, takes_self=True)
+    )
     """What the subjects of records begin with: each job needs three of them."""
-
-    @_records.default
-    def _begin_of_records(self) -> str:
-        return kv_subject(self.jobs_bucket)
 
     @property
     def work(self) -> str:
