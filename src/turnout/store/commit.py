@@ -131,7 +131,8 @@ class Committer:
         """Submit the activity's job; one that is there already is this command's own, and so is its large payload."""
         key = hashlib.sha256(effect.key.encode()).hexdigest()[:12]
         payload = await self._store.payloads.copied(effect.command.body, "payload", effect.key, key)
-        spec = job_of(record, attrs.evolve(effect.command, body=payload), effect.key)
+        own = payload is effect.command.body
+        spec = job_of(record, effect.command if own else attrs.evolve(effect.command, body=payload), effect.key)
         event = Submitted(spec=spec, nonce=self._store.chance.nonce(), at=effect.command.at)
         try:
             await self._performer.apply(spec.activity, spec.id, event, Versioned() if event.at is None else None)

@@ -7,6 +7,7 @@ sense costs the trace its parent, or the code its baggage, and the job goes on.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from opentelemetry import baggage, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -115,7 +117,7 @@ def from_parent(carrier: Mapping[str, str]) -> Context:
 
 def _carried(headers: Mapping[str, str], trace_id: str) -> dict[str, str]:
     """The headers by their names in lower case, if any of them is one of the propagators'; the first of each."""
-    fields = propagate.get_global_textmap().fields
+    fields = _fields(propagate.get_global_textmap())
     if not any(name.lower() in fields for name in headers):
         return {}
     carrier: dict[str, str] = {}
@@ -132,10 +134,21 @@ def _carried(headers: Mapping[str, str], trace_id: str) -> dict[str, str]:
 
 def _extract(carrier: dict[str, str]) -> Context:
     try:
-        return propagate.extract(carrier, Context())
+        return _extracted(propagate.get_global_textmap(), tuple(carrier.items()))
     except Exception as error:  # propagators may be the program's own
         warn_once(logger, "extract", "the propagators failed, jobs run without what their headers carry: %r", error)
         return Context()
+
+
+@functools.lru_cache(maxsize=8)
+def _fields(propagator: TextMapPropagator) -> set[str]:
+    return propagator.fields
+
+
+@functools.lru_cache(maxsize=256)
+def _extracted(propagator: TextMapPropagator, carrier: tuple[tuple[str, str], ...]) -> Context:
+    """All activities of a workflow carry the same."""
+    return propagator.extract(dict(carrier), Context())
 
 
 def _oversized(text: str) -> bool:
