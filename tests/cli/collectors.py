@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from subprocess import Popen
 
 import attrs
 
 from tests.cli.conftest import Cli
+from tests.support.forks import Piped
 from tests.support.otlp import Answer, OtlpReceiver
 
 ANSWERS: tuple[Answer | None, ...] = (503, 400, "hang", None)
@@ -22,7 +22,7 @@ class Troubled:
     answer: Answer | None
     collector: OtlpReceiver
     cli: Cli
-    worker: Popen[str]
+    worker: Piped
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import functools
+import contextlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.forks import Fork, Piped, Start, zygote
 from turnout import Client, JobInfo
 from turnout.testing.server import NatsServer
 
@@ -53,7 +52,7 @@ class Cli:
                 check=False,
             )
         else:
-            done = zygote().run(arguments, stdin, self.cwd, environment)
+            done = zygote().run(self._start(arguments, environment, brief=True), stdin)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -68,22 +67,19 @@ class Cli:
         return done.stderr
 
     @contextmanager
-    def process(self, *arguments: str, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    def process(self, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Piped]:
         """A turnout that runs beside the test; it is killed in the end."""
-        process = subprocess.Popen(
-            [*TURNOUT, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.cwd,
-            env=self.env | (env or {}),
-        )
-        try:
+        with zygote().piped(self._start(arguments, self.env | (env or {}))) as process:
             yield process
-        finally:
-            process.kill()
-            process.communicate()
+
+    @contextmanager
+    def on_a_terminal(self, *arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple[Fork, int]]:
+        """A turnout that has a terminal, and what to read and write there; it is killed in the end."""
+        with zygote().on_a_terminal(self._start(arguments, self.env | {"TERM": "xterm"} | (env or {}))) as both:
+            yield both
+
+    def _start(self, arguments: Sequence[str], env: Mapping[str, str], *, brief: bool = False) -> Start:
+        return Start(arguments=arguments, cwd=self.cwd, env=env, brief=brief)
 
     def until(self, job_id: str, reached: Callable[[JobInfo], object]) -> JobInfo:
         """The job as soon as it is so."""
@@ -98,47 +94,16 @@ class Cli:
         return asyncio.run(watch())
 
 
-class Zygote:
-    """The process that forks; see zygote.py."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(
-        self, arguments: Sequence[str], stdin: str, cwd: Path, env: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        files = {name: Path(self._folder.name) / name for name in ("stdin", "stdout", "stderr")}
-        for name, file in files.items():
-            file.write_text(stdin if name == "stdin" else "")
-        request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env)}
-        request |= {name: str(file) for name, file in files.items()}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        shown = [files[name].read_text() for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(["turnout", *arguments], code, *shown)
-
-    def close(self) -> None:
-        self._process.communicate()
-        self._folder.cleanup()
+def all_of(terminal: int) -> str:
+    """What is shown on a terminal, until it is left."""
+    shown = b""
+    with contextlib.suppress(OSError):  # what Linux says when the other side is closed
+        while data := os.read(terminal, 65536):
+            shown += data
+    return shown.decode()
 
 
-@functools.cache
-def zygote() -> Zygote:
-    found = Zygote()
-    atexit.register(found.close)
-    return found
-
-
-def first_document(process: subprocess.Popen[str]) -> Any:
+def first_document(process: Piped | subprocess.Popen[str]) -> Any:
     """The JSON document that a process prints first, as soon as it is complete."""
     assert process.stdout is not None
     text = ""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pty
-import subprocess
 
 import pytest
 
-from tests.cli.conftest import TURNOUT, Cli
+from tests.cli.conftest import Cli
 
 
 def submit(cli: Cli, *ids: str, activity: str = "add", label: str = "batch=1") -> None:
@@ -88,16 +86,12 @@ def test_what_is_meant_must_be_clear(cli: Cli, line: str) -> None:
 def test_a_terminal_is_asked_first(cli: Cli, answer: bytes, code: int, left: dict[str, int]) -> None:
     """On a terminal the number of jobs is told and asked about; a no leaves them as they are."""
     submit(cli, "a", "b")
-    ours, theirs = pty.openpty()
-    line = [*TURNOUT, "job", "cancel", "--label", "batch"]
-    with subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, env=cli.env) as process:
-        os.close(theirs)
+    with cli.on_a_terminal("job", "cancel", "--label", "batch") as (process, terminal):
         shown = b""
         while b"cancel 2 jobs? [y/N]" not in shown:
-            shown += os.read(ours, 4096)
-        os.write(ours, answer)
+            shown += os.read(terminal, 4096)
+        os.write(terminal, answer)
         assert process.wait(20) == code
-    os.close(ours)
     assert states(cli) == left
 
 

@@ -58,7 +58,6 @@ def test_it_takes_another_port_and_says_how_to_submit(here: Cli) -> None:
         except OSError:
             pass  # somebody else has it: just as well
         with here.process("dev", "-n", "tinker", "shop:add") as dev:
-            assert dev.stdout is not None
             shown = ""
             while "Ctrl-C" not in shown:
                 shown += dev.stdout.readline()

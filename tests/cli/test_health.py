@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from subprocess import Popen
 from typing import Any, Literal, TypeVar
 
 import pytest
 
 from tests.cli.conftest import Cli, first_document
+from tests.support.forks import Piped
 from turnout import Client
 from turnout.cli.options import Address
 from turnout.testing.server import NatsServer
@@ -61,7 +61,7 @@ def until(condition: Callable[[], T | Literal[False]], within_s: float = 60.0) -
 
 
 @contextmanager
-def healthy(cli: Cli, *arguments: str) -> Iterator[tuple[Popen[str], Health]]:
+def healthy(cli: Cli, *arguments: str) -> Iterator[tuple[Piped, Health]]:
     """A worker for modules/odd.py that tells its health."""
     with cli.process("worker", "odd", "--health-port", "127.0.0.1:0", "-o", "json", *arguments) as worker:
         yield worker, Health(first_document(worker)["health_port"])
@@ -255,13 +255,12 @@ def test_a_worker_whose_loops_have_died_does_not_live_on(cli: Cli, fault: str) -
     assert re.search(r"turnout: (a loop of the worker|the supervisor) has ended", told)
 
 
-def lines_of(worker: Popen[str]) -> list[str]:
+def lines_of(worker: Piped) -> list[str]:
     """What the worker writes to its log from now on."""
     lines: list[str] = []
 
     def follow() -> None:
         nonlocal lines
-        assert worker.stderr is not None
         for line in worker.stderr:  # one by one, as they come
             lines += [line]
 

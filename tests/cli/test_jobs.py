@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import pty
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.cli.conftest import TURNOUT, Cli
+from tests.cli.conftest import TURNOUT, Cli, all_of
 from turnout import Client, JobInfo
 
 KEYS = {field.name for field in attrs.fields(JobInfo)}
@@ -271,26 +270,13 @@ def test_following_prints_a_line_for_each_change(busy: Cli) -> None:
 def test_following_draws_a_bar_on_a_terminal(busy: Cli) -> None:
     """On a terminal follow draws a progress bar."""
     job_id = busy("job", "submit", "slow").stdout.strip()
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*TURNOUT, "job", "follow", job_id],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=busy.env | {"TERM": "xterm"},
-    ) as process:
-        os.close(theirs)
+    with busy.on_a_terminal("job", "follow", job_id) as (process, terminal):
         shown = b""
-        try:
-            while data := os.read(ours, 65536):
-                shown += data
-                if b"slow running" in shown and "━".encode() in shown:
-                    busy("job", "cancel", job_id)
-        except OSError:  # the terminal is gone: they have ended
-            pass
-    os.close(ours)
-    assert process.returncode == 3
-    assert "was cancelled" in shown.decode()
+        while b"slow running" not in shown or "━".encode() not in shown:
+            shown += os.read(terminal, 65536)
+        busy("job", "cancel", job_id)
+        assert "was cancelled" in all_of(terminal)
+        assert process.wait(20) == 3
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
@@ -311,18 +297,8 @@ def test_following_draws_nothing_on_a_dumb_terminal(busy: Cli) -> None:
 
 def on_a_terminal(cli: Cli, line: list[str], env: dict[str, str]) -> str:
     """What a command prints on one."""
-    ours, theirs = pty.openpty()
-    environment = cli.env | {"TERM": "xterm"} | env
-    with subprocess.Popen([*TURNOUT, *line], stdin=theirs, stdout=theirs, stderr=theirs, env=environment):
-        os.close(theirs)
-        shown = b""
-        try:
-            while data := os.read(ours, 65536):
-                shown += data
-        except OSError:  # the terminal is gone: they have ended
-            pass
-    os.close(ours)
-    return shown.decode()
+    with cli.on_a_terminal(*line, env=env) as (_, terminal):
+        return all_of(terminal)
 
 
 def test_options_in_front_of_the_verb(cli: Cli, server: object) -> None:

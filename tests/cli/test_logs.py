@@ -195,7 +195,6 @@ def test_lines_are_followed_as_json(chatty: Cli) -> None:
     """With `-o json` each line is printed when it comes, on a line of its own; at the end all of it is one array."""
     chatty("job", "submit", "chat_until_stopped", "--id", "streamed")
     with chatty.process("job", "logs", "streamed", "--follow", "-o", "json") as following:
-        assert following.stdout is not None
         text = [following.stdout.readline(), following.stdout.readline()]
         assert json.loads(text[1].lstrip(","))["message"] == "it begins"
         assert chatty.json("job", "show", "streamed")["state"] == "running"

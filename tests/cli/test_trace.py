@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import pty
 import re
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import pytest
 
-from tests.cli.conftest import TURNOUT, Cli, first_document
+from tests.cli.conftest import Cli, all_of, first_document
 from tests.support.otlp import OtlpReceiver
 from turnout import AttemptInfo, JobInfo
 from turnout.cli import traceview
@@ -130,20 +127,11 @@ def test_no_such_job_is_4(moody: Cli) -> None:
 
 def test_a_terminal_gets_a_tree_with_bars(moody: Cli, tried: str) -> None:
     """On a terminal the lines hang together, and a bar shows where the time went; an error's brackets are no markup."""
-    leader, follower = pty.openpty()
-    environment = moody.env | {"TERM": "xterm-256color", "COLUMNS": "130"}
-    with subprocess.Popen([*TURNOUT, "job", "trace", tried], stdout=follower, env=environment) as process:
-        os.close(follower)
-        shown = b""
-        while True:
-            try:
-                data = os.read(leader, 4096)
-            except OSError:  # what Linux says when the other side is closed
-                break
-            shown += data
+    wide = {"TERM": "xterm-256color", "COLUMNS": "130"}
+    with moody.on_a_terminal("job", "trace", tried, env=wide) as (process, terminal):
+        shown = all_of(terminal)
         assert process.wait(30) == 0
-    os.close(leader)
-    text = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
+    text = re.sub(r"\x1b\[[\d;]*m", "", shown)
     for word in ("├── ", "└── ", "│   └── ValueError: not [bold]yet[/]", "━━", "··"):
         assert word in text, text
 

@@ -44,7 +44,6 @@ async def until_somebody_listens(cli: Cli, subject: str) -> None:
 def interrupted(cli: Cli, line: list[str], subject: str) -> str:
     """What it says when it waits and is interrupted."""
     with cli.process(*line) as process:
-        assert process.stderr is not None
         asyncio.run(until_somebody_listens(cli, subject))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
@@ -78,7 +77,6 @@ def test_what_was_just_begun_is_told_as_well(cli: Cli, what: str, wait: str) -> 
     """From the moment that it is stored, whatever else is looked at before the wait."""
     kind = what.split(maxsplit=1)[0]
     with cli.process(*what.split(), "--id", "new", wait) as process:
-        assert process.stderr is not None
         said = ""
         while f"{kind} new " not in said:
             said = process.stderr.readline()
@@ -103,7 +101,6 @@ def test_a_server_that_says_nothing_is_waited_for_as_well(cli: Cli, verb: str) -
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
             line.close()
-            assert process.stderr is not None
             kind = verb.split(maxsplit=1)[0]
             assert f"{kind} x-1 goes on; to stop it: turnout {kind} cancel x-1" in process.stderr.read()
 
@@ -116,7 +113,6 @@ def test_an_interrupted_update_says_how_to_get_its_answer(flows: Cli) -> None:
         asyncio.run(until_somebody_listens(flows, Names(flows.namespace).recorded("basket")))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr is not None
         assert "the same id gets its answer: turnout workflow update basket full --id u-1" in process.stderr.read()
     for item in ("salt", "bread"):
         flows("workflow", "signal", "basket", "add", json.dumps({"item": item}))

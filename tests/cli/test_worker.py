@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, first_document
+from tests.support.forks import Piped
 from tests.support.processes import alive
 from turnout.testing.server import NatsServer
 
@@ -23,9 +24,8 @@ def running(cli: Cli, activity: str) -> str:
     return job_id
 
 
-def heard(worker: subprocess.Popen[str], name: str) -> None:
+def heard(worker: Piped, name: str) -> None:
     """Return when the worker has said that it heard the signal."""
-    assert worker.stderr is not None
     for line in worker.stderr:
         if name in line:
             return
@@ -169,7 +169,6 @@ def test_a_signal_while_it_starts_ends_it() -> None:
         slow = Cli(frozen.url, "frozen")
         frozen.pause()
         with slow.process("worker", "shop") as worker:
-            assert worker.stderr is not None
             while "starting" not in worker.stderr.readline():
                 pass
             worker.send_signal(signal.SIGTERM)
@@ -273,7 +272,6 @@ def test_functions_of_the_module_run_around_the_worker(cli: Cli, tmp_path: Path)
         assert cli.json("job", "submit", "use", "--wait")["result"] == "a pool"
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(10) == 0
-        assert worker.stdout is not None
         assert worker.stdout.read().split() == ["shutdown", "left"]
 
 
@@ -296,7 +294,6 @@ def test_a_start_of_the_module_that_fails_is_told_in_a_sentence(cli: Cli, tmp_pa
     (tmp_path / "around.py").write_text(AROUND.replace("assert pool", "raise ConnectionRefusedError('no database')"))
     with cli.process("worker", "around") as worker:
         assert worker.wait(20) == 1
-        assert worker.stderr is not None
         said = worker.stderr.read()
     assert "turnout: the code at the start of the worker has failed: ConnectionRefusedError: no database" in said
     assert "around.py" in said

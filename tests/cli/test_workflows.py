@@ -16,7 +16,6 @@ from tests.cli.conftest import Cli
 def worker(cli: Cli) -> Iterator[None]:
     """A worker process for tests/cli/modules/flows.py."""
     with cli.process("worker", "flows", "-o", "json") as process:
-        assert process.stdout is not None
         told = "".join(iter(process.stdout.readline, "}\n")) + "}"
         facts = json.loads(told)
         assert set(facts["workflows"]) == {"doubled", "approval", "broken", "failing", "napping", "Basket"}
