@@ -12,12 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# How long an example takes on a busy machine is no property of the code.
-settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("turnout")
-
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +22,16 @@ if sys.dont_write_bytecode:
     sys.dont_write_bytecode = False
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".cache" / "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_configure() -> None:
+    """Only here is Hypothesis imported: with bytecode that is kept, also where that is kept apart."""
+    from hypothesis import HealthCheck, settings
+
+    # How long an example takes on a busy machine is no property of the code.
+    settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("turnout")
+
 
 FIRST = (
     "workers/test_media.py",

@@ -10,7 +10,12 @@ import sys
 from pathlib import Path
 
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-PROBE = "import json, sys, test.test_asyncio; print(json.dumps([sys.executable, sys.version_info[:2]]))"
+PROBE = """
+import importlib.util, json, sys
+if importlib.util.find_spec("test.test_asyncio") is None:
+    sys.exit(1)
+print(json.dumps([sys.executable, sys.version_info[:2]]))
+"""
 
 
 def candidates(version: str) -> list[Path]:
