@@ -15,13 +15,14 @@ import attrs
 from turnout import wire
 from turnout.client.filters import Filters
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.record import FINAL, Delivery, JobRecord, JobState, MessageRef
+from turnout.core.record import FINAL, Delivery, JobRecord, JobState
 from turnout.core.spec import NAME
 from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.perform import Store
+from turnout.store.queue import delivery_in
 
 logger = logging.getLogger("turnout.registry")
 
@@ -158,14 +159,7 @@ class Finder:
         return all(NAME.fullmatch(token) for token in key.decode("utf-8", "replace").split(".")[-2:])
 
     def delivery(self, raw: Raw) -> Delivery | None:
-        subject = raw.subject.decode("utf-8", "replace")
-        named = self._names.job_of(subject)
-        if named is None:
-            return None
-        stored = raw.parsed()
-        priority = self._names.priority_of(subject)
-        message = MessageRef(stored.seq, stored.time_ns, bare=self._names.is_routed(subject), priority=priority)
-        return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+        return delivery_in(self._names, raw.parsed())
 
     def key_of(self, raw: Raw) -> str | None:
         """The subject of the record that the message's, or the timer's, job has; None for what is no job."""

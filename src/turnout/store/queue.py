@@ -145,7 +145,7 @@ class WorkQueue:
 
     async def _last(self, subject: str) -> Delivery | None:
         stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
-        return None if stored is None else self._delivery(stored)
+        return None if stored is None else delivery_in(self._names, stored)
 
     async def find(self, activity: str, job_id: str, priority: int | None = None) -> Delivery | None:
         """The job's message by the word of the leader, None when it has none. `*` finds it under any activity.
@@ -173,7 +173,7 @@ class WorkQueue:
         """The job's message on a route by the word of the leader, None when there is none."""
         subject = self._names.routed("*", activity, job_id)
         stored = await self._connection.get_message(self._names.work, last_by_subj=subject)
-        return None if stored is None else self._delivery(stored)
+        return None if stored is None else delivery_in(self._names, stored)
 
     async def _find_bare_or_numbered(self, activity: str, job_id: str) -> Delivery | None:
         position = wire.parse_bare_id(job_id)
@@ -184,7 +184,7 @@ class WorkQueue:
         stored = await self._connection.get_message(self._names.work, seq=position[0])
         if stored is None or stored.time_ns != position[1]:
             return None
-        found = self._delivery(stored)
+        found = delivery_in(self._names, stored)
         return found if found is not None and activity in ("*", found.activity) else None
 
     async def find_bare(self, activity: str, job_id: str, *, most: int | None = None) -> Delivery | None:
@@ -213,23 +213,26 @@ class WorkQueue:
     async def scan_subject(self, subject: str) -> AsyncIterator[Delivery]:
         """The jobs on one subject of the stream, in its order. May be a moment old."""
         async for stored in scan(self._connection, self._names.work, subject):
-            found = self._delivery(stored)
+            found = delivery_in(self._names, stored)
             if found is not None:
                 yield found
-
-    def _delivery(self, stored: StoredMessage) -> Delivery | None:
-        named = self._names.job_of(stored.subject)
-        if named is None:
-            return None
-        routed, priority = self._names.is_routed(stored.subject), self._names.priority_of(stored.subject)
-        message = MessageRef(stored.seq, stored.time_ns, bare=routed, priority=priority)
-        return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
 
     def _subject(self, spec: JobSpec) -> str:
         return self._names.jobs(spec.activity, spec.id, spec.lane)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> PubAck | None:
         return await store_alone(self._connection, self._names.work, subject, body, headers)
+
+
+def delivery_in(names: Names, stored: StoredMessage) -> Delivery | None:
+    """The job whose message lies there in the stream; None when it is none of a job."""
+    subject = stored.subject
+    named = names.job_of(subject)
+    if named is None:
+        return None
+    routed, priority = names.is_routed(subject), names.priority_of(subject)
+    message = MessageRef(stored.seq, stored.time_ns, bare=routed, priority=priority)
+    return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
 
 
 def parse_received(names: Names, received: Message, max_deliver: int) -> Delivery | None:

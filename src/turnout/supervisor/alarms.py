@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from turnout import fastjson, wire
+from turnout import fastjson
 from turnout.core.events import Lost, Stuck, Verdict
-from turnout.core.record import MessageRef
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError
 from turnout.nats.connection import StoredMessage
 from turnout.nats.stream import Stream, max_deliveries_advisory
 from turnout.store.perform import Store
+from turnout.store.queue import delivery_in
 from turnout.store.records import scan
 from turnout.supervisor.apply import Applier
 from turnout.supervisor.owners import Owners
@@ -53,14 +53,10 @@ class Alarms:
         if seq is None:
             return True
         message = await self._store.connection.get_message(self._store.names.work, seq=seq)
-        named = self._store.names.job_of(message.subject) if message is not None else None
-        if message is None or named is None or message.time_ns > stored.time_ns:
+        found = delivery_in(self._store.names, message) if message is not None else None
+        if message is None or found is None or message.time_ns > stored.time_ns:
             return True  # it is gone, or never was: nothing is delivered before it is stored
-        activity = named[0]
-        names, subject = self._store.names, message.subject
-        routed, priority = names.is_routed(subject), names.priority_of(subject)
-        lies = MessageRef(seq, message.time_ns, bare=routed, priority=priority)
-        found = wire.parse_delivery(*named, lies, message.data, message.headers)
+        activity = found.activity
         record = (await self._store.registry.load(activity, found.id)).record
         owned = record is not None and record.outside is None
         if owned and record is not None and record.token is not None and record.owned_by(record.token):

@@ -17,10 +17,11 @@ from contextlib import aclosing
 from turnout import wire
 from turnout.bounded import each
 from turnout.core.events import Expired
-from turnout.core.record import Delivery, MessageRef
+from turnout.core.record import Delivery
 from turnout.nats.direct import Raw
 from turnout.nats.pages import at_sequences, unhurried
 from turnout.store.perform import Store
+from turnout.store.queue import delivery_in
 from turnout.supervisor.agenda import Agenda
 from turnout.supervisor.apply import AT_ONCE, Applier
 
@@ -86,14 +87,8 @@ class Deadlines:
 
     def _delivery(self, raw: Raw) -> Delivery | None:
         """The job; None for what is none."""
-        names = self._store.names
         try:
-            stored = raw.parsed()
-            named = names.job_of(stored.subject)
-            if named is None:
-                return None
-            message = MessageRef(stored.seq, stored.time_ns, priority=names.priority_of(stored.subject))
-            return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+            return delivery_in(self._store.names, raw.parsed())
         except Exception as error:  # whatever this one message does to its reader, there are others
             logger.warning("the message %d can't be looked at: %s", raw.seq, error)
             return None

@@ -27,6 +27,7 @@ from turnout.nats.pages import at_sequences, newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.consumers import Consumer, consumers_of, line_of
 from turnout.store.perform import Store
+from turnout.store.queue import delivery_in
 from turnout.supervisor.agenda import Agenda
 from turnout.supervisor.apply import AT_ONCE, Applier, chunks
 from turnout.supervisor.handed import Reading
@@ -275,13 +276,8 @@ class Sweep:
 
     async def _found(self, handed: Handed) -> Delivery | None:
         stored = await self._store.connection.get_message(self._store.names.work, seq=handed.message.seq)
-        named = self._store.names.job_of(stored.subject) if stored is not None else None
-        if stored is None or named is None or stored.time_ns != handed.message.time_ns:
-            return None
-        names = self._store.names
-        routed, priority = names.is_routed(stored.subject), names.priority_of(stored.subject)
-        message = MessageRef(stored.seq, stored.time_ns, bare=routed, priority=priority)
-        return wire.parse_delivery(*named, message, stored.data, stored.headers)
+        there = stored is not None and stored.time_ns == handed.message.time_ns
+        return delivery_in(self._store.names, stored) if stored is not None and there else None
 
     # --- remembering --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ import attrs
 from turnout import wire
 from turnout.bounded import each
 from turnout.core.events import PriorityRequested
-from turnout.core.record import MessageRef
 from turnout.core.spec import EXPRESS, is_express
 from turnout.definition.fairness import Fairness
 from turnout.errors import TurnoutError
@@ -26,6 +25,7 @@ from turnout.nats.pages import at_sequences, some
 from turnout.store.consumers import Consumer, consumer_of
 from turnout.store.names import lane
 from turnout.store.perform import Store
+from turnout.store.queue import delivery_in
 from turnout.supervisor.apply import AT_ONCE, Applier
 from turnout.supervisor.backlog import Backlog
 
@@ -191,11 +191,9 @@ class Turns:
 
     async def _move(self, raw: Raw, number: int) -> None:
         stored = raw.parsed()
-        named = self._store.names.job_of(stored.subject)
-        if named is None or self._store.names.priority_of(stored.subject) != number:
+        found = delivery_in(self._store.names, stored)
+        if found is None or found.message.priority != number:
             return
-        message = MessageRef(stored.seq, stored.time_ns, priority=number)
-        found = wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
         event = PriorityRequested(
             priority=number + EXPRESS,
             now=self._store.connection.now(),
