@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from turnout.cli import pasting
 from turnout.cli.checks import Check
-from turnout.core.spec import NAME
-from turnout.nats.stream import Stream
-from turnout.store.perform import Store
+from turnout.store.names import Names
 
 SHOWN = 5
 """How many of the subjects are named."""
@@ -23,22 +20,11 @@ def stray_jobs(ns: str, work: str, stray: Mapping[str, int]) -> Iterator[Check]:
         yield Check("queues", "wrong", _found(stray, "activity"), _remedy(work, next(iter(stray)), usual))
 
 
-async def stray_starts(store: Store) -> AsyncIterator[Check]:
-    """Bare starts of what no workflow can be called. Errors are those of the connection."""
-    names = store.names
-    stream, stray = Stream(store.connection, names.inbox), Counter[str]()
-    for pattern in ("*", "*.*"):  # an input of a workflow has a token more
-        async for subject, count in stream.subjects(names.bare_start(pattern)):
-            if pattern != "*" or not names_workflow(names.bare_start(""), subject):
-                stray[subject] += count
+def stray_starts(names: Names, stray: Mapping[str, int]) -> Iterator[Check]:
+    """The same of bare starts of what no workflow can be called."""
     if stray:
         remedy = _remedy(names.inbox, next(iter(stray)), names.bare_start("WORKFLOW"))
         yield Check("workflows", "wrong", _found(stray, "workflow"), remedy)
-
-
-def names_workflow(prefix: str, subject: str) -> bool:
-    """Whether the subject of a bare start ends with what a workflow can be called."""
-    return NAME.fullmatch(subject.removeprefix(prefix)) is not None
 
 
 def _found(stray: Mapping[str, int], what: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 
 from turnout.cli import pasting
 from turnout.cli.checks import Check
-from turnout.cli.stray_checks import names_workflow, stray_starts
+from turnout.cli.stray_checks import stray_starts
 from turnout.core.catalog import NodeInfo
+from turnout.core.spec import NAME
 from turnout.core.workflows.values import WorkflowState
 from turnout.nats.stream import Stream
 from turnout.store.perform import Store
@@ -48,10 +49,9 @@ async def workflow_checks(store: Store, nodes: Sequence[NodeInfo]) -> AsyncItera
             f"lets another go on, whose code has to fit"
         )
         yield Check("workflows", "wrong", found, remedy)
-    strays = [check async for check in stray_starts(store)]
-    for check in strays:
+    bare, strays = await _bare_starts(store)
+    for check in stray_starts(store.names, strays):
         yield check
-    bare = await _bare_starts(store)
     served = {name for node in nodes for name in node.workflows}
     waiting = {name: opened[name] + bare[name] for name in opened.keys() | bare.keys() if name not in served}
     for name, count in sorted(waiting.items()):
@@ -61,12 +61,18 @@ async def workflow_checks(store: Store, nodes: Sequence[NodeInfo]) -> AsyncItera
         yield Check("workflows", "ok", f"{_workflows(opened.total())} open, none stuck")
 
 
-async def _bare_starts(store: Store) -> Counter[str]:
-    """How many starts by `nats pub` nobody has taken yet, by name."""
-    prefix = store.names.bare_start("")
-    found = Stream(store.connection, store.names.inbox).subjects(f"{prefix}*")
-    named = {subject: count async for subject, count in found if names_workflow(prefix, subject)}
-    return Counter({subject.removeprefix(prefix): count for subject, count in named.items()})
+async def _bare_starts(store: Store) -> tuple[Counter[str], Counter[str]]:
+    """How many starts by `nats pub` nobody has taken yet, by name; and those that name no workflow, by subject."""
+    prefix, stream = store.names.bare_start(""), Stream(store.connection, store.names.inbox)
+    named, stray = Counter[str](), Counter[str]()
+    for pattern in ("*", "*.*"):  # an input of a workflow has a token more
+        async for subject, count in stream.subjects(prefix + pattern):
+            name = subject.removeprefix(prefix)
+            if NAME.fullmatch(name):
+                named[name] += count
+            else:
+                stray[subject] += count
+    return named, stray
 
 
 def _workflows(count: int) -> str:
