@@ -12,7 +12,16 @@ import pytest
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 from tests.workflows.definitions import approval
-from turnout import Client, OutcomeUnknown, Worker, WorkflowEnded, WorkflowNotFound, current_workflow, workflow
+from turnout import (
+    Client,
+    OutcomeUnknown,
+    Worker,
+    WorkflowCancelled,
+    WorkflowEnded,
+    WorkflowNotFound,
+    current_workflow,
+    workflow,
+)
 from turnout.core.workflows.values import InputKind
 from turnout.nats.messages import Message
 from turnout.nats.stream import Stream
@@ -68,6 +77,36 @@ async def test_signals_that_are_sent_at_once_share_their_looks(client: Client, s
         await other.store.connection.flush()
         await watching.close()
     assert 3 <= len(looks) <= SENT + 2
+
+
+async def test_those_that_a_listing_has_shown_to_be_open_are_looked_at_once(client: Client, server: NatsServer) -> None:
+    """Of many that are cancelled each costs one look, behind its cancel; one that has ended meanwhile is left alone,
+    and nothing stays in its inbox."""
+    started = [await client.start(approval) for _ in range(20)]
+    looks: list[Message] = []
+    # Another client than the one that has started them, and so has seen them open.
+    async with (
+        Client.connect(server.url, namespace="looks") as listener,
+        Client.connect(server.url, namespace=client.namespace) as other,
+    ):
+        history = client.store.names.history
+        watching = await listener.store.connection.subscribe(f"$JS.API.STREAM.MSG.GET.{history}", looks.append)
+        assert await other.cancel_workflows(name=approval, reason="enough") == 20
+        await other.store.connection.flush()
+        await listener.store.connection.flush()
+        await watching.close()
+        assert len(looks) == 20
+        listed = dict([each async for each in other._workflow_reader.all()])
+        async with Worker(client, workflows=[approval]):
+            for handle in started:
+                with pytest.raises(WorkflowCancelled, match="enough"):
+                    await handle.result(timeout=30)
+        late = other._starter.listed(started[0].id, listed[started[0].id])
+        with pytest.raises(WorkflowEnded):
+            await late.cancel()
+        names = client.store.names
+        subject = names.input("approval", late.id, "cancel")
+        assert await client.store.connection.get_message(names.inbox, last_by_subj=subject) is None
 
 
 async def test_who_gives_up_takes_nobody_along(client: Client) -> None:

@@ -40,6 +40,8 @@ States = WorkflowState | str | Iterable[WorkflowState | str] | None
 OPEN = frozenset(WorkflowState) - FINAL_STATES
 AT_ONCE = 32
 """How many workflows are acted on, or read, at once."""
+_SENT_AT_ONCE = 128
+"""How many are sent something small at once."""
 
 
 class WorkflowFilters(TypedDict, total=False):
@@ -184,7 +186,7 @@ class WorkflowMethods:
 
         count = await client.cancel_workflows(name=order, label="region=eu", reason="wrong prices")
         """
-        return await self._each_workflow(filters, lambda handle: handle.cancel(reason), reason)
+        return await self._each_workflow(filters, lambda handle: handle.cancel(reason), reason, at_once=_SENT_AT_ONCE)
 
     async def terminate_workflows(self, *, reason: str = "", **filters: Unpack[WorkflowFilters]) -> int:
         """End every workflow that has not ended and matches, at once; how many that were. As `cancel_workflows`.
@@ -194,7 +196,12 @@ class WorkflowMethods:
         return await self._each_workflow(filters, lambda handle: handle.terminate(reason), reason)
 
     async def _each_workflow(
-        self, given: WorkflowFilters, act: Callable[[AnyWorkflowHandle], Awaitable[None]], reason: object
+        self,
+        given: WorkflowFilters,
+        act: Callable[[AnyWorkflowHandle], Awaitable[None]],
+        reason: object,
+        *,
+        at_once: int = AT_ONCE,
     ) -> int:
         """Act on the open ones that match: their ids and lives first, so that what is done moves nothing under it."""
         given_reason(reason)
@@ -206,16 +213,16 @@ class WorkflowMethods:
         if not states:
             raise InvalidValue(f"state must be one of {', '.join(sorted(OPEN))} here: the others have ended")
         wanted = attrs.evolve(wanted, states=states)
-        found = [(key, each.life) async for key, each in self._workflow_reader.all() if wanted.matches(each)]
+        found = [(key, each) async for key, each in self._workflow_reader.all() if wanted.matches(each)]
 
-        async def one(key: tuple[str, str]) -> int:
+        async def one(listed: tuple[str, Entry]) -> int:
             try:
-                await act(self._starter.workflow(key[0], None, key[1]))
+                await act(self._starter.listed(*listed))
             except (WorkflowEnded, WorkflowNotFound):  # it has ended meanwhile, or has gone
                 return 0
             return 1
 
-        return sum(await bounded.each(one, found, AT_ONCE))
+        return sum(await bounded.each(one, found, at_once))
 
     def _workflow_filters(self, given: WorkflowFilters) -> _Filters:
         name, parent, schedule = given.get("name"), given.get("parent"), given.get("schedule")

@@ -60,7 +60,8 @@ class Sent:
 
 @attrs.frozen
 class Seen:
-    """A record that this client has read of an open workflow: of which life, of which name, and where it lies."""
+    """A record that this client has read of an open workflow: of which life, of which name, and where it lies, 0 where
+    a listing has told of it."""
 
     life: str
     name: str
@@ -185,7 +186,16 @@ class Sender:
         if newest.record.state.final:
             self._seen.pop(workflow_id, None)
             return
-        self._seen[workflow_id] = _seen(newest)
+        self._remember(workflow_id, _seen(newest))
+
+    def see_open(self, workflow_id: str, life: str, name: str) -> None:
+        """Remember that a listing has shown this life to be open."""
+        known = self._seen.get(workflow_id)
+        if known is None or known.life != life:
+            self._remember(workflow_id, Seen(life, name, 0))
+
+    def _remember(self, workflow_id: str, seen: Seen) -> None:
+        self._seen[workflow_id] = seen
         self._seen.move_to_end(workflow_id)
         if len(self._seen) > SENT_KNOWN:
             self._seen.popitem(last=False)
