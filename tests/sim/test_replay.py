@@ -65,7 +65,10 @@ seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.
 """The same of groups and bursts."""
 
 
-KNOWN_ROUTES = ["seed=14;jobs=bare-both:LLL;crash=15;deliver=5"]
+KNOWN_ROUTES = """
+seed=14;jobs=bare-both:LLL;crash=15;deliver=5
+seed=2780;jobs=bare-both:ZZS,expiring-huge:ZZS,expiring-huge:ZKF;crash=31;faults=kill@12.89:11.65:0;acts=retry@7.97:0,cancel@8.45:0;deliver=5;supervisors=2
+""".split()  # noqa: SIM905
 """The same of routes."""
 
 

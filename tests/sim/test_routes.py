@@ -17,6 +17,7 @@ from tests.sim.seams import Patch
 from tests.sim.test_crashes import pool, scale, share
 from turnout.core import lifecycle
 from turnout.core.effects import Effect
+from turnout.core.parking import taken_off
 from turnout.core.record import JobRecord
 from turnout.store.routes import Routes
 from turnout.supervisor.routes import RouteWatch
@@ -67,8 +68,8 @@ def crashes(*kinds: str, acts: tuple[Act, ...] = ()) -> tuple[Plan, ...]:
 
 
 def ends_off_the_route_first() -> list[Patch]:
-    def already_final(record: JobRecord, *settle: Effect) -> tuple[Effect, ...]:
-        return (*settle[:-1], *lifecycle._owed(record), settle[-1])
+    def already_final(record: JobRecord, settle: Effect) -> tuple[Effect, ...]:
+        return (*taken_off(record), *lifecycle._owed(record), settle)
 
     return [(lifecycle, "_already_final", already_final)]
 

@@ -36,7 +36,7 @@ from turnout.core.effects import (
     WriteDeadLetter,
 )
 from turnout.core.ends import seen_at
-from turnout.core.events import CancelRequested, Declined, Expired, PriorityRequested, Stuck, Submitted
+from turnout.core.events import CancelRequested, Declined, Expired, Leftover, PriorityRequested, Stuck, Submitted
 from turnout.core.lifecycle import decide
 from turnout.core.limits import LimitKey
 from turnout.core.moving import twin_of
@@ -120,6 +120,20 @@ class TestP15Routes:
         assert decide(ended, received()) == (TakeOff(ended), Ack(MESSAGE))
         faulted = attrs.evolve(ended, state=JobState.faulted)
         assert kinds(decide(faulted, received())) == [WriteDeadLetter, TakeOff, Ack], "what is owed comes first"
+
+    def test_one_that_ends_where_it_is_received_is_taken_off_too(self) -> None:
+        """A server that has crashed hands over again what was acknowledged when it was sent on."""
+        record = saved(decide(None, received(requires=EAST)))
+        options = attrs.evolve(record.spec.options, expires_in=1.0)
+        waiting = attrs.evolve(record, spec=attrs.evolve(record.spec, options=options))
+        effects = decide(waiting, received(requires=EAST, now=NOW + 60))
+        assert kinds(effects) == [Save, WriteDeadLetter, TakeOff, Ack]
+        assert kinds(decide(saved(effects), Leftover(delivery=delivery(), now=NOW))) == [
+            WriteDeadLetter,
+            TakeOff,
+            Remove,
+            Save,
+        ]
 
 
 class TestPriority:

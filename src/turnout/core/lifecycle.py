@@ -190,7 +190,7 @@ def _received(record: JobRecord | None, event: Received) -> Effects:
         return (Ack(delivery.message),)
     match record.state:
         case JobState.completed | JobState.faulted | JobState.cancelled:
-            return _already_final(record, *taken_off(record), Ack(delivery.message))
+            return _already_final(record, Ack(delivery.message))
         case JobState.scheduled:
             # What neither the timer nor the sweep put there was submitted beside the schedule: a duplicate (P11).
             genuine = delivery.scheduled or delivery.replaced > 0
@@ -297,9 +297,9 @@ def _outside_already(record: JobRecord, event: Received) -> Effects:
     return (Save(after), *_give_back(after, event.delivery, (after.due_at or 0.0) - event.now))
 
 
-def _already_final(record: JobRecord, *settle: Effect) -> Effects:
-    """The job has ended, its message is still there: what is owed first, then the message goes."""
-    return (*_owed(record), *settle)
+def _already_final(record: JobRecord, settle: Effect) -> Effects:
+    """The job has ended, its message is still there: what is owed first, then the message goes, and another one."""
+    return (*_owed(record), *taken_off(record), settle)
 
 
 def _declined(record: JobRecord | None, event: Declined) -> Effects:
@@ -521,7 +521,7 @@ def _briefly(record: JobRecord) -> tuple[AttemptRecord, ...]:
 
 def _fault_unstarted(record: JobRecord, now: float, reason: FaultReason, error: ErrorInfo, settle: Effect) -> Effects:
     after = fault(record, now, reason, error, None)
-    return (Save(after, expires=True), *_owed(after), settle)
+    return (Save(after, expires=True), *_owed(after), *taken_off(after), settle)
 
 
 def _end_by_another(after: JobRecord, delivery: Delivery | None) -> Effects:
