@@ -47,7 +47,7 @@ class Node:
         self.number = number
         self.host = Host(sim.world, node_name(number, life))
         self.runner: Runner | None = None
-        self.stopping = False
+        self.started = self.stopping = False
         self.activities = sim.activities()
         sim.hosts.append(self.host)
         self.host.spawn(self._work())
@@ -66,6 +66,7 @@ class Node:
                 sim.note(f"{self.host.name} can't start: {error}")
                 sim.crashed(self.host, after_s=0.5, counted=False)
                 self.host.kill()
+        self.started = True
         if self.stopping:
             await self._stop()
 
@@ -80,7 +81,7 @@ class Node:
         """SIGTERM with no grace: running code is aborted, the node leaves when all is written."""
         if not self.stopping and self.host.alive:
             self.stopping = True
-            if self.runner is not None and self.runner._loops:
+            if self.started:
                 self.host.spawn(self._stop())
 
     async def _stop(self) -> None:

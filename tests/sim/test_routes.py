@@ -11,16 +11,19 @@ import attrs
 import pytest
 
 from tests.sim.mutations import Tooth
+from tests.sim.nodes import Node
 from tests.sim.plan import Act, Fault, Plan
-from tests.sim.route_simulation import ACTS, KINDS, REQUIRES, crash_everywhere, run, run_seed
+from tests.sim.route_simulation import ACTS, KINDS, REQUIRES, Routing, crash_everywhere, run, run_seed
 from tests.sim.seams import Patch
 from tests.sim.test_crashes import pool, scale, share
 from turnout.core import lifecycle
 from turnout.core.effects import Effect
 from turnout.core.parking import taken_off
 from turnout.core.record import JobRecord
+from turnout.nats.stream import kv_stream
 from turnout.store.routes import Routes
 from turnout.supervisor.routes import RouteWatch
+from turnout.testing.memory import Message
 from turnout.worker.executor import Executor as JobExecutor
 from turnout.worker.routes import RouteFinder
 
@@ -133,6 +136,35 @@ RULES: dict[str, Tooth] = {
 def test_a_rule_that_nobody_keeps_is_missed(rule: str) -> None:
     """Histories break an invariant when it is not kept, and go well when it is."""
     assert RULES[rule].unnoticed(rule, run) == ""
+
+
+class Drained(Routing):
+    """A node, or whoever takes its place, is drained as soon as it says that it lives."""
+
+    drained = 0
+
+    def _build(self) -> None:
+        super()._build()
+        self.server.streams[kv_stream(self.names.nodes_bucket)].on_store = self._said
+
+    def _said(self, message: Message) -> None:
+        for node in self.nodes:
+            if node.number == self.drained and message.subject.endswith(node.host.name) and not node.started:
+                node.host.spawn(self._drain(node))
+
+    async def _drain(self, node: Node) -> None:
+        assert node.runner is not None
+        assert not node.started
+        node.runner.drain()
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_node_that_is_drained_while_it_starts_can_be_stopped(number: int) -> None:
+    """Whatever it has begun by then, it ends: with properties, and without."""
+    simulation = Drained(Plan(jobs=(("plain-any", "C"),), faults=(Fault("stop", 1.0, who=number),)))
+    simulation.drained = number
+    simulation.run()
+    assert [node.number for node in simulation.nodes].count(number) == 2, "another one takes its place"
 
 
 def test_jobs_are_sent_on() -> None:

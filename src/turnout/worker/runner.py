@@ -147,6 +147,9 @@ class Runner:
             self._loops.append(asyncio.create_task(self._routes.run(), name="that finds routes"))
         if self._workflows is not None:
             self._loops += await self._workflows.start()
+        if self._draining:  # asked to while it started: what has begun since ends as well
+            self._draining = False
+            self.drain()
 
     async def _keep_time(self) -> None:
         """Clocks part, and are set: what is due when is told by the server's, for as long as this node works."""
