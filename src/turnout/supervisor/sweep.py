@@ -11,6 +11,7 @@ import heapq
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -149,9 +150,13 @@ class Sweep:
             if handed.look_at != at or self._known.get(handed.message.seq) is not handed:
                 continue
             due.setdefault(handed.line, []).append(handed)
-        for line, waiting in due.items():
-            for some in chunks(waiting, _TOGETHER):
-                await self._judge(line, some)
+        parts = deque((line, some) for line, waiting in due.items() for some in chunks(waiting, _TOGETHER))
+        try:
+            while parts:
+                await self._judge(*parts.popleft())
+        finally:
+            for handed in (each for _, some in parts for each in some):
+                self._remember(handed, now)  # they were cut short: nothing else would have them looked at again
         for line, agenda in list(self._far.items()):
             if self._late.get(line, 0) < _WAITING_MOST:
                 await self._meet_again(line, agenda, now)
