@@ -32,14 +32,20 @@ PLAY: contextvars.ContextVar[Play] = contextvars.ContextVar("play")
 
 
 @functools.cache
-def activity_of(lease_s: float, max_lost: int, limits: tuple[Limit, ...] = ()) -> Activity[..., Any]:
+def activity_of(
+    lease_s: float, max_lost: int, limits: tuple[Limit, ...] = (), fairness: str | None = None
+) -> Activity[..., Any]:
     """The activity; making one takes longer than a history."""
 
     async def act(life: str) -> str:
         return str(await PLAY.get()(current_job()))
 
+    async def of_tenant(life: str, tenant: str) -> str:
+        return await act(life)
+
     retry = RetryPolicy(max_attempts=3, delay=1.0, jitter=0.1, never_on=(Odd,))
-    return activity(name="act", lease=lease_s, max_lost=max_lost, retry=retry, limits=limits)(act)
+    options: dict[str, Any] = {"name": "act", "lease": lease_s, "max_lost": max_lost, "retry": retry, "limits": limits}
+    return activity(**options)(act) if fairness is None else activity(**options, fairness=fairness)(of_tenant)
 
 
 def end(letter: str, nonce: str) -> str:

@@ -70,7 +70,7 @@ class Bundler(Caller):
         if kind == "submit":
             lives = [f"{group}-{number}#{script}" for number, script in enumerate(scripts.split("."))]
             await client.submit_group(
-                self._activity,
+                self.sim.activity,
                 [{"life": life} for life in lives],
                 id=group,
                 then=summarize if follower else None,
@@ -84,7 +84,7 @@ class Bundler(Caller):
                 await self._to_job(client, kind, member_id(group, number))
 
     async def _to_job(self, client: Client, kind: str, job_id: str) -> None:
-        job = client.job(job_id, self._activity)
+        job = client.job(job_id, self.sim.activity)
         try:
             if kind == "now":
                 await job.run_now()
@@ -126,7 +126,7 @@ class Bundler(Caller):
 
     async def _submit_one(self, client: Client, key: str, letter: str) -> None:
         life = f"{key}~{self.sim.next_life()}#{letter}"
-        ref = self._activity.options(debounce=WAIT_S * (1 + (letter == "W")), debounce_key=key)
+        ref = self.sim.activity.options(debounce=WAIT_S * (1 + (letter == "W")), debounce_key=key)
         known = self.sim.invariants
         try:
             await client.submit(ref, life=life)

@@ -351,4 +351,4 @@ class Invariants:
 
 def life_of(payload: str) -> str:
     """The name of a life, which its payload is: the job's as the plan calls it, and a number."""
-    return payload.partition('":"')[2].rstrip('"}')
+    return payload.partition('":"')[2].partition('"')[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 from tests.sim import code
@@ -14,7 +15,6 @@ from turnout.core.catalog import NodeInfo
 from turnout.core.events import Submitted
 from turnout.core.routing import spelled
 from turnout.core.spec import Body, JobSpec
-from turnout.definition.activity import Activity
 from turnout.definition.options import IfExists
 from turnout.errors import InvalidState, JobExists, JobNotFound, TurnoutError
 from turnout.nats.connection import ConnectOptions
@@ -231,19 +231,15 @@ class Caller:
         if self.host.alive:
             self.sim.calls -= 1
 
-    @property
-    def _activity(self) -> Activity[..., Any]:
-        return code.activity_of(LEASE_S, self.sim.plan.max_lost, self.sim.limits)
-
     async def _submit(self, client: Client, job_id: str, of: str, if_exists: IfExists = "raise") -> None:
         life = f"{job_id}#{self.sim.next_life()}"
-        requires = self.sim.requires(job_id)
+        requires, more = self.sim.requires(job_id), self.sim.arguments(job_id)
         if of == "bare":
             headers = {REQUIRES: spelled(requires)} if requires else None
-            body = b'{"life":"%s"}' % life.encode()
+            body = json.dumps({"life": life, **more}, separators=(",", ":")).encode()
             client.store.connection.send(self.sim.names.bare(ACTIVITY), body, headers=headers)
             return
-        ref = self._activity.options(
+        ref = self.sim.activity.options(
             id=job_id,
             if_exists=if_exists,
             expires_in=25.0 if of == "expiring" else None,
@@ -251,7 +247,7 @@ class Caller:
             priority=RANKS.get(of),
             requires=requires or None,
         )
-        await client.submit(ref, life=life)
+        await client.submit(ref, life=life, **more)
 
     async def _pause(self, client: Client) -> None:
         """As a client does it, but that the consumer goes on."""
@@ -263,7 +259,8 @@ class Caller:
 
     async def _submit_blindly(self, client: Client, job_id: str) -> None:
         """The look at what is there was before anything was, as when two submit at once."""
-        text = self._activity.bind(life=f"{job_id}#{self.sim.next_life()}")
+        more = self.sim.arguments(job_id)
+        text = self.sim.activity.bind(life=f"{job_id}#{self.sim.next_life()}", **more)
         store = client.store
         spec = JobSpec(job_id, ACTIVITY, submitted_at=store.connection.now(), payload=Body(text=text, size=len(text)))
         event = Submitted(spec=spec, nonce=f"beside{self.sim.next_life()}")

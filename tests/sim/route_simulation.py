@@ -47,15 +47,7 @@ class Routing(Simulation):
         return HAS[number]
 
     def requires(self, job_id: str) -> dict[str, str]:
-        name = self._planned(job_id)
-        return REQUIRES[self.plan.jobs[int(name.rpartition("x")[2])][0].partition("-")[2]]
-
-    def _planned(self, job_id: str) -> str:
-        """What the plan calls the job: a bare one has another id, and so has one that is sent once more."""
-        names = {bare: name for name, bare in self.invariants.bare.items()}
-        while job_id in names:
-            job_id = names[job_id]
-        return job_id
+        return REQUIRES[self.plan.jobs[self.planned(job_id)][0].partition("-")[2]]
 
     def _build(self) -> None:
         super()._build()

@@ -55,6 +55,9 @@ class Simulation:
     limits: tuple[Limit, ...] = ()
     """Those of the activity."""
 
+    fairness: str | None = None
+    """By what its jobs have their turns."""
+
     walks: Mapping[str, float] = {}
     """How often supervisors walk the histories of workflows, where they are to come to that."""
 
@@ -137,9 +140,24 @@ class Simulation:
         """What a job of the plan requires of its node."""
         return {}
 
+    def arguments(self, job_id: str) -> dict[str, str]:
+        """What a job of the plan is submitted with, besides the name of its life."""
+        return {}
+
+    def planned(self, job_id: str) -> int:
+        """Which job of the plan it is: a bare one has an id of its own, and so has one that is sent once more."""
+        names = {bare: name for name, bare in self.invariants.bare.items()}
+        while job_id in names:
+            job_id = names[job_id]
+        return int(job_id.rpartition("x")[2])
+
+    @property
+    def activity(self) -> Activity[..., Any]:
+        return code.activity_of(LEASE_S, self.plan.max_lost, self.limits, self.fairness)
+
     def activities(self) -> dict[str, Activity[..., Any]]:
         """What the nodes work on, by name."""
-        return {ACTIVITY: code.activity_of(LEASE_S, self.plan.max_lost, self.limits)}
+        return {ACTIVITY: self.activity}
 
     # -- what processes ask for ----------------------------------------------------------------------------------------
 

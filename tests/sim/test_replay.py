@@ -11,6 +11,7 @@ from tests.sim.group_simulation import KINDS, GroupSimulation
 from tests.sim.plan import Plan
 from tests.sim.route_simulation import Routing
 from tests.sim.simulation import Simulation
+from tests.sim.turn_simulation import TENANTS, Dealing
 
 KNOWN = """
 seed=118;jobs=delayed:WSL,expiring:X;crash=5+26;faults=freeze@15.2:6.09:1,sup@3.65:7.0:0;deliver=5;supervisors=2
@@ -68,6 +69,7 @@ seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.
 KNOWN_ROUTES = """
 seed=14;jobs=bare-both:LLL;crash=15;deliver=5
 seed=2780;jobs=bare-both:ZZS,expiring-huge:ZZS,expiring-huge:ZKF;crash=31;faults=kill@12.89:11.65:0;acts=retry@7.97:0,cancel@8.45:0;deliver=5;supervisors=2
+seed=4608;jobs=delayed-east:ZSL,plain-east:WFD,bare-east:CCL;faults=crash@12.24:11.0:1,server@14.83:3.55:2,stop@5.84:11.96:0;deliver=3;supervisors=2
 """.split()  # noqa: SIM905
 """The same of routes."""
 
@@ -76,8 +78,9 @@ def simulation_of(plan: Plan, *, trace: bool = False) -> Simulation:
     kinds = {kind for kind, _ in plan.jobs}
     if "flow" in kinds:
         return FlowSimulation(plan, trace=trace)
+    tenants = {kind.partition("-")[2] for kind in kinds} & set(TENANTS)
     if any("-" in kind for kind in kinds):
-        return Routing(plan, trace=trace)
+        return Dealing(plan, trace=trace) if tenants else Routing(plan, trace=trace)
     return GroupSimulation(plan, trace=trace) if kinds & set(KINDS) else Simulation(plan, trace=trace)
 
 
