@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.servers import quick_server
+from turnout.testing.server import NatsServer
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -34,7 +37,15 @@ def pytest_configure() -> None:
     settings.load_profile("turnout")
 
 
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """That of the plugin, a little quicker."""
+    with quick_server() as server:
+        yield server
+
+
 FIRST = (
+    "workers/test_ffmpeg.py",
     "workers/test_media.py",
     "flow/test_cpython.py",
     "sim/",

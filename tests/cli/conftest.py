@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.forks import Fork, Piped, Start, zygote
+from tests.support.servers import quick_server
 from turnout import Client, JobInfo
 from turnout.testing.server import NatsServer
 
@@ -118,7 +119,7 @@ def first_document(process: Piped | subprocess.Popen[str]) -> Any:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[NatsServer]:
-    with NatsServer() as server:
+    with quick_server() as server:
         yield server
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.support.servers import quick_server
 from turnout import Client
 from turnout.testing import NatsServer
 
@@ -15,7 +16,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[NatsServer]:
-    with NatsServer() as started:
+    with quick_server() as started:
         yield started
 
 
