@@ -134,7 +134,7 @@ def taken(now: Callable[[], float], chance: random.Random, deliver: int, open_: 
     known_nodes = Remembered(wire.dump_node, wire.load_node)
     pairs: list[Patch] = []
     pairs += [
-        (boottime, "_read", now),
+        (boottime, "_read", lambda _: now()),
         (secrets, "token_hex", dice.token_hex),
         (random, "random", chance.random),
         (random, "uniform", chance.uniform),

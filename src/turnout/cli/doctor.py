@@ -376,9 +376,9 @@ async def _measure(connection: Connection, names: Names) -> tuple[dict[str, _Que
     totals: Counter[str] = Counter()
     stray: dict[str, int] = {}
     async for subject, count in Stream(connection, names.work).subjects(names.all_jobs):
-        named = names.job_of(subject)
-        if named is not None:
-            totals[lane(named[0], names.priority_of(subject))] += count
+        place = names.place_of(subject)
+        if place is not None:
+            totals[lane(place.activity, place.lane)] += count
         else:
             stray[subject] = count
     consumers = await _consumers(connection, names)

@@ -7,10 +7,9 @@ import time
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def _read() -> float:
-    return time.clock_gettime(_CLOCK)
+_read = time.clock_gettime
 
 
 def boottime() -> float:
     """Seconds since some fixed moment, those of a suspension included where the system can tell."""
-    return _read()
+    return _read(_CLOCK)

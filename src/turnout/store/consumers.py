@@ -113,12 +113,10 @@ def route_of(config: Mapping[str, Any]) -> Route | None:
 
 def line_of(names: Names, subject: str) -> str | None:
     """The name of the consumer that hands over what lies on this subject of the work stream; None for no job."""
-    named = names.job_of(subject)
-    if named is None:
+    place = names.place_of(subject)
+    if place is None:
         return None
-    if names.is_routed(subject):
-        return f"{named[0]}~{subject.split('.')[3]}"
-    return lane(named[0], names.priority_of(subject))
+    return f"{place.activity}~{subject.split('.')[3]}" if place.routed else lane(place.activity, place.lane)
 
 
 def served(info: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import attrs
 
 from turnout.core.spec import DEFAULT_PRIORITY, EXPRESS, NAME, PRIORITIES, is_express, priority_of, valid_name
+from turnout.core.struct import struct
 from turnout.nats.stream import kv_subject
 
 _LANE = re.compile(rf"({NAME.pattern})~(f?)([{PRIORITIES[0]}-{PRIORITIES[-1]}])")
@@ -29,6 +30,17 @@ def activity_of(token: str) -> tuple[str, int]:
     """The activity and the number of a lane. What is no lane's token is an activity's name."""
     found = _LANE.fullmatch(token)
     return (token, DEFAULT_PRIORITY) if found is None else (found[1], int(found[3]) + (EXPRESS if found[2] else 0))
+
+
+@struct
+class Place:
+    """Where a job lies: of which activity, under which id (None: a bare one), in which lane, or on its way to the nodes
+    that fit."""
+
+    activity: str
+    id: str | None
+    lane: int = DEFAULT_PRIORITY
+    routed: bool = False
 
 
 class Entry(NamedTuple):
@@ -308,22 +320,23 @@ class Names:
         return subject.startswith(f"{self.ns}.parked.routes.")
 
     def job_of(self, subject: str) -> tuple[str, str | None] | None:
-        """The activity and the id (None: a bare job) that a subject of the work stream names; None for any other.
+        """The activity and the id (None: a bare job) that a subject of the work stream names; None for any other."""
+        found = self.place_of(subject)
+        return None if found is None else (found.activity, found.id)
+
+    def place_of(self, subject: str) -> Place | None:
+        """What a subject of the work stream says of the job that lies there; None for one of no job.
 
         The server stores whatever is published, `*` literally too: what is no id names nothing, like a bare job's
         subject, and never becomes a part of a subject or key of ours.
         """
         parts = subject.split(".")
         if len(parts) == 6 and self.is_routed(subject):
-            return (parts[4], parts[5]) if all(map(NAME.fullmatch, parts[3:])) else None
+            return Place(parts[4], parts[5], routed=True) if all(map(NAME.fullmatch, parts[3:])) else None
         if len(parts) not in (3, 4) or parts[1] != "jobs" or parts[0] != self.ns:
             return None
         job_id = parts[3] if len(parts) == 4 and NAME.fullmatch(parts[3]) else None
         if NAME.fullmatch(parts[2]):
-            return parts[2], job_id
-        activity, priority = activity_of(parts[2])
-        return (activity, job_id) if priority != DEFAULT_PRIORITY and job_id is not None else None
-
-    def priority_of(self, subject: str) -> int:
-        """The number of the lane that a job's subject is in."""
-        return activity_of(subject.split(".")[2])[1] if "~" in subject else DEFAULT_PRIORITY
+            return Place(parts[2], job_id)
+        activity, number = activity_of(parts[2])
+        return Place(activity, job_id, number) if number != DEFAULT_PRIORITY and job_id is not None else None

@@ -317,7 +317,10 @@ class Performer:
                 crashpoints.reach(f"{type(event).__name__}.{type(effect).__name__}")
             if isinstance(effect, Save):
                 before, job = job.record, await self._store.registry.save(effect.record, job.revision, effect.expires)
-                self._emit(before, effect.record)
+                meant = changes(before, effect.record)
+                on_saved(before, effect.record, meant, self._store.names.bare)
+                if self._on_saved is not None:
+                    self._on_saved(effect.record, meant)
             elif isinstance(effect, Ack):
                 self._settle(effect.message, ACK)
             elif isinstance(effect, Ask):
@@ -335,13 +338,6 @@ class Performer:
         if crashpoints.ARMED:
             crashpoints.reach(f"{type(event).__name__}.done")
         return None, job, effects, seq
-
-    def _emit(self, before: JobRecord | None, after: JobRecord) -> None:
-        """Say what the write of `after` means to those who want to know: metrics, spans, hooks."""
-        meant = changes(before, after)
-        on_saved(before, after, meant, self._store.names.bare)
-        if self._on_saved is not None:
-            self._on_saved(after, meant)
 
     async def _do(self, effect: _Other, event: Event) -> None:
         store = self._store

@@ -226,24 +226,21 @@ class WorkQueue:
 
 def delivery_in(names: Names, stored: StoredMessage) -> Delivery | None:
     """The job whose message lies there in the stream; None when it is none of a job."""
-    subject = stored.subject
-    named = names.job_of(subject)
-    if named is None:
+    place = names.place_of(stored.subject)
+    if place is None:
         return None
-    routed, priority = names.is_routed(subject), names.priority_of(subject)
-    message = MessageRef(stored.seq, stored.time_ns, bare=routed, priority=priority)
-    return wire.parse_delivery(named[0], named[1], message, stored.data, stored.headers)
+    message = MessageRef(stored.seq, stored.time_ns, bare=place.routed, priority=place.lane)
+    return wire.parse_delivery(place.activity, place.id, message, stored.data, stored.headers)
 
 
 def parse_received(names: Names, received: Message, max_deliver: int) -> Delivery | None:
     """A message that the consumer handed over; None when it is none of a job."""
-    named, handed = names.job_of(received.subject), delivery_of(received.reply)
-    if named is None or handed is None:
+    place, handed = names.place_of(received.subject), delivery_of(received.reply)
+    if place is None or handed is None:
         return None
     number, seq, stamp = handed
-    routed, priority = names.is_routed(received.subject), names.priority_of(received.subject)
-    message = MessageRef(seq, stamp, received.reply, bare=routed, priority=priority)
-    delivery = wire.parse_delivery(named[0], named[1], message, received.data, received.headers)
+    message = MessageRef(seq, stamp, received.reply, bare=place.routed, priority=place.lane)
+    delivery = wire.parse_delivery(place.activity, place.id, message, received.data, received.headers)
     if number == 1:
         return delivery
     return attrs.evolve(delivery, number=number, exhausted=0 < max_deliver <= number)

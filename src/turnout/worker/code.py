@@ -24,6 +24,9 @@ LARGE_CHARS = 256 * 1024
 """Payloads and results from this size on are converted in a thread, so that the event loop goes on meanwhile."""
 
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
 class CodeRunner:
     """Runs code for attempts; owns the threads that sync activities run in.
 
@@ -43,7 +46,8 @@ class CodeRunner:
         try:
             if activity.settings.run_in == "process":
                 return await _in_child(activity, context, host, payload)
-            args, kwargs = await self._arguments(activity, payload)
+            small = len(payload) < LARGE_CHARS
+            args, kwargs = _decoded(activity, payload) if small else await self._decoded_in_thread(activity, payload)
             if activity.is_async:
                 return _encoded(activity, await activity.fn(*args, **kwargs))
             return await self._in_thread(activity, args, kwargs)
@@ -57,14 +61,8 @@ class CodeRunner:
             failure = describe(error)
         raise CodeFailed(redacted(failure, self._redact))
 
-    async def _arguments(self, activity: Activity[..., Any], payload: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        try:
-            if len(payload) < LARGE_CHARS:
-                return activity.codec.decode(payload)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, activity.codec.decode, payload)
-        except PayloadProblem as error:
-            raise CodeFailed(describe(error, FaultReason.invalid_payload)) from None
+    async def _decoded_in_thread(self, activity: Activity[..., Any], payload: str) -> Arguments:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _decoded, activity, payload)
 
     async def _in_thread(self, activity: Activity[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         context = contextvars.copy_context()
@@ -95,6 +93,13 @@ class CodeRunner:
                 raise CodeFailed(outcome)
             case _:  # a plain wrapper around async code
                 return _encoded(activity, await outcome)
+
+
+def _decoded(activity: Activity[..., Any], payload: str) -> Arguments:
+    try:
+        return activity.codec.decode(payload)
+    except PayloadProblem as error:
+        raise CodeFailed(describe(error, FaultReason.invalid_payload)) from None
 
 
 async def _in_child(activity: Activity[..., Any], context: JobContext, host: Host, payload: str) -> str:
