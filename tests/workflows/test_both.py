@@ -163,6 +163,7 @@ async def test_a_signal_that_is_received(client: Client) -> None:
 async def test_signals_that_are_plain_functions(client: Client) -> None:
     """What they begin is named by the signal, each apart; a coroutine that one returns is awaited as its handler's."""
     handle = await client.start(Errands.run)
+    await until(lambda: _waits(handle))  # the begin is an input of its own then, and the first that counts
     await handle.signal(Errands.by_a_task, "task")
     await handle.signal(Errands.by_a_timer, "timer")
     await handle.signal(Errands.by_a_coroutine, "coroutine")
