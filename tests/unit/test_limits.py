@@ -372,3 +372,12 @@ def test_a_limit_may_name_what_a_model_computes() -> None:
     limited("parcel.zone")
     with pytest.raises(DefinitionError, match="zone"):
         fair("parcel.zone")  # which is read in the payload as it was sent
+
+
+def test_global_concurrency_is_a_limit_of_the_activity_s_own() -> None:
+    """Its name is what `turnout limit ls` shows."""
+
+    @activity(name="narrow", global_concurrency=2, limits=[Limit("wide", concurrency=9)])
+    async def narrow() -> None: ...
+
+    assert [(limit.name, limit.concurrency) for limit in narrow.limits] == [("wide", 9), ("activity:narrow", 2)]
