@@ -35,7 +35,7 @@ _EFFECTS = {
     "PriorityRequested": "Save Unschedule Replace Remove Schedule Rank",
     "Expired": "Save WriteDeadLetter Unschedule TakeOff Remove TellParent Unpark",
     "Stuck": "Save WriteDeadLetter Replace Unschedule TakeOff Remove TellParent",
-    "Leftover": "Save WriteDeadLetter Remove TellParent",
+    "Leftover": "Save WriteDeadLetter TakeOff Remove TellParent",
 }
 
 _WORKFLOW_EFFECTS = (

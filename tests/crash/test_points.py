@@ -46,7 +46,7 @@ UNTRIED |= {
     for effect in ("WriteDeadLetter", "Ack", "Replace", "Remove", "Abandon", "TellParent")
 }
 UNTRIED |= {f"Answered.{effect}" for effect in ("Save", "WriteDeadLetter", "Replace", "Remove", "TellParent", "done")}
-UNTRIED |= {f"{event}.TakeOff" for event in ("Received", "Answered", "Lost", "Stuck")}
+UNTRIED |= {f"{event}.TakeOff" for event in ("Received", "Answered", "Lost", "Stuck", "Leftover")}
 UNTRIED |= {"KeptAlive.Save", "KeptAlive.done"}
 UNTRIED |= {f"Resubmitted.{effect}" for effect in ("WriteDeadLetter", "TellParent", "Remove", "Schedule")}
 """Effects that these share with other ends of attempts, and what a client does from outside."""
