@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from turnout import loop_thread, wire
+from turnout import crashpoints, loop_thread, wire
 from turnout.loop_thread import LoopThread
 from turnout.nats import boottime, connection
 from turnout.store import nodes, perform, topology
@@ -127,6 +127,12 @@ def patched(pairs: Iterable[Patch]) -> Iterator[None]:
                 setattr(owner, name, value)
 
 
+def _listed(point: str) -> None:
+    """Every effect of every history has a name at which tests/crash can make a process die."""
+    if point not in crashpoints.POINTS:
+        raise AssertionError(f"crash point {point} is not listed in turnout.crashpoints")
+
+
 @contextmanager
 def taken(now: Callable[[], float], chance: random.Random, deliver: int, open_: Any) -> Iterator[None]:
     dice = Dice(chance)
@@ -135,6 +141,8 @@ def taken(now: Callable[[], float], chance: random.Random, deliver: int, open_: 
     pairs: list[Patch] = []
     pairs += [
         (boottime, "_read", lambda _: now()),
+        (crashpoints, "ARMED", True),
+        (crashpoints, "reach", _listed),
         (secrets, "token_hex", dice.token_hex),
         (random, "random", chance.random),
         (random, "uniform", chance.uniform),
