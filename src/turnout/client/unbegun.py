@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from turnout.core.lifecycle import newer, record_of
+from turnout.core.lifecycle import as_it_stands
 from turnout.core.record import Delivery, JobRecord, JobState
 from turnout.errors import InvalidState, JobNotFound, StorageRefused
 from turnout.store.consumers import consumer_of
@@ -39,7 +39,7 @@ class UnbegunJobs:
         loaded, found = await self._look(self._store.queue.find, activity, job_id)
         taken: list[JobRecord] = []
         for _ in range(_ROUNDS):
-            record = _current(loaded, found)
+            record = as_it_stands(loaded.record, found)
             if record is None:
                 break
             _check(record)
@@ -107,11 +107,6 @@ class UnbegunJobs:
         name = lane(found.activity, found.message.priority)
         consumer = await consumer_of(self._store.connection, self._store.names, name)
         return consumer is not None and found.message.seq <= consumer.delivered_seq
-
-
-def _current(loaded: Versioned, found: Delivery | None) -> JobRecord | None:
-    """The job as it stands: its record, or its message when that is newer or all there is."""
-    return record_of(found, loaded.record) if found is not None and newer(found, loaded.record) else loaded.record
 
 
 def _check(record: JobRecord) -> None:

@@ -159,6 +159,11 @@ def record_of(delivery: Delivery, before: JobRecord | None = None) -> JobRecord:
     )
 
 
+def as_it_stands(record: JobRecord | None, delivery: Delivery | None) -> JobRecord | None:
+    """The job as it stands: its record, or its message when that is newer or all there is."""
+    return record_of(delivery, record) if delivery is not None and newer(delivery, record) else record
+
+
 # --- submitting ------------------------------------------------------------------------------------------------------
 
 
@@ -309,7 +314,7 @@ def _declined(record: JobRecord | None, event: Declined) -> Effects:
     comes back to somebody who has the time to clear up.
     """
     delivery = event.delivery
-    current = _current(record, delivery)
+    current = as_it_stands(record, delivery)
     if current is None or current.generation != delivery.generation:
         return ()
     return () if current.state.final or current.state is JobState.running else _give_back(current, delivery, 0.0)
@@ -368,7 +373,7 @@ def _settle(record: JobRecord, event: AttemptEnd) -> Effects:
 
 def _answered(record: JobRecord | None, event: Answered) -> Effects:
     """Of a job whose code is still at work the answer is kept until that leaves the rest to others (P14)."""
-    current = _current(record, event.delivery)
+    current = as_it_stands(record, event.delivery)
     if current is None or current.state is not JobState.running or event.answer.attempt not in (None, current.attempt):
         return ()
     if current.outside is None:
@@ -409,7 +414,7 @@ def _lost(record: JobRecord | None, event: Lost) -> Effects:
 
 
 def _cancel_requested(record: JobRecord | None, event: CancelRequested) -> Effects:
-    current = _current(record, event.delivery)
+    current = as_it_stands(record, event.delivery)
     if current is None and event.unsubmitted is not None:
         current = JobRecord(event.unsubmitted, JobState.queued)
     if current is None or current.state.final:
@@ -441,14 +446,14 @@ def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects
 
 
 def _priority_requested(record: JobRecord | None, event: PriorityRequested) -> Effects:
-    current = _current(record, event.delivery)
+    current = as_it_stands(record, event.delivery)
     if current is None or current.state.final or current.state is JobState.running:
         return ()
     return prioritized(record, current, event)
 
 
 def _expired(record: JobRecord | None, event: Expired) -> Effects:
-    current = _current(record, event.delivery)
+    current = as_it_stands(record, event.delivery)
     if current is not None and current.outside is not None and event.now >= current.answer_due:
         return _end_outside(after_silence(current, event.now, event.u), event.delivery)
     if current is None or current.state.final or current.state is JobState.running:
@@ -465,7 +470,7 @@ def _expired(record: JobRecord | None, event: Expired) -> Effects:
 
 def _stuck(record: JobRecord | None, event: Stuck) -> Effects:
     delivery = event.delivery
-    current = _current(record, delivery)
+    current = as_it_stands(record, delivery)
     if current is None or (current.state is JobState.running and current.outside is None):
         return ()
     if event.twin is not None:
@@ -504,11 +509,6 @@ def _leftover(record: JobRecord | None, event: Leftover) -> Effects:
 
 
 # --- one constructor per way of writing a record ---------------------------------------------------------------------
-
-
-def _current(record: JobRecord | None, delivery: Delivery | None) -> JobRecord | None:
-    """The job as it stands: its record, or its message when that is newer or all there is."""
-    return record_of(delivery, record) if delivery is not None and newer(delivery, record) else record
 
 
 def _briefly(record: JobRecord) -> tuple[AttemptRecord, ...]:
