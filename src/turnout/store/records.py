@@ -101,7 +101,7 @@ class Registry:
         """Write `record` if `revision` is still the newest; begin its retention when it `expires`."""
         spec, headers = record.spec, {EXPECTED: str(revision)}
         if expires:
-            retention = self._settings.fresh(spec.activity) or await self._settings.retention(spec.activity)
+            retention = await self._settings.retention(spec.activity)
             headers[TTL] = for_seconds(retention.of(record.state, spec.generation))
         subject = self._names.record(spec.activity, spec.id)
         data = wire.dump_record(record, self._connection.max_payload - _HEADERS_BYTES)

@@ -74,23 +74,15 @@ class Settings:
         Of an activity what it has declared for itself, else what holds for the namespace. While it can't be read what
         was known before holds: a job's end must not wait for it.
         """
-        if (fresh := self.fresh(activity)) is not None:
-            return fresh
-        now = asyncio.get_running_loop().time()
-        self._read_at = now
-        try:
-            await self.load()
-        except TurnoutError as error:
-            logger.debug("the namespace's retention could not be read: %s", error)
-        return self._known.activities.get(activity, self._known.namespace)
-
-    def fresh(self, activity: str = "") -> Retention | None:
-        """What `retention` gives where nothing has to be read for it, else None."""
         if self._fixed:
             return self._known.namespace
-        read_at = self._read_at
-        if read_at is None or asyncio.get_running_loop().time() - read_at > FRESH_S:
-            return None
+        now = asyncio.get_running_loop().time()
+        if self._read_at is None or now - self._read_at > FRESH_S:
+            self._read_at = now
+            try:
+                await self.load()
+            except TurnoutError as error:
+                logger.debug("the namespace's retention could not be read: %s", error)
         return self._known.activities.get(activity, self._known.namespace)
 
     async def load(self) -> Retention:

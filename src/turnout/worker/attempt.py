@@ -78,9 +78,7 @@ class Attempt:
         """Run the code and say how it ended."""
         timers: list[asyncio.TimerHandle] = []
         try:
-            record = self.reports.record
-            plain = record.checkpoint is None and record.spec.payload.ref is None
-            payload = record.spec.payload.text or "" if plain else await self._prepare()
+            payload = await self._prepare()
             timers = self._start_timers()
             return await self._outcome(run_code, payload)
         except TurnoutError as error:
@@ -133,7 +131,7 @@ class Attempt:
         if reason is not None and reason in (TIMED_OUT, LEASE_LOST):
             return self._stopped(reason)
         try:
-            body = self.reports.small(text) or await self.reports.body(text, "result")
+            body = await self.reports.body(text, "result")
         except InvalidValue as error:
             return self._failed(describe(error, FaultReason.invalid_result))
         return Completed(token=self.reports.token, now=self._now(), progress=self.reports.progress, result=body,

@@ -156,13 +156,9 @@ class Reports:
             return body.text or ""
         return await retry_while_away(lambda: self._store.payloads.get(body))
 
-    def small(self, text: str) -> Body | None:
-        """A text that the record keeps inline; None where `body` has to look."""
-        return self._store.payloads.inline(text)
-
     async def body(self, text: str, what: str) -> Body:
         """A text as the record keeps it: inline, or in an object that is stored when this returns."""
-        small = self.small(text)
+        small = self._store.payloads.inline(text)
         if small is not None:
             return small
         return await retry_while_away(lambda: self._store.payloads.put(text, what, self.record.id))
