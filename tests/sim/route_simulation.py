@@ -15,7 +15,6 @@ from tests.sim.seams import Patch
 from tests.sim.simulation import Simulation, replayable
 from turnout.core.record import JobState
 from turnout.core.routing import fits
-from turnout.nats.stream import kv_stream
 from turnout.testing.memory import Message
 
 HAS: tuple[dict[str, str], ...] = ({}, {"gpu": "small"}, {"gpu": "small", "region": "east"})
@@ -51,14 +50,6 @@ class Routing(Simulation):
 
     def _build(self) -> None:
         super()._build()
-        records = self.server.streams[kv_stream(self.names.jobs_bucket)]
-        watch = records.on_store
-
-        def written(message: Message) -> None:
-            watch(message)
-            self._written(message.subject.rpartition(".")[2])
-
-        records.on_store = written
         stored = self.work.on_store
 
         def sent(message: Message) -> None:

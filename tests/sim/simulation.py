@@ -27,7 +27,7 @@ from turnout.nats.link import WATCH_MISSES
 from turnout.nats.stream import kv_stream
 from turnout.store.names import Names
 from turnout.store.topology import TopologyOptions, stream_configs
-from turnout.testing.memory import MemoryServer, Network
+from turnout.testing.memory import MemoryServer, Message, Network
 
 HEAL_S = 200.0
 """How long after the last fault everything may take to end: virtual seconds."""
@@ -113,7 +113,7 @@ class Simulation:
         self.work.schedule_late_s = lambda: self.world.random.random() * 0.25
         self.work.on_store, self.work.on_gone = self.invariants.stored, self.invariants.gone
         records = self.server.streams[kv_stream(self.names.jobs_bucket)]
-        records.on_store = self.invariants.written
+        records.on_store = self._recorded
         records.on_gone = lambda message, why: self.invariants.expired(message) if why == "expired" else None
         self.server.streams[self.names.faults].on_store = self.invariants.letter
         for number in range(plan.nodes):
@@ -121,6 +121,13 @@ class Simulation:
         for number in range(plan.supervisors):
             self._start_overseer(number)
         self.caller = self._make_caller()
+
+    def _recorded(self, message: Message) -> None:
+        self.invariants.written(message)
+        self._written(message.subject.rpartition(".")[2])
+
+    def _written(self, job_id: str) -> None:
+        """The job's record was stored, and the invariants know it."""
 
     def _make_caller(self) -> Caller:
         return Caller(self)

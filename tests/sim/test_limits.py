@@ -52,14 +52,6 @@ class Limiting(Simulation):
 
     def _build(self) -> None:
         super()._build()
-        records = self.server.streams[kv_stream(self.names.jobs_bucket)]
-        watch = records.on_store
-
-        def written(message: Message) -> None:
-            watch(message)
-            self._written(message.subject.rpartition(".")[2])
-
-        records.on_store = written
         self.server.streams[self.names.limits].on_store = self._places
 
     def _written(self, job_id: str) -> None:

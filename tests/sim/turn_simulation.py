@@ -13,7 +13,6 @@ from tests.sim.plan import Act, Fault, Plan
 from tests.sim.seams import Patch
 from tests.sim.simulation import Simulation, replayable
 from turnout.core.record import JobState
-from turnout.nats.stream import kv_stream
 from turnout.supervisor import turns
 from turnout.testing.memory import Message
 
@@ -63,12 +62,7 @@ class Dealing(Simulation):
         super()._build()
         latency = self.network.latency
         self.network.latency = lambda: latency() / 10  # type: ignore[method-assign]
-        records = self.server.streams[kv_stream(self.names.jobs_bucket)]
-        watch, stored = records.on_store, self.work.on_store
-
-        def written(message: Message) -> None:
-            watch(message)
-            self._written(message.subject.rpartition(".")[2])
+        stored = self.work.on_store
 
         def lies(message: Message) -> None:
             stored(message)
@@ -77,7 +71,7 @@ class Dealing(Simulation):
             if found is not None and (record is None or not (record.attempts or record.state.final)):
                 self._waiting.setdefault(found.id, (_tenant(message.data), self.world.now))
 
-        records.on_store, self.work.on_store = written, lies
+        self.work.on_store = lies
 
     def _written(self, job_id: str) -> None:
         record = self.invariants.records.get(job_id)
