@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import threading
-
-import pytest
 
 from turnout.store.chance import Chance
 
@@ -33,16 +32,24 @@ def test_threads_draw_each_their_own() -> None:
     assert len(set(drawn)) == 4000
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+FORKING = """
+import os
+from turnout.store.chance import Chance
+
+Chance().nonce()  # now there is some drawn
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(writer, Chance().nonce().encode())
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(os.read(reader, 16).decode(), Chance().nonce())
+"""
+
+
 def test_a_forked_process_does_not_draw_what_its_parent_does() -> None:
     """What the parent has drawn in advance is no randomness in the child."""
-    Chance().nonce()  # now there is some drawn
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, Chance().nonce().encode())
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert os.read(reader, 16).decode() != Chance().nonce()
-    os.close(reader)
-    os.close(writer)
+    said = subprocess.run([sys.executable, "-c", FORKING], check=True, capture_output=True, text=True).stdout
+    theirs, ours = said.split()
+    assert len(theirs) == len(ours) == 16
+    assert theirs != ours
