@@ -172,8 +172,23 @@ async def test_the_timeout_ends_a_stuck_one(client: Client) -> None:
             await handle.result(timeout=10)
 
 
+async def test_what_breaks_the_code_lies_in_the_inbox(client: Client) -> None:
+    """The end of a job that was handed over in memory is there before it says stuck: nothing sent later comes first."""
+    handle = await client.start(bad().options(id="w"))
+    async with Worker(client, activities=[double], workflows=[bad()]):
+        await handle.signal("go", "a")
+        await handle.signal("go", "b")
+        await stuck(client, "w")
+        names, connection = client.store.names, client.store.connection
+        done = await connection.get_message(names.inbox, next_by_subj=names.input("thing", "w", "done.>"))
+        newest = await connection.get_message(names.history, last_by_subj=names.records("w"))
+        assert done is not None
+        assert newest is not None
+        assert done.time_ns < newest.time_ns
+
+
 async def test_a_cancel_waits_for_the_repair(client: Client) -> None:
-    """A stuck workflow that is asked to cancel shows that, and is cancelled by repaired code where it waits."""
+    """A cancel of a stuck workflow waits behind the input that sticks; repaired code that ends there is done."""
     handle = await client.start(bad().options(id="w"))
     async with Worker(client, activities=[double], workflows=[bad()], build="one"):
         await handle.signal("go", "a")

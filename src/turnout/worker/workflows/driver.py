@@ -18,10 +18,10 @@ from turnout.core.workflows.caution import RESUME, Caution, Handed, caution, poi
 from turnout.core.workflows.effects import ended_in
 from turnout.core.workflows.standing import BrokenHistory, Standing, Verdict, forks, judge, stand
 from turnout.core.workflows.task import Author, Draft, Now, stuck_record, terminated_record
-from turnout.core.workflows.values import CommandKind, Failure, Input, Record
+from turnout.core.workflows.values import CommandKind, Input, Record
 from turnout.definition.activity import Activity
 from turnout.definition.workflow import Workflow
-from turnout.errors import NonDeterminism, UnreadableRecord
+from turnout.errors import UnreadableRecord
 from turnout.flow.thread import HeldTooLong, LeftByExit
 from turnout.store.commit import Committer
 from turnout.store.histories import Overtaken, Stored, is_deleted
@@ -30,15 +30,15 @@ from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
 from turnout.telemetry import log_lines, questions, workflow_metrics
 from turnout.telemetry import workflows as telemetry
-from turnout.worker.failure import Redact, error_info
+from turnout.worker.failure import Redact
 from turnout.worker.workflows.aftermath import Aftermath, newest_alone
 from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.cache import Cache, Cached
 from turnout.worker.workflows.calls import Views
-from turnout.worker.workflows.ends import NOT_LOADED, CodeBroke, redacted_record
+from turnout.worker.workflows.ends import NOT_LOADED, LocalActivityMissing, cause_of, redacted_record, trouble_of
 from turnout.worker.workflows.handover import Handover, WantsInput
 from turnout.worker.workflows.local_activity import surroundings
-from turnout.worker.workflows.locals import LocalActivityMissing, Locals
+from turnout.worker.workflows.locals import Locals
 from turnout.worker.workflows.looking import Looking, Situation
 from turnout.worker.workflows.passing import pass_home
 from turnout.worker.workflows.pins import Pins
@@ -441,17 +441,20 @@ class Driver:
     async def _stuck(
         self, standing: Standing, error: BaseException, lying: Sequence[Lying], wakeups: list[Wakeup]
     ) -> list[Wakeup]:
-        """The code can't go on: say why, once, and give the wake-ups back until it is repaired (W7)."""
-        cause = error.__cause__ if isinstance(error, CodeBroke) and error.__cause__ is not None else error
-        reason = next((reason for kind, reason in _REASONS if isinstance(cause, kind)), "code_raised")
-        self._options.on_stuck(standing.newest.id, cause)
-        failure = Failure(error_info(cause), (), reason)
+        """The code can't go on: say why, once, and give the wake-ups back until it is repaired (W7).
+
+        Ends that were handed over go into the inbox first, so they lie before what is sent to a stuck workflow.
+        """
+        if any(wakeup.handed_over for wakeup in wakeups):
+            return [wakeup for wakeup in wakeups if not wakeup.handed_over]
+        failure = trouble_of(error)
+        self._options.on_stuck(standing.newest.id, cause_of(error))
         record = stuck_record(standing, self._author(), self._store.connection.now(), failure)
         if record is not None:
             record = redacted_record(record, self._options.redact)
-            known = record.failure.error if record.failure is not None else failure.error
+            told = record.failure.error if record.failure is not None else failure.error
             said = "workflow %s is stuck until repaired code is deployed: %s: %s"
-            logger.error(said, record.id, known.type, known.message)
+            logger.error(said, record.id, told.type, told.message)
             standing = await self._append(standing, record, lying)
         return self.settling.stuck(standing, wakeups)
 
@@ -464,8 +467,7 @@ class Driver:
             await self._code.run(evicted.drop)
 
     async def _drop(self, workflow_id: str) -> None:
-        cached = self._cache.take(workflow_id)
-        if cached is not None:
+        if (cached := self._cache.take(workflow_id)) is not None:
             await self._code.run(cached.instance.drop)
 
     def _author(self) -> Author:
@@ -474,13 +476,3 @@ class Driver:
     def _now(self, done: Done, waits: tuple[Any, ...], lying: int) -> Now:
         left = max(0, lying - len(done.draft.inputs)) if done.draft.end is not None else 0
         return Now(at=self._store.connection.now(), waits=waits, u=self._store.chance.fraction(), left=left)
-
-
-_REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (NonDeterminism, "non_determinism"),
-    (HeldTooLong, "held_too_long"),
-    (LocalActivityMissing, "activity_missing"),
-    (BrokenHistory, "unreadable_history"),
-    (UnreadableRecord, "unreadable_history"),
-    (ObjectGone, "unreadable_history"),
-)

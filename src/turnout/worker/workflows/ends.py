@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterator
 import attrs
 
 from turnout.core.retry import mro_names, qualified
+from turnout.core.workflows.standing import BrokenHistory
 from turnout.core.workflows.values import Answer, Failure, Record
 from turnout.errors import (
+    DefinitionError,
     Fatal,
     JobCancelled,
     JobFaulted,
@@ -48,6 +50,10 @@ class CodeBroke(Exception):
     """The code raised what no workflow ends by: it is stuck until repaired code is deployed. The cause is the error."""
 
 
+class LocalActivityMissing(DefinitionError):
+    """A workflow calls a local activity that its worker was not given."""
+
+
 NOT_LOADED = (CodeBroke, NonDeterminism, UnreadableRecord, ObjectGone, HeldTooLong, LeftByExit)
 """What a replay raises that time will not mend."""
 
@@ -76,6 +82,18 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(info, mro_names(error))
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What a workflow is stuck by: the error itself, or what the code raised."""
+    return error.__cause__ if isinstance(error, CodeBroke) and error.__cause__ is not None else error
+
+
+def trouble_of(error: BaseException) -> Failure:
+    """Why a workflow is stuck, as a record keeps it: the error, and one of the reasons that are listed in the docs."""
+    cause = cause_of(error)
+    reason = next((reason for kind, reason in _REASONS if isinstance(cause, kind)), "code_raised")
+    return Failure(error_info(cause), (), reason)
+
+
 def redacted_record(record: Record, redact: Redact | None) -> Record:
     """The record with what `redact` leaves of the errors of this workflow's code: of its end, and of its answers."""
     if redact is None or (record.failure is None and not record.answers and record.start is None):
@@ -102,3 +120,13 @@ def _messages(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
             yield from _messages(each)
         else:
             yield error_info(each).shown
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (NonDeterminism, "non_determinism"),
+    (HeldTooLong, "held_too_long"),
+    (LocalActivityMissing, "activity_missing"),
+    (BrokenHistory, "unreadable_history"),
+    (UnreadableRecord, "unreadable_history"),
+    (ObjectGone, "unreadable_history"),
+)

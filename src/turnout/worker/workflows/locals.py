@@ -24,7 +24,7 @@ from turnout.core.workflows.standing import BrokenHistory, Standing, Verdict, ju
 from turnout.core.workflows.task import Turn
 from turnout.core.workflows.values import Command, CommandKind, Ending, EndKind, Input, InputKind, Record
 from turnout.definition.activity import Activity, refuse_as_local
-from turnout.errors import DefinitionError, InvalidValue, TurnoutError
+from turnout.errors import InvalidValue, TurnoutError
 from turnout.keyed_locks import KeyedLocks
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.inbox import Wakeup
@@ -32,7 +32,7 @@ from turnout.store.perform import Store
 from turnout.telemetry import workflow_metrics
 from turnout.worker.attempt import CLEANUP_S
 from turnout.worker.failure import error_info
-from turnout.worker.workflows.ends import CodeBroke
+from turnout.worker.workflows.ends import CodeBroke, LocalActivityMissing
 from turnout.worker.workflows.local_activity import LocalActivity, RunFacts, Surroundings
 from turnout.worker.workflows.settling import Settling
 from turnout.worker.workflows.task import Done, apply_more
@@ -51,10 +51,6 @@ LONGEST_S = 0.05
 
 Apply = Callable[[Input], Turn]
 RunOnThread = Callable[[Callable[[], None]], Awaitable[None]]
-
-
-class LocalActivityMissing(DefinitionError):
-    """A workflow calls a local activity that its worker was not given."""
 
 
 @attrs.define(eq=False)
