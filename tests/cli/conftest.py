@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.forks import Fork, Piped, Start, zygote
 from tests.support.servers import quick_server
+from tests.support.waiting import until
 from turnout import Client, JobInfo
 from turnout.testing.server import NatsServer
 
@@ -93,6 +94,19 @@ class Cli:
             raise AssertionError(f"job {job_id} ended before it was as expected")
 
         return asyncio.run(watch())
+
+    def until_dead(self, job_id: str) -> None:
+        """Return when the job's dead letter is there: it is written behind the record that tells of the end."""
+
+        async def look() -> None:
+            async with Client.connect(self.url, namespace=self.namespace) as client:
+                await until(lambda: has_letter(client, job_id))
+
+        asyncio.run(look())
+
+
+async def has_letter(client: Client, job_id: str) -> bool:
+    return bool([letter async for letter in client.faults(job_id=job_id)])
 
 
 def all_of(terminal: int) -> str:

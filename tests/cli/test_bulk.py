@@ -53,6 +53,7 @@ def test_retrying_what_matches(busy: Cli) -> None:
     for job_id in ("r1", "r2"):
         busy("job", "submit", "moody", "--id", job_id, "--label", "round=1", "--wait", code=1)
     busy("job", "submit", "broken", "--id", "r3", "--label", "round=1", "--wait", code=1)
+    busy.until_dead("r3")
     assert busy.json("job", "retry", "--label", "round=1", "--error", "ValueError", "--yes") == {"retried": 2}
     for job_id in ("r1", "r2"):
         busy("job", "follow", job_id)
@@ -91,7 +92,7 @@ def test_a_terminal_is_asked_first(cli: Cli, answer: bytes, code: int, left: dic
         while b"cancel 2 jobs? [y/N]" not in shown:
             shown += os.read(terminal, 4096)
         os.write(terminal, answer)
-        assert process.wait(20) == code
+        assert process.wait(30) == code
     assert states(cli) == left
 
 

@@ -114,6 +114,7 @@ def test_a_job_that_waits_for_a_limit_says_so(cli: Cli) -> None:
 def test_fault_ls_and_show(busy: Cli) -> None:
     """A dead letter is listed, and shown with its reason, error, attempts and payload."""
     busy("job", "submit", "broken", '{"what": "disk"}', "--id", "dead", "--wait", code=1)
+    busy.until_dead("dead")
     assert [each["id"] for each in busy.json("fault", "ls", "--activity", "broken")] == ["dead"]
     assert busy.json("fault", "ls", "--activity", "add") == []
     assert busy.json("fault", "ls", "--since", "2100-01-01T00:00:00Z") == []

@@ -8,6 +8,7 @@ from tests.cli.conftest import Cli
 def dead(cli: Cli, *ids: str) -> None:
     for job_id in ids:
         cli("job", "submit", "broken", "--id", job_id, "--wait", code=1)
+        cli.until_dead(job_id)
 
 
 def test_replay_by_id_tells_the_new_state(busy: Cli) -> None:
@@ -33,6 +34,7 @@ def test_replay_by_filter_counts(busy: Cli) -> None:
 def test_ls_drops_what_was_mended(busy: Cli) -> None:
     """`fault ls` lists a letter until its job has gone on; `--all` lists it still, and `show` knows it."""
     busy("job", "submit", "moody", "--id", "mended", "--wait", code=1)
+    busy.until_dead("mended")
 
     def listed(*more: str) -> list[str]:
         return [letter["id"] for letter in busy.json("fault", "ls", "--activity", "moody", *more)]

@@ -12,7 +12,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.cli.conftest import TURNOUT, Cli, all_of
+from tests.cli.conftest import TURNOUT, Cli, all_of, has_letter
+from tests.support.waiting import until
 from turnout import Client, JobInfo
 
 KEYS = {field.name for field in attrs.fields(JobInfo)}
@@ -138,11 +139,12 @@ async def test_what_a_program_answers_with_is_what_is_printed(busy: Cli) -> None
     busy("job", "submit", "broken", "--id", "plain", "--label", "a=b", "--wait", code=1)
     async with Client.connect(busy.url, namespace=busy.namespace) as client:
         info = await client.job("plain").info()
+        await until(lambda: has_letter(client, "plain"))
         letters = [letter.to_dict() async for letter in client.faults(job_id="plain")]
         nodes, activities = await client.nodes(), await client.activities()
     assert json.loads(json.dumps(info.to_dict())) == busy.json("job", "show", "plain")
     assert info.to_dict()["attempts"] == [attempt.to_dict() for attempt in info.attempts]
-    assert letters[-1:] == [busy.json("fault", "show", "plain")]
+    assert letters == [busy.json("fault", "show", "plain")]
     assert [node.to_dict()["id"] for node in nodes] == [node["id"] for node in busy.json("node", "ls")]
     assert [each.to_dict() for each in activities] == busy.json("activity", "ls")
 
@@ -276,7 +278,7 @@ def test_following_draws_a_bar_on_a_terminal(busy: Cli) -> None:
             shown += os.read(terminal, 65536)
         busy("job", "cancel", job_id)
         assert "was cancelled" in all_of(terminal)
-        assert process.wait(20) == 3
+        assert process.wait(30) == 3
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_publish
-from tests.support.waiting import best_of_three, listed, until
+from tests.support.waiting import best_of_three, letters, listed, until
 from turnout import (
     Client,
     InvalidState,
@@ -499,11 +499,8 @@ async def test_each_life_of_an_id_has_its_letter(turnout_client: Client, turnout
             with pytest.raises(JobFaulted):
                 await handle.result(timeout=10)
             await handle.delete()
-
-        async def letters() -> list[Any]:
-            return [fault.payload async for fault in turnout_client.faults()]
-
-        assert await letters() == [{"succeed_from": 98}, {"succeed_from": 99}]
+        told = await letters(turnout_client, 2)
+    assert sorted(letter.payload["succeed_from"] for letter in told) == [98, 99]
 
 
 # --- a node that stops -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import letters, until
 from turnout import Client, JobFaulted, RetryPolicy, activity, current_job
 from turnout.core.group import GroupRecord, Roster
 from turnout.core.spec import Body
@@ -87,9 +87,9 @@ async def test_what_a_letter_refers_to_stays_and_can_be_replayed(turnout_client:
         handle = await turnout_client.submit(fail, BIG)
         with pytest.raises(JobFaulted):
             await handle.result(timeout=20)
+        (letter,) = await letters(turnout_client, 1)
         await forget_record(turnout_client, "fail", handle.id)
         assert await collect(turnout_client, 3) == 0
-        (letter,) = [letter async for letter in turnout_client.faults()]
         assert letter.payload == {"text": BIG}
         await turnout_client.replay(handle.id)
         with pytest.raises(JobFaulted):

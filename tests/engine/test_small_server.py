@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from tests.support.waiting import letters
 from turnout import (
     Client,
     Fatal,
@@ -84,7 +85,7 @@ async def test_many_long_errors(client: Client) -> None:
             await handle.result(timeout=120)
         info = await handle.info()
         assert (info.attempt, info.losses, info.reason) == (ATTEMPTS_KEPT + 10, 0, "fatal")
-        assert [letter.id async for letter in client.faults(activity="complain")] == [handle.id]
+        assert [letter.id for letter in await letters(client, 1)] == [handle.id]
 
 
 async def test_an_end_that_cannot_be_stored_says_why(client: Client) -> None:
