@@ -89,10 +89,13 @@ async def waiting_for(client: Client, handle: AnyWorkflowHandle, *kinds: str) ->
 
 
 async def lose(client: Client, stream: str, subject: str) -> None:
-    """Storage loses what lies there: something did."""
-    connection = client.store.connection
-    assert await connection.get_message(stream, last_by_subj=subject) is not None
-    await Stream(connection, stream).purge(subject)
+    """Storage loses what lies there, as soon as something does: what a record asks for is stored behind it."""
+    await until(lambda: lies(client, stream, subject))
+    await Stream(client.store.connection, stream).purge(subject)
+
+
+async def lies(client: Client, stream: str, subject: str) -> bool:
+    return await client.store.connection.get_message(stream, last_by_subj=subject) is not None
 
 
 async def lose_inputs(client: Client, name: str, workflow_id: str) -> None:
@@ -141,6 +144,7 @@ async def test_a_lost_end_of_a_job(client: Client) -> None:
     async with Worker(client, activities=[double]):
         [job] = [info async for info in client.jobs(workflow=handle.id)]
         assert await client.job(job.id).result(timeout=30) == 42
+        await until(lambda: told(client, "lost_doubler", handle.id))
         assert await walk(client) == 0, "it lies in the inbox"
         await lose_inputs(client, "lost_doubler", handle.id)
         assert await walk(client) == 1
@@ -266,9 +270,19 @@ async def test_nothing_is_lost(client: Client) -> None:
         await handles[2].signal("go", "now")
         await handles[2].result(timeout=30)
         await until(lambda: is_to_be_collected(client, handles[2].id))
+        names = client.store.names  # what the others wait for is stored behind the records that tell of it
+        await until(lambda: lies(client, names.inbox, names.workflow_timer("lost_sleeper", handles[0].id, "*", 1)))
+        await until(lambda: lies(client, names.work, names.jobs("double", "*")))
+        await waiting_for(client, client.workflow("the-child"), "signal")
+        await until(lambda: knows_its_child(handles[3]))
         before = await sizes(client)
         assert await walk(client) == 0
         assert await sizes(client) == before
+
+
+async def knows_its_child(handle: AnyWorkflowHandle) -> bool:
+    """Whether it has been told that the child is there: "started" is what happened to the workflow itself as well."""
+    return [event.kind for event in await handle.history()].count("started") == 2
 
 
 async def test_what_is_made_up_keeps_nobody(client: Client, caplog: pytest.LogCaptureFixture) -> None:
