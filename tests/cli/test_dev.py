@@ -37,7 +37,7 @@ def test_it_serves_and_keeps_what_was_stored(here: Cli) -> None:
         assert "runs already in" in here.error("dev", code=1)
         (server,) = named("nats-server", dev.pid)
         dev.send_signal(signal.SIGINT)
-        assert dev.wait(15) == 0
+        assert dev.wait(30) == 0
         assert not alive(server)
     assert (here.cwd / ".turnout" / ".gitignore").read_text() == "*\n"
     assert stat.S_IMODE((here.cwd / ".turnout").stat().st_mode) == 0o700
@@ -45,7 +45,7 @@ def test_it_serves_and_keeps_what_was_stored(here: Cli) -> None:
         at = ["--server", first_document(dev)["url"]]
         assert here.json("job", "show", "kept", *at)["result"] == 7
         dev.send_signal(signal.SIGTERM)
-        assert dev.wait(15) == 0
+        assert dev.wait(30) == 0
 
 
 def test_it_takes_another_port_and_says_how_to_submit(here: Cli) -> None:

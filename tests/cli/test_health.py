@@ -168,7 +168,7 @@ def test_it_is_not_ready_while_it_cannot_pull(cli: Cli) -> None:
             server.start()
             health.until("/readyz", 200, 30)
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(10) == 0
+            assert worker.wait(30) == 0
 
 
 @pytest.mark.parametrize("stream", ["work", "inbox"])
@@ -311,7 +311,7 @@ def test_a_node_is_drained_from_afar(cli: Cli) -> None:
             other = first_document(second)
             info = cli.until(job_id, lambda info: info.attempt == 2 and info.state == "running")
             assert info.node == other["id"]
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0
     assert (info.aborts, info.losses, info.failures) == (1, 0, 0)
 
 
@@ -320,7 +320,7 @@ def test_draining_waits_for_the_node_if_told_to(cli: Cli) -> None:
     with cli.process("worker", "odd", "--name", "a", "-o", "json") as worker:
         first_document(worker)
         assert cli.json("node", "drain", "a", "--wait", "--timeout", "60")["state"] == "gone"
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0
     cli.error("node", "drain", "a", code=4)
     cli.error("node", "show", "a", code=4)
     same = ("worker", "odd", "--name", "b", "-o", "json")
@@ -337,4 +337,4 @@ def test_a_signal_shortens_a_drain(cli: Cli) -> None:
         begin(cli, "wait")
         cli("node", "drain", "a")
         worker.send_signal(signal.SIGQUIT)
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0

@@ -37,7 +37,7 @@ def logged(cli: Cli, arguments: list[str], jobs: list[str], env: dict[str, str] 
         for name in jobs:
             cli("job", "submit", name, "--id", name, "--wait")
         worker.send_signal(signal.SIGTERM)
-        out, err = worker.communicate(timeout=20)
+        out, err = worker.communicate(timeout=30)
     assert out == ""
     return err
 
@@ -200,7 +200,7 @@ def test_lines_are_followed_as_json(chatty: Cli) -> None:
         assert chatty.json("job", "show", "streamed")["state"] == "running"
         chatty("job", "cancel", "streamed")
         text += following.stdout.readlines()
-        assert following.wait(20) == 3
+        assert following.wait(30) == 3
     assert [line["level"] for line in json.loads("".join(text))] == ["INFO", "WARNING"]
 
 
@@ -211,7 +211,7 @@ def test_an_aborted_attempts_lines_are_kept(cli: Cli) -> None:
         cli("job", "submit", "chat_until_stopped", "--id", "stopped")
         cli.until("stopped", lambda info: info.progress is not None)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(15) == 0
+        assert worker.wait(30) == 0
     lines = cli.json("job", "logs", "stopped")
     assert [line["message"] for line in lines] == ["it begins", "it has to stop: node_stopping"]
 

@@ -37,7 +37,8 @@ from turnout.store.perform import Performer
 from turnout.testing import NatsServer
 
 gates: list[asyncio.Event] = []
-SOON_S = 2.0
+SOON_S = 20.0
+"""How long it may take on a busy machine until what somebody has said is heard."""
 
 
 @activity(retry=RetryPolicy(max_attempts=2, delay=0.05), lease=1.0, concurrency=1)
@@ -218,17 +219,17 @@ async def test_an_answer_to_code_that_ends_by_itself_is_told(
 
 async def test_past_its_timeout_the_attempt_has_timed_out(turnout_client: Client, worker: None) -> None:
     """Which is a failure that is retried; a heartbeat begins the time anew, and progress does as well."""
-    handle = await turnout_client.submit(approve, 1.5)
+    handle = await turnout_client.submit(approve, 3.0)
     began = (await outside(handle)).attempts[0].started_at
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.6)
     await handle.heartbeat()
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(1.6)
     await handle.progress(1, 2, "half")
-    assert await handle.result(timeout=10) == -2
+    assert await handle.result(timeout=20) == -2
     first, second = (await handle.info()).attempts
     assert (first.outcome, second.outcome) == ("timed_out", "completed")
     assert first.ended_at is not None
-    assert 3.4 <= (first.ended_at - began).total_seconds() <= 3.5 + 2.0
+    assert (first.ended_at - began).total_seconds() >= 6.1
     progress = (await handle.info()).progress
     assert progress is not None
     assert (progress.done, progress.message) == (1, "half")

@@ -55,7 +55,7 @@ async def settles(name: str, expected: dict[str, float]) -> None:
         return moved(name) == expected
 
     with contextlib.suppress(TimeoutError):
-        await until(counted, 5)
+        await until(counted, 30)
     assert moved(name) == expected
 
 
