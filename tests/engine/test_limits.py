@@ -13,14 +13,20 @@ from turnout import AmbiguousJob, Client, JobState, RetryPolicy, activity
 from turnout.nats.connection import ApiError
 from turnout.testing import NatsServer
 
+MOST = 3
 running = {"now": 0, "most": 0}
+met: list[asyncio.Event] = []
+"""The last of them is set when as many run as may."""
 
 
-@activity(global_concurrency=3)
+@activity(global_concurrency=MOST)
 async def scarce() -> None:
     running["now"] += 1
     running["most"] = max(running["most"], running["now"])
-    await asyncio.sleep(0.1)
+    if running["now"] == MOST:
+        met[-1].set()
+    await met[-1].wait()
+    await asyncio.sleep(0.02)
     running["now"] -= 1
 
 
@@ -42,12 +48,13 @@ async def two() -> str:
 
 
 async def test_global_concurrency_holds_over_all_nodes(turnout_client: Client, turnout_worker: Any) -> None:
-    """Three at once over two nodes that have room for twenty: never more, and no fewer."""
-    async with turnout_worker(scarce, name="a"), turnout_worker(scarce, name="b"):
+    """Three at once over two nodes that have room for two each: never more, and no fewer."""
+    met.append(asyncio.Event())
+    async with turnout_worker(scarce, name="a", concurrency=2), turnout_worker(scarce, name="b", concurrency=2):
         handles = await turnout_client.submit_many(scarce, [{}] * 24)
         await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
         nodes = {(await handle.info()).attempts[0].node for handle in handles}
-    assert running["most"] == 3
+    assert running["most"] == MOST
     assert len(nodes) == 2
 
 

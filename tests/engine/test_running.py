@@ -327,12 +327,20 @@ async def test_concurrency_limits_hold(turnout_client: Client, turnout_worker: A
     """Never more at once than the node's slots, nor than the activity's own limit; yet as many as allowed."""
     running: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
+    full, two = asyncio.Event(), asyncio.Event()
 
     async def work(name: str) -> None:
         running[name] += 1
         most[name] = max(most[name], running[name])
         most["all"] = max(most["all"], sum(running.values()))
-        await asyncio.sleep(0.05)
+        if most["all"] >= 4:
+            full.set()
+        if most["a"] >= 2:
+            two.set()
+        await full.wait()  # until as many run as may, however slow the machine is
+        if name == "a":
+            await two.wait()
+        await asyncio.sleep(0.02)
         running[name] -= 1
 
     @activity(concurrency=2)

@@ -20,18 +20,37 @@ from turnout.testing import NatsServer
 
 runs: list[tuple[str, float, float]] = []
 """What ran, from when until when."""
+running: Counter[str] = Counter()
+meetings: list[Meeting] = []
+
+
+@attrs.define
+class Meeting:
+    """So many of these names are to run at once: until they do each of them goes on, however slow the machine is."""
+
+    names: set[str]
+    many: int
+    met: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
-    runs.clear()
+    for each in (runs, running, meetings):
+        each.clear()
 
 
 async def run(name: str, seconds: float) -> None:
     began = time.monotonic()
+    running[name] += 1
     try:
+        for meeting in meetings:
+            if name in meeting.names:
+                if sum(running[each] for each in meeting.names) >= meeting.many:
+                    meeting.met.set()
+                await meeting.met.wait()
         await asyncio.sleep(seconds)
     finally:
+        running[name] -= 1
         runs.append((name, began, time.monotonic()))
 
 
@@ -134,6 +153,7 @@ async def test_a_freed_place_is_handed_on_at_once(turnout_client: Client, turnou
 
 async def test_a_limit_is_shared_by_activities_and_nodes(turnout_client: Client, turnout_worker: Any) -> None:
     """Two at once of both activities together, over two nodes, no more and no fewer."""
+    meetings.append(Meeting({"left", "right"}, 2))
     async with turnout_worker(left, right, name="a"), turnout_worker(left, right, name="b"):
         handles = await turnout_client.submit_many(left, [{}] * 10) + await turnout_client.submit_many(right, [{}] * 10)
         await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
@@ -144,6 +164,7 @@ async def test_a_limit_is_shared_by_activities_and_nodes(turnout_client: Client,
 async def test_a_limit_has_places_for_each_value_of_its_field(turnout_client: Client, turnout_worker: Any) -> None:
     """One at a time of each tenant, whatever characters its name has; different ones run beside each other."""
     names = ["a", "b c.>*", "Zoë {x}"]
+    meetings.append(Meeting(set(names), 2))
     async with turnout_worker(serve, concurrency=20):
         payloads = [{"tenant": name} for name in names for _ in range(4)]
         handles = await turnout_client.submit_many(serve, payloads)
@@ -161,7 +182,7 @@ async def test_a_job_that_waits_holds_no_slot(turnout_client: Client, turnout_wo
         waiting = await turnout_client.submit_many(alone, [{}] * 10)
         for handle in waiting:
             await until(partial(parked, turnout_client, handle.id))
-        assert await (await turnout_client.submit(free)).result(timeout=5)
+        assert await (await turnout_client.submit(free)).result(timeout=20)
         assert await waits_for(turnout_client, waiting[0].id) == ("limit", "one")
         listed = {info.id async for info in turnout_client.jobs(state="queued")}
         assert listed == {handle.id for handle in waiting}
@@ -231,7 +252,7 @@ async def test_a_job_that_waits_holds_no_place_of_another_limit(turnout_client: 
         await until(lambda: _running(turnout_client, holder.id))
         both = await turnout_client.submit(needs_both)
         await until(lambda: parked(turnout_client, both.id))
-        await (await turnout_client.submit(needs_one_of_both)).result(timeout=5)
+        await (await turnout_client.submit(needs_one_of_both)).result(timeout=20)
         await holder.cancel()
         await both.result(timeout=10)
 
@@ -246,7 +267,7 @@ async def test_a_job_that_waits_for_its_retry_holds_no_place(turnout_client: Cli
 
         await until(retrying)
         await turnout_client.submit(alone.options(delay=3600))
-        await (await turnout_client.submit(alone)).result(timeout=5)
+        await (await turnout_client.submit(alone)).result(timeout=20)
         assert await waits_for(turnout_client, handle.id) is None
 
 
@@ -282,7 +303,7 @@ async def test_a_line_is_woken_whose_alarm_is_lost(turnout_client: Client, turno
 
     async with turnout_worker(send):
         await turnout_client.set_limit("mail", rate=1, per=3600)
-        await (await turnout_client.submit(send)).result(timeout=5)
+        await (await turnout_client.submit(send)).result(timeout=20)
         handle = await turnout_client.submit(send)
         await until(has_alarm)
         found, revision = await places.load("mail")
@@ -322,7 +343,7 @@ async def test_a_rate_is_set_and_cleared_at_run_time(turnout_client: Client, tur
         assert (found.rate, found.per, found.burst, found.source) == (0, 1, 0, "set")
         assert (found.concurrency, found.waiting, found.until is not None) == (None, 1, True)
         await turnout_client.clear_limit("mail")
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
         found = await limit(turnout_client, "mail")
         assert (found.rate, found.per, found.burst, found.source) == (20, 1, 2, "declared")
         await turnout_client.set_limit("api", rate=0.5, per=60)
@@ -355,8 +376,9 @@ async def test_limits_are_set_and_cleared_at_run_time(turnout_client: Client, tu
         handles = await turnout_client.submit_many(alone, [{}] * 3)
         for handle in handles:
             await until(partial(parked, turnout_client, handle.id))
+        meetings.append(Meeting({"alone"}, 3))
         await turnout_client.set_limit("one", 3)
-        await asyncio.gather(*(handle.result(timeout=5) for handle in handles))
+        await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
         assert most_at_once() == 3
         await turnout_client.set_limit("one", 0, duration=1.0)
         handle = await turnout_client.submit(alone)
@@ -367,13 +389,14 @@ async def test_limits_are_set_and_cleared_at_run_time(turnout_client: Client, tu
         handle = await turnout_client.submit(alone)
         await until(lambda: parked(turnout_client, handle.id))
         await turnout_client.clear_limit("one")
-        await handle.result(timeout=5)
+        await handle.result(timeout=20)
         found = await limit(turnout_client, "one")
         assert (found.concurrency, found.source, found.until) == (1, "declared", None)
 
 
 async def test_one_key_has_a_limit_of_its_own(turnout_client: Client, turnout_worker: Any) -> None:
     """What is set for a key goes over what is declared for all of them."""
+    meetings.append(Meeting({"big"}, 3))
     async with turnout_worker(serve, concurrency=20):
         await turnout_client.set_limit("tenant:big", 3)
         payloads = [{"tenant": name} for name in ("big", "small") for _ in range(6)]
@@ -477,7 +500,7 @@ async def test_a_payload_that_fits_no_function_needs_no_place(turnout_client: Cl
 async def test_jobs_without_limits_know_nothing_of_them(turnout_client: Client, turnout_worker: Any) -> None:
     """They write nothing into the stream of limits."""
     async with turnout_worker(free):
-        await (await turnout_client.submit(free)).result(timeout=5)
+        await (await turnout_client.submit(free)).result(timeout=20)
         info = await turnout_client.store.connection.api(f"STREAM.INFO.{turnout_client.store.names.limits}")
         assert info["state"]["last_seq"] == 0
 
