@@ -20,7 +20,7 @@ PLACES = [on_the_loop, in_thread, in_process]
 async def failed(client: Client, each: Any, *args: Any) -> JobInfo:
     """The job, after it has faulted."""
     with pytest.raises(JobFaulted) as caught:
-        await (await client.submit(each, *args)).result(timeout=60)
+        await (await client.submit(each, *args)).result(timeout=200)  # many processes start here
     info: JobInfo = caught.value.info
     return info
 
