@@ -452,9 +452,9 @@ class Driver:
         record = stuck_record(standing, self._author(), self._store.connection.now(), failure)
         if record is not None:
             record = redacted_record(record, self._options.redact)
-            told = record.failure.error if record.failure is not None else failure.error
+            known = record.failure.error if record.failure is not None else failure.error
             said = "workflow %s is stuck until repaired code is deployed: %s: %s"
-            logger.error(said, record.id, told.type, told.message)
+            logger.error(said, record.id, known.type, known.message)
             standing = await self._append(standing, record, lying)
         return self.settling.stuck(standing, wakeups)
 
