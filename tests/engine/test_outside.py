@@ -267,6 +267,11 @@ async def test_what_does_not_fit_is_refused_before_anything_is_stored(turnout_cl
         await handle.complete(7, attempt=0)
     with pytest.raises(InvalidValue, match="message"):
         await handle.fail(7)  # type: ignore[arg-type]
+    for unkeepable in (float("nan"), float("inf"), 10**400, "half", None):
+        with pytest.raises(InvalidValue, match="progress done must be a finite number"):
+            await handle.progress(unkeepable)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="progress total must be a finite number"):
+        await handle.progress(1, float("nan"))
     with pytest.raises(NotCompletable, match="attempt 1 by now, not in 2"):
         await handle.complete(7, attempt=2)
     with pytest.raises(NotCompletable, match="attempt 1 by now, not in 2"):

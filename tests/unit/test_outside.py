@@ -181,8 +181,12 @@ class TestSilence:
         assert decide(left_to_others(), Expired(now=NOW + 59)) == ()
 
     def test_the_deadline_of_the_job_counts_as_well(self) -> None:
-        """Where nobody has to be heard of meanwhile, the job ends with it."""
-        record = left_to_others(None, options=SubmitOptions(expires_in=50.0), submitted_at=NOW)
+        """The job ends with it, and says so: also where somebody had to be heard of, a little later."""
+        for timeout_s in (None, 60.0):
+            self.ends_with_its_deadline(timeout_s)
+
+    def ends_with_its_deadline(self, timeout_s: float | None) -> None:
+        record = left_to_others(timeout_s, options=SubmitOptions(expires_in=50.0), submitted_at=NOW)
         after = saved(decide(record, Expired(now=NOW + 51)))
         assert (after.state, after.reason) == (JobState.faulted, "expired")
         assert after.error is not None

@@ -10,7 +10,7 @@ from turnout.client.reader import Reader
 from turnout.core.ends import OUTSIDE_ERROR
 from turnout.core.events import Answered, KeptAlive
 from turnout.core.failure import ErrorInfo
-from turnout.core.record import Answer, JobRecord, JobState, Progress
+from turnout.core.record import Answer, JobRecord, JobState, Progress, progress_of
 from turnout.definition.codec import encode_json
 from turnout.definition.fits import misfit
 from turnout.definition.plain_json import decode_json
@@ -65,11 +65,11 @@ class OutsideMethods:
     async def progress(
         self, done: float, total: float | None = None, message: str = "", attempt: int | None = None
     ) -> None:
-        """How far it is, which is a heartbeat as well.
+        """How far it is, which is a heartbeat as well. InvalidValue where `done` or `total` is no finite number.
 
         await client.job(job_id).progress(3, 10, "signed by three")
         """
-        await self._keep_alive(attempt, Progress(done, total, message))
+        await self._keep_alive(attempt, progress_of(done, total, message))
 
     async def _named(self) -> str:
         raise NotImplementedError

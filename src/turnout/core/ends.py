@@ -121,7 +121,8 @@ def after_answer(record: JobRecord, answer: Answer, now: float, u: float) -> Job
 def after_silence(record: JobRecord, now: float, u: float) -> JobRecord:
     """The record after nobody outside was heard of in time."""
     token = record.token or Token("", record.generation, record.attempt, "")
-    if record.outside is not None and record.outside.timeout is not None:
+    expired = record.spec.expires_at is not None and now >= record.spec.expires_at
+    if record.outside is not None and record.outside.timeout is not None and not expired:
         what = f"nobody completed it, or was heard of, for {record.outside.timeout:g} s"
     else:
         what = "nobody completed it before the job expired"

@@ -17,6 +17,7 @@ from turnout.core.failure import ErrorInfo, FaultReason, one_line
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import DEFAULT_PRIORITY, Body, JobSpec
 from turnout.core.struct import struct
+from turnout.errors import InvalidValue
 
 ATTEMPTS_KEPT = 50
 """How many attempts a record lists: the first ones go when there are more; the counters count them all."""
@@ -82,6 +83,20 @@ class Progress:
     done: float = attrs.field(default=0, converter=_number)
     total: float | None = attrs.field(default=None, converter=attrs.converters.optional(_number))
     message: str = attrs.field(default="", converter=one_line)
+
+
+def progress_of(done: object, total: object, message: object) -> Progress:
+    """What somebody says of how far the work is. InvalidValue for what no record can keep, such as a nan."""
+    return Progress(_finite("done", done), None if total is None else _finite("total", total), str(message))
+
+
+def _finite(name: str, value: object) -> float:
+    try:
+        if isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:
+        pass  # an integer that no double reaches
+    raise InvalidValue(f"progress {name} must be a finite number, not {value!r}")
 
 
 @struct(slots=False)

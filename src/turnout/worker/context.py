@@ -11,7 +11,6 @@ import contextvars
 import datetime as dt
 import functools
 import logging
-import math
 import sys
 import threading
 import time
@@ -21,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 import attrs
 
 from turnout.core.loglines import Line, cut, fields, of_workflow, workflow_fields
-from turnout.core.record import Progress, derived_span_id
+from turnout.core.record import Progress, derived_span_id, progress_of
 from turnout.core.retry import seconds as seconds_of
 from turnout.core.struct import struct
 from turnout.definition.ambient import ambient, code
 from turnout.definition.codec import decode_as, encode_checkpoint
 from turnout.definition.limits import checked_name
 from turnout.definition.plain_json import PayloadProblem
-from turnout.errors import InvalidValue, NotInJob
+from turnout.errors import NotInJob
 
 if TYPE_CHECKING:  # the type alone: whoever puts the node together gives the client itself
     from turnout.client.client import Client
@@ -231,11 +230,7 @@ class JobContext:
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the work is. Never blocks; written at most once a second, the last one always. Any thread."""
-        given: list[tuple[str, object]] = [("done", done), ("total", total)]
-        for name, value in given:
-            if value is not None and not (isinstance(value, int | float) and _finite(value)):
-                raise InvalidValue(f"progress {name} must be a finite number, not {value!r}")
-        self._host.report(Progress(done, total, str(message)))
+        self._host.report(progress_of(done, total, message))
 
     def heartbeat(self) -> None:
         """Say that the code is alive, for `heartbeat_timeout`. Never blocks. Any thread."""
@@ -352,14 +347,6 @@ class JobContext:
     def end(self) -> None:
         """Called by the host when the code has ended: nobody listens any more, and nothing keeps the host in memory."""
         self._host = _NOBODY
-
-
-def _finite(number: float) -> bool:
-    """Whether a record can keep it: an integer that no double reaches can't be kept as any number."""
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
 
 
 _asking = threading.Lock()
