@@ -98,9 +98,9 @@ def test_doctor_says_what_is_wrong_with_schedules(cli: Cli) -> None:
     with cli.process("worker", "shop", "-o", "json") as worker:
         first_document(worker)
         assert said(0) == {}
-        cli("schedule", "add", "yearly", "add", '{"a": 1}', "--cron", "0 3 1 1 *")
+        assert not cli("schedule", "add", "yearly", "add", '{"a": 1}', "--cron", "0 3 1 1 *").stderr
         assert said(0) == {"1": ("ok", "1 schedule, no tick overdue")}
-        cli(*NIGHTLY)
+        assert "no node has ever worked on report (those known are add, " in cli(*NIGHTLY).stderr
         cli("schedule", "pause", "yearly", "--note", "the disk is full")
         found = said(1)
     assert found["yearly"] == ("note", "yearly is paused: the disk is full")
@@ -109,6 +109,15 @@ def test_doctor_says_what_is_wrong_with_schedules(cli: Cli) -> None:
     let_lapse(cli, "often")
     verdict, text = said(1)["the"]
     assert (verdict, text.split(" that was due ")[0]) == ("wrong", "the tick of often")
+
+
+def test_a_workflow_that_is_scheduled_as_an_activity_is_told(cli: Cli) -> None:
+    """Its runs would wait for ever; with `--workflow` there is nothing to tell."""
+    add = ("schedule", "add", "monthly", "doubled", '{"number": 1}', "--cron", "0 3 1 * *")
+    with cli.process("worker", "flows", "-o", "json") as worker:
+        first_document(worker)
+        assert "doubled is a workflow, and no activity: add --workflow" in cli(*add).stderr
+        assert not cli(*add, "--workflow").stderr
 
 
 def test_intervals_and_workflows(cli: Cli) -> None:

@@ -52,6 +52,14 @@ def reasons(turn: Advance) -> dict[float, str]:
             {"every": 5, "start": datetime(2026, 1, 1, tzinfo=UTC), "end": datetime(2026, 1, 1, tzinfo=UTC)},
             "end must be later than start",
         ),
+        (
+            {
+                "cron": "0 3 * * *",
+                "start": datetime(2026, 1, 1, 4, tzinfo=UTC),
+                "end": datetime(2026, 1, 2, tzinfo=UTC),
+            },
+            "never fires between its start, 2026-01-01 04:00:00+00:00, and its end",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(given_: dict[str, Any], says: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from turnout.cli import output, session, several
 from turnout.cli.session import Session
-from turnout.cli.submitting import read_payload
+from turnout.cli.submitting import read_payload, tell_if_nobody_works
 from turnout.client.schedules.handle import ScheduleHandle
 from turnout.client.schedules.info import ScheduleInfo, ScheduleRun
 from turnout.core.routing import spelled
@@ -35,6 +35,9 @@ def add(
     async def work(s: Session) -> int:
         handle = await s.client.add_schedule(name, chosen, ref, body)
         info = await handle.info()
+        if options is not None:
+            workflow = f"{activity} is a workflow, and no activity: add --workflow, or its runs wait for ever"
+            await tell_if_nobody_works(s, activity, "its runs wait until one does", workflow)
         s.show(info, lambda: [f"{name}  next {_instant(info.next[0]) if info.next else 'never'}"])
         return 0
 

@@ -32,7 +32,7 @@ def submit(activity: str, payload: str | None, options: Mapping[str, Any], patie
         handle = await s.client.submit(ref, body)
         if patience.waits:
             wait.begins("job", handle.id)
-        await _tell_if_nobody_works(s, activity)
+        await tell_if_nobody_works(s, activity, "the job waits until one does")
         if patience.waits:
             output.note(f"job {handle.id} submitted")
             return await jobs.wait_and_show(s, handle, patience.timeout_s, wait, follow=patience.follow)
@@ -62,16 +62,21 @@ async def _show_submitted(s: Session, handle: AnyHandle) -> None:
         output.note(f"follow it: {pasting.command(f'job follow {handle.id}')}")
 
 
-async def _tell_if_nobody_works(s: Session, activity: str) -> None:
+async def tell_if_nobody_works(s: Session, activity: str, waits: str, or_else: str = "") -> None:
+    """Remark that no node works on an activity, and what that means: what waits. `or_else`: what to say instead where
+    it is the name of a workflow."""
     with contextlib.suppress(TurnoutError):  # a mere remark: whoever may submit need not be allowed to look around
-        if any(activity in node.activities for node in await s.client.nodes()):
+        nodes = await s.client.nodes()
+        if any(activity in node.activities for node in nodes):
             return
         known = [each.name for each in await s.client.activities()]
         if activity in known:
-            output.note(f"no node works on {activity} now: the job waits until one does")
+            output.note(f"no node works on {activity} now: {waits}")
+        elif or_else and any(activity in node.workflows for node in nodes):
+            output.note(or_else)
         else:
             others = f" (those known are {', '.join(known)})" if known else ""
-            output.note(f"no node has ever worked on {activity}{others}: the job waits until one does")
+            output.note(f"no node has ever worked on {activity}{others}: {waits}")
 
 
 def read_payload(given: str | None) -> Any:

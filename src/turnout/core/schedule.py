@@ -124,6 +124,11 @@ class Schedule(Plain):
             raise InvalidValue(
                 f"cron {self.cron!r} never fires: no month that it names has such a day (L is a month's last day)"
             )
+        if self.start is not None and self.end is not None and self.next_tick(0.0, -math.inf) is None:
+            raise InvalidValue(
+                f"cron {self.cron!r} never fires between its start, {self.start}, and its end, {self.end}:"
+                f" its times are those of {self.timezone}"
+            )
 
     def next_tick(self, created_at: float, after: float, *, earlier: bool = False) -> float | None:
         """The first tick later than `after`; None when there is none any more. `earlier`: also before the creation."""
