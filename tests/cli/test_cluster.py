@@ -96,6 +96,18 @@ def test_limit_set_show_and_clear(busy: Cli) -> None:
     assert "needs a concurrency or a rate" in busy.error("limit", "set", "api", code=2)
     assert busy.json("limit", "clear", "api") == {"name": "api", "cleared": True}
     assert busy.json("limit", "ls") == []
+    assert "there is no limit api" in busy.error("limit", "clear", "api", code=4)
+
+
+def test_a_key_that_nobody_uses_goes_by_its_limit(busy: Cli) -> None:
+    """A key of a limit with braces in its name is shown, though nobody holds it or waits for it; and may be cleared."""
+    busy("limit", "set", "tenant:{tenant}", "--concurrency", "2")
+    shown = busy.json("limit", "show", "tenant:42")
+    assert (shown["name"], shown["concurrency"], shown["held"], shown["waiting"]) == ("tenant:42", 2, 0, 0)
+    busy("limit", "clear", "tenant:42")
+    busy.error("limit", "show", "tenants:42", code=4)
+    busy("limit", "clear", "tenant:{tenant}")
+    busy.error("limit", "show", "tenant:42", code=4)
 
 
 def test_a_job_that_waits_for_a_limit_says_so(cli: Cli) -> None:

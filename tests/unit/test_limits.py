@@ -381,3 +381,11 @@ def test_global_concurrency_is_a_limit_of_the_activity_s_own() -> None:
     async def narrow() -> None: ...
 
     assert [(limit.name, limit.concurrency) for limit in narrow.limits] == [("wide", 9), ("activity:narrow", 2)]
+
+
+def test_global_concurrency_and_its_long_form_are_one_limit() -> None:
+    """Both at once would be two numbers for one limit: an error at the line of the decorator."""
+    with pytest.raises(InvalidValue, match="give one of the two"):
+
+        @activity(name="narrow", global_concurrency=2, limits=[Limit("activity:narrow", concurrency=9)])
+        async def narrow() -> None: ...

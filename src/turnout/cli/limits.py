@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from turnout.cli import output
-from turnout.cli.exits import NotThere
+from turnout.cli.exits import BadInput, NotThere
 from turnout.cli.session import Session
 from turnout.client.limits import LimitInfo
+from turnout.definition.templates import fields_of, may_be
 
 
 async def ls(s: Session) -> int:
@@ -24,10 +27,9 @@ async def ls(s: Session) -> int:
 async def show(s: Session, name: str) -> int:
     """Show one limit. NotThere names the ones there are."""
     found = [limit async for limit in s.client.limits()]
-    chosen = next((each for each in found if each.name == name), None)
+    chosen = next((each for each in found if each.name == name), None) or _unused_key(name, found)
     if chosen is None:
-        known = ", ".join(output.one_line(each.name) for each in found[:20]) or "none"
-        raise NotThere(f"there is no limit {name}; those known are: {known}")
+        raise NotThere(_unknown(name, found))
     lines = [
         ("limit", output.one_line(chosen.name)),
         *zip(("concurrency", "rate"), _rule(chosen), strict=True),
@@ -40,9 +42,22 @@ async def show(s: Session, name: str) -> int:
     return 0
 
 
+def _unknown(name: str, found: Sequence[LimitInfo]) -> str:
+    known = ", ".join(output.one_line(each.name) for each in found[:20]) or "none"
+    return f"there is no limit {name}; those known are: {known}"
+
+
+def _unused_key(name: str, found: Sequence[LimitInfo]) -> LimitInfo | None:
+    """A key that nobody uses just now, of a limit with braces in its name: what counts for that counts for it."""
+    of = next((each for each in found if fields_of(each.name) and may_be(name, each.name)), None)
+    return None if of is None else attrs.evolve(of, name=name, held=0, waiting=0, holders=[])
+
+
 async def set_limit(s: Session, name: str, rule: Mapping[str, Any], duration_s: float | None) -> int:
     """`rule`: the options of `Client.set_limit` that say what is allowed."""
     given = {option: value for option, value in rule.items() if value is not None}
+    if given.keys().isdisjoint(("concurrency", "rate")):
+        raise BadInput(f"{name} needs a concurrency or a rate: give --concurrency, --rate or both")
     await s.client.set_limit(name, **given, duration=duration_s)
     length = "until it is cleared" if duration_s is None else f"for {output.duration(duration_s)}"
     known = [limit async for limit in s.client.limits()]
@@ -67,6 +82,9 @@ def _said(
 
 
 async def clear(s: Session, name: str) -> int:
+    known = {limit.name: limit async for limit in s.client.limits()}
+    if name not in known and _unused_key(name, list(known.values())) is None:
+        raise NotThere(_unknown(name, list(known.values())))
     await s.client.clear_limit(name)
     s.show({"name": name, "cleared": True}, lambda: [f"{name}: what the code says counts"])
     return 0

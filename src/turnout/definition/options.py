@@ -223,7 +223,10 @@ class ActivityOptions(Hooks):
         """Its limits over all nodes: `global_concurrency` is one that no other activity shares."""
         if self.global_concurrency is None:
             return self.limits
-        return (*self.limits, Limit(own_limit(self.name), concurrency=self.global_concurrency))
+        own = Limit(own_limit(self.name), concurrency=self.global_concurrency)
+        if any(limit.name == own.name for limit in self.limits):
+            raise InvalidValue(f"limits: {own.name!r} is what global_concurrency is short for: give one of the two")
+        return (*self.limits, own)
 
     @property
     def declared(self) -> dict[str, Any]:
