@@ -43,6 +43,7 @@ from turnout import (
     WorkflowNotFound,
     WorkflowState,
     WorkflowTerminated,
+    workflow,
 )
 from turnout.nats.stream import nak
 from turnout.testing import replay
@@ -112,6 +113,29 @@ async def test_a_timer_is_durable_and_on_time(client: Client, worker: Worker) ->
     assert 0.3 <= await handle.result(timeout=10) < 0.8
     longer = await client.start(sleeper, 1.2)
     assert 1.2 <= await longer.result(timeout=10) < 2.0
+
+
+@workflow
+async def drowsy(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@pytest.mark.parametrize("seconds", [3e8, 7.6e9, 2.5e11, 1e15, 1e300])
+async def test_a_timer_may_be_as_far_away_as_one_likes(client: Client, worker: Worker, seconds: float) -> None:
+    """The server can't count to every instant: what is due behind its last one comes no earlier, and can be ended."""
+    async with Worker(client, workflows=[drowsy]):
+        handle = await client.start(drowsy, seconds)
+
+        async def sleeps() -> bool:
+            info = await handle.info()
+            return bool(info.waiting) or info.state.final
+
+        await until(sleeps)
+        await (await client.start(sleeper, 1.2)).result(timeout=30)  # the server has fired what it took for due
+        assert (await handle.info()).state == "running"
+        await handle.terminate("enough")
+        with pytest.raises(WorkflowTerminated):
+            await handle.result(timeout=10)
 
 
 async def test_a_failed_activity_is_caught_by_the_code(client: Client, worker: Worker) -> None:

@@ -31,6 +31,9 @@ ON_SUBJECT = "sub"
 
 _SCHEDULE = "Nats-Schedule"
 _TARGET = "Nats-Schedule-Target"
+
+_LAST_INSTANT = 2**63 // 10**9 - 1
+"""In the year 2262, in unix seconds."""
 _EXPIRES = b"\r\nNats-TTL: "
 
 _NOT_LAID_OUT = 10049
@@ -87,8 +90,11 @@ def rfc3339(instant: float) -> str:
 
 
 def scheduled(at: float, subject: str) -> dict[str, str]:
-    """The headers that have the server publish the message on `subject` at an instant (unix seconds)."""
-    return {_SCHEDULE: f"@at {rfc3339(at)}", _TARGET: subject}
+    """The headers that have the server publish the message on `subject` at an instant (unix seconds).
+
+    The server counts nanoseconds in 64 bits: a later instant than these can hold would be long past to it.
+    """
+    return {_SCHEDULE: f"@at {rfc3339(min(at, _LAST_INSTANT))}", _TARGET: subject}
 
 
 def expires(block: bytes) -> bool:
