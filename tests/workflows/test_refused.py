@@ -32,6 +32,10 @@ def plain(number: int) -> int:
     return number
 
 
+async def never() -> bool:
+    return False
+
+
 OF_A_CLIENT: dict[str, tuple[Callable[[Any], Awaitable[Any]], str]] = {
     "a workflow is no job": (lambda c: c.submit(arithmetic, 1), "a workflow is started"),
     "nor by name": (lambda c: c.submit(workflow_ref("arithmetic"), {}), "is no activity"),
@@ -94,6 +98,9 @@ OF_ITS_CODE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "ids of others": (lambda wf: wf.workflow("*"), "id must match"),
     "signals": (lambda wf: wf.receive("a b"), "a signal's name must match"),
     "queries are not received": (lambda wf: wf.receive(Cart.count), "<query count> is no signal"),
+    "no first signal of a child": (lambda wf: Carts.with_signal(Cart.add, "a")("b"), "without a signal or an update"),
+    "nor a first update": (lambda wf: wf.start_child(Carts.with_update(Cart.replace, "a"), "b"), "signal it behind"),
+    "conditions are plain functions": (lambda wf: wf.wait_for(never), "not an async one"),
     "patches": (lambda wf: wf.patched(3), "a patch's id must be text"),
 }
 
@@ -170,3 +177,35 @@ def test_an_init_that_can_not_take_what_run_is_given() -> None:
 
     assert Fits.run.make(("ann",), {"often": 3}) is not None
     assert Takes.run.make((), {"name": "ann"}) is not None
+
+
+def test_a_validator_that_can_not_take_what_its_update_is_given() -> None:
+    """It would reject every update, with a TypeError: the class is refused. Fewer defaults are a misfit as well."""
+    misfits: list[Any] = [lambda self: None, lambda self, thing: None, lambda self, item, often: None]
+    for validator in misfits:
+        with pytest.raises(DefinitionError, match="validator of update put must take what the update takes"):
+
+            class Misfit:
+                @workflow.update
+                def put(self, item: str, often: int = 1) -> None: ...
+
+                put.validator(validator)
+
+    class Fits:
+        @workflow.update
+        def put(self, item: str, often: int = 1) -> None: ...
+
+        @put.validator
+        def check(self, item: str, often: int = 2) -> None: ...
+
+        @workflow.update
+        async def take(self, item: str) -> None: ...
+
+        take.validator(lambda self, *args, **kwargs: None)
+
+
+def test_an_environment_is_given_activities() -> None:
+    """What is not decorated is refused where it is given, as a worker does."""
+    undecorated: Any = [plain]
+    with pytest.raises(DefinitionError, match="is no activity: decorate it with @activity"):
+        WorkflowEnvironment(workflows=[arithmetic], activities=undecorated)

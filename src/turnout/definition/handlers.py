@@ -51,6 +51,18 @@ class Handler(Generic[P, R_co]):
         return f"<{self.kind} {self.name}>"
 
 
+def why_not_taken(takes: inspect.Signature, given: inspect.Signature) -> TypeError | None:
+    """Why what `takes` something can't be called as `given` is: with all arguments, and with those it needs."""
+    positional = [each.name for each in given.parameters.values() if each.kind is each.POSITIONAL_ONLY]
+    named = [each for each in given.parameters.values() if each.name not in positional]
+    for some in (named, [each for each in named if each.default is each.empty]):
+        try:
+            takes.bind(*positional, **{each.name: None for each in some})
+        except TypeError as error:
+            return error
+    return None
+
+
 class Signal(Handler[P, R_co]):
     """A method that takes a signal."""
 
@@ -82,6 +94,11 @@ class Update(Handler[P, R_co]):
         """Decorate the method that is asked first: whatever it raises rejects the update, and nothing has changed."""
         if not inspect.isfunction(fn) or inspect.iscoroutinefunction(fn):
             raise DefinitionError(f"the validator of update {self.name} must be a plain def, not {fn!r}")
+        own = inspect.signature(fn)
+        taken = own.replace(parameters=list(own.parameters.values())[1:])
+        misfit = why_not_taken(taken, self.codec.signature)
+        if misfit is not None:
+            raise DefinitionError(f"the validator of update {self.name} must take what the update takes: {misfit}")
         self.validate = fn
         return fn
 

@@ -26,6 +26,7 @@ from turnout.definition.handlers import (
     SignalDecorator,
     Update,
     UpdateDecorator,
+    why_not_taken,
 )
 from turnout.definition.workflow_options import (
     StartKeywords,
@@ -297,15 +298,11 @@ def _check_init(cls: type, run: inspect.Signature) -> None:
     init = inspect.signature(cls)
     if not init.parameters:
         return
-    positional = [each.name for each in run.parameters.values() if each.kind is each.POSITIONAL_ONLY]
-    named = [each for each in run.parameters.values() if each.name not in positional]
-    for given in (named, [each for each in named if each.default is each.empty]):
-        try:
-            init.bind(*positional, **{each.name: None for each in given})
-        except TypeError as error:
-            raise DefinitionError(
-                f"the __init__ of class {cls.__qualname__} must take what its run takes, or nothing: {error}"
-            ) from None
+    misfit = why_not_taken(init, run)
+    if misfit is not None:
+        raise DefinitionError(
+            f"the __init__ of class {cls.__qualname__} must take what its run takes, or nothing: {misfit}"
+        )
 
 
 def _members(cls: type) -> dict[str, Any]:

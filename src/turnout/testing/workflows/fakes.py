@@ -21,7 +21,11 @@ def activities_of(given: Iterable[Any] | Fakes) -> list[Activity[..., Any]]:
     """
     if isinstance(given, Mapping):
         return [_faked(stood_for, fake) for stood_for, fake in given.items()]
-    return list(given)
+    found = list(given)
+    for each in found:
+        if not isinstance(each, Activity):
+            raise DefinitionError(f"{each!r} is no activity: decorate it with @activity, or let it stand for one")
+    return found
 
 
 def _faked(stood_for: object, fake: Any) -> Activity[..., Any]:

@@ -164,6 +164,10 @@ class Calls:
         """Checks what is asked for now; the command is named when the coroutine runs."""
         instance = self._instance
         instance.refuse_reading(f"it starts workflow {ref.name}")
+        if ref.first is not None:
+            raise InvalidValue(
+                f"workflow {ref.name}: a child starts without a signal or an update: signal it behind start_child()"
+            )
         text = ref.bind(*args, **kwargs) if isinstance(ref, Workflow) else untyped_payload(ref.name, args, kwargs)
         code, start = users_line(), ref.start
         settings = ref.settings if isinstance(ref, Workflow) else None

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from turnout.core.workflows.values import Input, Wait, WaitKind
+from turnout.errors import InvalidValue
 
 
 @attrs.define(eq=False)
@@ -100,8 +101,12 @@ class Mailbox:
             self.receivers.remove(receiver)
 
     async def until(self, holds: Callable[[], Any], code: str) -> None:
-        """Return when the condition holds."""
-        if holds():
+        """Return when the condition holds. InvalidValue for a coroutine function: what that returns is always true."""
+        held = holds()
+        if asyncio.iscoroutine(held):
+            held.close()
+            raise InvalidValue("wait_for takes a plain function that returns true or false, not an async one")
+        if held:
             return
         loop = asyncio.get_running_loop()
         condition = Condition(holds, loop.create_future(), code, loop.time())
