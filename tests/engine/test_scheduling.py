@@ -405,7 +405,7 @@ async def test_a_deadline_is_not_lost_with_a_look_that_fails(turnout_client: Cli
         store, names = beyond.store, beyond.store.names
         headers = {wire.OPTIONS: '{"expires_in": 1}', wire.MSG_ID: "late"}
         await store.connection.store(names.bare("hang"), b"{}", headers)
-        deadlines = Deadlines(store, Applier(Performer(store)))
+        deadlines = Deadlines(store, Applier(Performer(store)), least_age_s=0.0)
         await deadlines.read()
         while True:
             proxy.block(up=False)

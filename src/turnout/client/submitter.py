@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
-import os
 import secrets
 import time
 from collections import Counter
@@ -37,6 +37,7 @@ from turnout.errors import (
 )
 from turnout.nats.connection import Disconnected, NoResponders, PubAck, RequestTimeout, WrongLastSequence
 from turnout.nats.once import SubjectTaken
+from turnout.store.chance import drawn_bytes
 from turnout.store.payloads import check_size
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
@@ -341,10 +342,21 @@ def _no_id_twice(ids: Sequence[str]) -> None:
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
-_SHIFTS = tuple(range(120, -1, -10))
 
 
 def new_id() -> str:
     """An id that sorts by time: a ULID (https://github.com/ulid/spec)."""
-    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
-    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    drawn = drawn_bytes(10)
+    first, second = int.from_bytes(drawn[:5]), int.from_bytes(drawn[5:])
+    return f"{_time_digits(int(time.time() * 1000))}{_eight_digits(first)}{_eight_digits(second)}"
+
+
+@functools.lru_cache(maxsize=1)
+def _time_digits(ms: int) -> str:
+    return f"{_PAIRS[ms >> 40]}{_eight_digits(ms)}"
+
+
+def _eight_digits(number: int) -> str:
+    """The lowest 40 bits."""
+    pairs = _PAIRS
+    return f"{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"

@@ -233,7 +233,7 @@ class JobRecord:
     def deadline(self) -> tuple[float, FaultReason] | None:
         """The instant by which the job must have ended, or else begun, and why it is faulted then; the nearer one."""
         spec = self.spec
-        if spec.options.expires_in is None and spec.options.start_within is None:
+        if not spec.options.has_deadline:
             return None
         found = []
         if spec.expires_at is not None:

@@ -175,6 +175,11 @@ class SubmitOptions:
     priority: int | None = None
     group: str | None = None
 
+    @property
+    def has_deadline(self) -> bool:
+        """Whether there is an instant by which the job must have ended, or begun."""
+        return self.expires_in is not None or self.start_within is not None
+
     def prioritized(self, priority: int) -> SubmitOptions:
         """These options with another priority; the default one is not written down."""
         wanted = None if priority == DEFAULT_PRIORITY else priority

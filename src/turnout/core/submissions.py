@@ -26,8 +26,9 @@ def by_submitter(record: JobRecord | None, event: Submitted | Debounced) -> Effe
 
 
 def _submitted(record: JobRecord | None, event: Submitted) -> Effects:
-    spec, drafted = event.spec, draft(event)
+    spec = event.spec
     if event.at is not None:
+        drafted = draft(event)
         if record is not None and record.token != drafted.token:
             return ()
         # The record comes first, so that a second submit of the id and a cancel both find it (P11). When it is there
@@ -37,7 +38,7 @@ def _submitted(record: JobRecord | None, event: Submitted) -> Effects:
     if record is not None:
         return ()  # a worker was quicker than the record of a queued job (P12), or it is there by our own lost answer
     publish = Publish(spec, event.nonce, event.chosen)
-    return (publish, Save(drafted)) if drafted.deadline is not None else (publish,)
+    return (publish, Save(draft(event))) if spec.options.has_deadline else (publish,)
 
 
 def _debounced(record: JobRecord | None, event: Debounced) -> Effects:

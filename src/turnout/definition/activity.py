@@ -16,7 +16,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, ove
 import attrs
 
 from turnout.core.limits import LimitKey
-from turnout.core.spec import DEFAULT_PRIORITY, SubmitOptions, valid_name
+from turnout.core.spec import DEFAULT_PRIORITY, NO_OPTIONS, SubmitOptions, valid_name
 from turnout.definition.ambient import ambient, needed
 from turnout.definition.codec import Codec
 from turnout.definition.fairness import Fairness
@@ -68,7 +68,8 @@ class ActivityRef:
     @functools.cached_property
     def recorded(self) -> SubmitOptions:
         """What travels with its jobs and is kept in their records."""
-        return self.submission.recorded.prioritized(self.priority or DEFAULT_PRIORITY)
+        asked = self.submission.recorded.prioritized(self.priority or DEFAULT_PRIORITY)
+        return NO_OPTIONS if asked == NO_OPTIONS else asked
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

@@ -163,9 +163,9 @@ class Codec:
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What `bind()` of the signature gives, which takes several times as long."""
         if len(args) <= len(self._by_place) and not (kwargs and self._positional):
-            given = dict(zip(self._by_place, args, strict=False))
+            given = dict(zip(self._by_place, args, strict=False)) if args else {}
             if kwargs:
-                both = {**given, **kwargs}
+                both = {**given, **kwargs} if given else kwargs
                 given = {name: both[name] for name in self._types if name in both}
             if len(given) == len(args) + len(kwargs) and self._required <= given.keys():
                 return given

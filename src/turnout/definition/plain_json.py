@@ -90,8 +90,21 @@ def _check_text(text: str) -> None:
         raise Unsendable("a string with half of a surrogate pair is not text") from None
 
 
-_to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""Made once: `json.dumps` makes an encoder for each call that asks for other than its defaults."""
+def _encoder() -> Callable[[Any], str]:
+    """What makes JSON text, with a NaN refused. `json.dumps` makes two objects for each call to find the same."""
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # a Python without CPython's accelerator
+        return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    chunks = make(None, _refuse, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    join = "".join
+    return lambda value: join(chunks(value, 0))
+
+
+def _refuse(value: object) -> Any:
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_to_text = _encoder()
 
 
 def dumps(value: Any) -> str:

@@ -61,10 +61,12 @@ async def forward(connection: Connection, stream: str, subject: str, seq: int = 
         ahead.cancel()
 
 
-async def unhurried(connection: Connection, stream: str, subject: str, seq: int = 1) -> AsyncGenerator[list[Raw]]:
+async def unhurried(
+    connection: Connection, stream: str, subject: str, seq: int = 1, *, rest: float = _REST
+) -> AsyncGenerator[list[Raw]]:
     """`forward`, for whoever looks after things beside the work: small pages, nothing read ahead, and after each page a
-    rest, so that four fifths of the server's time and of this process's are left to others. A page is emptied when the
-    next one is asked for."""
+    rest of so many times as long as it took: four fifths of the server's time and of this process's, or more, are left
+    to others. A page is emptied when the next one is asked for."""
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
@@ -75,7 +77,7 @@ async def unhurried(connection: Connection, stream: str, subject: str, seq: int 
         if not messages or not more:
             return
         messages.clear()
-        await asyncio.sleep(_REST * (loop.time() - began))
+        await asyncio.sleep(rest * (loop.time() - began))
 
 
 async def some(connection: Connection, stream: str, subject: str, seq: int, count: int) -> Page:

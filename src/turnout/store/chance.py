@@ -29,6 +29,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_drawn.forget)  # it would draw the same as its parent
 
 
+def drawn_bytes(size: int) -> bytes:
+    """Random bytes of the system; in a forked process others than its parent gets."""
+    return _drawn.take(size)
+
+
 class Chance:
     """Makes nonces. `source` is the operating system's randomness by default."""
 

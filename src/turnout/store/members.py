@@ -90,7 +90,7 @@ class Members:
             return roster.kind(number).activity
 
         numbers = list(numbers)
-        timed = {number for number in numbers if _has_deadline(roster.kind(number).options)}
+        timed = {number for number in numbers if roster.kind(number).options.has_deadline}
         silent = [*timed, *await self.without_message(group_id, activity_of, [n for n in numbers if n not in timed])]
         known = await self.records(group_id, activity_of, silent) if silent else {}
         return [number for number in silent if number not in known]
@@ -148,7 +148,7 @@ class Members:
             await self._store.lanes.open(kind.activity, kind.options.priority or DEFAULT_PRIORITY)
         for count, number in enumerate(numbers):
             event = await self._submitted(record, roster, number)
-            if event.at is not None or _has_deadline(event.spec.options):
+            if event.at is not None or event.spec.options.has_deadline:
                 again.append(event)  # it has a record before any attempt
                 continue
             try:
@@ -177,7 +177,7 @@ class Members:
             await self._performer.apply(spec.activity, spec.id, event, Versioned() if event.at is None else None)
         except SubjectTaken:
             await self._store.payloads.delete(spec.payload)
-            found = await self._store.queue.find_named(spec.activity, spec.id) if _has_deadline(spec.options) else None
+            found = await self._store.queue.find_named(spec.activity, spec.id) if spec.options.has_deadline else None
             if found is not None:
                 await self._keep_deadline(found)
             return False
@@ -276,7 +276,3 @@ def _asks_on(record: GroupRecord) -> bool:
 
 def _asked_to_end(record: GroupRecord, *, up_to: int) -> GroupRecord:
     return evolve(record, cancelled=max(record.cancelled, up_to))
-
-
-def _has_deadline(options: SubmitOptions) -> bool:
-    return options.expires_in is not None or options.start_within is not None

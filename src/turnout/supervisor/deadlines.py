@@ -1,12 +1,13 @@
 """Deadlines that no record tells: of bare jobs, and of jobs whose submitter has died before it wrote one (P12).
 
-A worker that is handed such a job ends it, but that may take for ever. So each message that is still there when the
-supervisor comes by is read once, and the place of each that has a deadline is noted: what runs quickly is gone by then,
-and what waits costs one read, however long it waits.
+A worker that is handed such a job ends it, but that may take for ever. So each message that has waited for a moment is
+read once, and the place of each that has a deadline is noted: what runs quickly is gone by then, and what waits costs
+one read, however long it waits. A queue that is worked off is read as well, in the process that works: so this rests
+for much longer than it reads.
 
 A new term reads all of it again, the oldest first, and ends what it finds overdue meanwhile. For 100,000 jobs that wait
-that is 1.2 s of the server's time and 2 s of this process's, spread over half a minute. To keep what was read for the
-next supervisor would cost a write for each job with a deadline, most of which are gone before that is there.
+that is 1.2 s of the server's time and 2 s of this process's, spread over a minute. To keep what was read for the next
+supervisor would cost a write for each job with a deadline, most of which are gone before that is there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from turnout.bounded import each
 from turnout.core.events import Expired
 from turnout.core.record import Delivery
 from turnout.nats.direct import Raw
-from turnout.nats.pages import at_sequences, unhurried
+from turnout.nats.pages import at_sequences, some, unhurried
 from turnout.store.perform import Store
 from turnout.store.queue import delivery_in
 from turnout.supervisor.agenda import Agenda
@@ -30,15 +31,18 @@ logger = logging.getLogger("turnout.supervisor")
 _DUE_MOST = 1024
 _GRAIN_S = 0.25
 _AGAIN_S = 30.0
+_REST = 16.0
 _SAYS = f"\r\n{wire.OPTIONS}:".encode()
 
 
 class Deadlines:
-    """Looks after them: `read` finds them, `look` ends what is overdue. Errors are those of the connection."""
+    """Looks after them: `read` finds those of messages that have waited for `least_age_s`, `look` ends what is overdue.
+    Errors are those of the connection."""
 
-    def __init__(self, store: Store, apply: Applier) -> None:
+    def __init__(self, store: Store, apply: Applier, *, least_age_s: float) -> None:
         self._store = store
         self._apply = apply
+        self._least_age_s = least_age_s
         self.begin()
 
     def begin(self) -> None:
@@ -52,7 +56,11 @@ class Deadlines:
         connection, names = self._store.connection, self._store.names
         if connection.epoch != self._epoch:
             self.begin()  # a server that has lost its power gives sequences a second time
-        async with aclosing(unhurried(connection, names.work, names.all_jobs, self._read_up_to + 1)) as pages:
+        begin = self._read_up_to + 1
+        first = await some(connection, names.work, names.all_jobs, begin, 1)
+        if not first.messages or self._came_just_now(first.messages[0]):
+            return
+        async with aclosing(unhurried(connection, names.work, names.all_jobs, begin, rest=_REST)) as pages:
             async for page in pages:
                 if connection.epoch != self._epoch:
                     return
@@ -60,6 +68,8 @@ class Deadlines:
                     if _SAYS in raw.block:
                         self._note(raw)
                 self._read_up_to = page[-1].seq
+                if self._came_just_now(page[-1]):
+                    return
 
     async def look(self) -> None:
         """End what is overdue."""
@@ -69,6 +79,9 @@ class Deadlines:
                     return
                 found = await at_sequences(self._store.connection, self._store.names.work, due)
                 await each(self._expire, found, AT_ONCE)
+
+    def _came_just_now(self, raw: Raw) -> bool:
+        return raw.time_ns / 1e9 > self._store.connection.now() - self._least_age_s
 
     def _note(self, raw: Raw) -> None:
         found = self._delivery(raw)

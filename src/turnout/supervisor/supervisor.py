@@ -186,7 +186,7 @@ class Supervisor:
         records = Records(store, apply, owners, settling_s=options.settling, every_s=options.registry_every)
         alarms = Alarms(store, apply, owners)
         ahead = Ahead(store, apply)
-        deadlines = Deadlines(store, apply)
+        deadlines = Deadlines(store, apply, least_age_s=self._options.look_every)
         turns = Turns(store, apply, lambda: list(sweep.consumers.values()))
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))

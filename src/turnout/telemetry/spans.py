@@ -138,30 +138,31 @@ def of_attempt(trace_id: str, attempt: AttemptRecord) -> SpanContext:
 # --- the spans of those who submit -----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
 def submitting(
     activity: str, job_id: str | None, destination: str, count: int | None = None
-) -> Iterator[dict[str, str]]:
+) -> contextlib.AbstractContextManager[dict[str, str]]:
     """The PRODUCER span of a submit; gives the headers that carry its context (none when nobody traces).
 
     `count`: how many jobs it submits when it is more than the one of `job_id`.
     """
     if not tracing_enabled():
-        yield propagation.outgoing(context_api.get_current())
-        return
+        return contextlib.nullcontext(current_headers())
     attributes = _produced("submit", activity, job_id, destination)
     if count is not None:
         attributes[BATCH] = count
-    with produce(f"submit {activity}", attributes):
-        yield propagation.outgoing(context_api.get_current())
+    return _carried(f"submit {activity}", attributes)
 
 
 @contextlib.contextmanager
-def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str, str]]:
+def _carried(name: str, attributes: Attributes) -> Iterator[dict[str, str]]:
+    with produce(name, attributes):
+        yield current_headers()
+
+
+def starting(name: str, workflow_id: str, destination: str) -> contextlib.AbstractContextManager[dict[str, str]]:
     """The PRODUCER span of a workflow's start; gives the headers that carry its context (none when nobody traces)."""
     if not tracing_enabled():
-        yield propagation.outgoing(context_api.get_current())
-        return
+        return contextlib.nullcontext(current_headers())
     attributes: Attributes = {
         SYSTEM: "nats",
         OPERATION_NAME: "start",
@@ -171,8 +172,7 @@ def starting(name: str, workflow_id: str, destination: str) -> Iterator[dict[str
         WORKFLOW_ID: workflow_id,
         WORKFLOW_NAME: name,
     }
-    with produce(f"start {name}", attributes):
-        yield propagation.outgoing(context_api.get_current())
+    return _carried(f"start {name}", attributes)
 
 
 @contextlib.contextmanager

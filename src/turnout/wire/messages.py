@@ -66,6 +66,8 @@ _NO_HEADERS: dict[str, str] = {}
 
 def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The submitter's own headers, as many as are kept: what the server and turnout put there is left out."""
+    if not headers:
+        return {}
     own = {k: v for k, v in headers.items() if not k.lower().startswith(("nats-", "turnout-"))}
     if sum(len(k) + len(v) for k, v in own.items()) <= HEADERS_KEPT_BYTES:
         return own
@@ -97,7 +99,7 @@ def message_headers(spec: JobSpec, nonce: str, *, replaced: int = 0, scheduled: 
         headers[SCHEDULED] = "1"
     if spec.payload.ref is not None:
         headers[PAYLOAD] = f"{spec.payload.ref} {spec.payload.size}"
-    if spec.options != NO_OPTIONS:
+    if spec.options is not NO_OPTIONS and spec.options != NO_OPTIONS:
         headers[OPTIONS] = fastjson.dumps(converter.unstructure(spec.options)).decode()
     return headers
 
