@@ -80,7 +80,7 @@ async def test_baggage_goes_with_the_job_and_on_from_it(
     async with turnout_worker(*ways):
         for each in ways:
             handle = await turnout_client.submit(each)
-            headers: Any = await handle.result(timeout=10)
+            headers: Any = await handle.result(timeout=30)
             assert headers["baggage"] == "tenant=blue+%C3%B6st"
             assert headers["traceparent"].split("-")[1] == (await handle.info()).trace_id
 
