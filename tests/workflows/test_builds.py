@@ -20,6 +20,7 @@ from turnout import (
     activity,
     current_workflow,
     workflow,
+    workflow_ref,
 )
 from turnout.errors import InvalidValue
 from turnout.testing import NatsServer
@@ -155,6 +156,20 @@ async def test_without_a_worker_of_its_build(client: Client) -> None:
         assert (await handles[1].info()).reason is None
         with pytest.raises(WorkflowEnded):
             await handles[1].resume()
+
+
+async def test_what_nobody_can_begin_says_so(client: Client) -> None:
+    """Where no living worker has the workflow it waits, and says for whom, alone and in a list, delayed or not."""
+    waiting = "waits for a worker of workflow counter"
+    handle = await client.start("counter", {"rounds": 1})
+    delayed = await client.start(workflow_ref("counter").options(delay=3600), {"rounds": 1})
+    assert [(await each.info()).reason for each in (handle, delayed)] == [waiting, waiting]
+    assert [info.reason async for info in client.workflows()] == [waiting, waiting]
+    async with worker(client, "one"):
+        await waits(client, handle.id)
+        assert (await handle.info()).reason is None
+    await delayed.terminate("enough")
+    assert (await delayed.info()).reason == "enough"
 
 
 async def test_a_stuck_run_is_moved_to_another_build(client: Client, server: NatsServer) -> None:

@@ -20,7 +20,8 @@ class WorkflowInfo(Plain):
 
     `run` counts from 1: continue-as-new and a retry begin another. `payload` and `result` are parsed JSON. `error` of a
     stuck one says why it can't go on. `waiting` lists at most 20 of the things that it waits for, `waiting_count` says
-    how many there are. `pinned`: the run stays with workers of `build`; where none of them lives, `reason` says so.
+    how many there are. `pinned`: the run stays with workers of `build`; where none of them lives, `reason` says so, as
+    it does of one that nobody has begun, where no worker of its name lives.
     `schedule`: the name of the one whose run it is.
     """
 
@@ -58,9 +59,9 @@ class Texts:
 
 
 def workflow_info(record: Record, texts: Texts, waits_for: str = "") -> WorkflowInfo:
-    """The newest record as users see it. `waits_for`: the build that it is pinned to and that no worker has."""
+    """The newest record as users see it. `waits_for`: the worker that it needs, where none of these lives."""
     summary = record.summary
-    waits = f"waits for a worker of build {waits_for}" if waits_for else None
+    waits = f"waits for {waits_for}" if waits_for else None
     return WorkflowInfo(
         id=record.id,
         name=record.name,

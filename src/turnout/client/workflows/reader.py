@@ -14,6 +14,7 @@ from turnout.client.workflows.whole import whole
 from turnout.core.catalog import NodeInfo
 from turnout.core.spec import Body
 from turnout.core.workflows.standing import BrokenHistory
+from turnout.core.workflows.values import Record
 from turnout.errors import UnreadableRecord, WorkflowNotFound
 from turnout.nats.messages import Message, NoResponders
 from turnout.store.histories import Stored, is_deleted
@@ -63,10 +64,19 @@ class WorkflowReader:
     async def info(self, newest: Stored, living: Living | None = None) -> WorkflowInfo:
         """The workflow as users see it. A listing asks but once which workers are `living`."""
         record = newest.record
-        pin = "" if record.state.final else record.summary.pin
-        waits_for = pin if pin and pin not in await (living or self.living()).builds(record.name) else ""
+        waits_for = await self._lacking(record, living or self.living())
         payload = record.start.payload if record.start is not None else await self._payload(newest)
         return workflow_info(record, Texts(await self.shown(payload), await self.shown(record.result)), waits_for)
+
+    async def _lacking(self, record: Record, living: Living) -> str:
+        """Whom an open workflow waits for: a worker of its build, or any where none has begun it."""
+        pin = record.summary.pin
+        if record.state.final or (record.node and not pin):
+            return ""
+        builds = await living.builds(record.name)
+        if pin:
+            return "" if pin in builds else f"a worker of build {pin}"
+        return "" if builds else f"a worker of workflow {record.name}"
 
     async def builds(self, name: str) -> set[str]:
         """The builds of the living workers of a workflow."""
