@@ -25,13 +25,14 @@ from turnout import (
     current_workflow,
     workflow,
 )
+from turnout.cli.workflowtrace import trace_of
 from turnout.core.workflows.fork import Forking, forked
 from turnout.core.workflows.task import Starting
 from turnout.core.workflows.values import key_of
 from turnout.errors import InvalidValue
 from turnout.store.forks import Forks
 from turnout.store.starts import Starts
-from turnout.testing import replay
+from turnout.testing import WorkflowEnvironment, replay
 
 ran: Counter[str] = Counter()
 
@@ -415,6 +416,30 @@ async def test_a_child_of_its_own_hears_what_was_sent_to_the_one_before(client: 
             assert await fork.result(timeout=30) == ["told"]
         await handle.signal("on", "")
         assert await handle.result(timeout=30) == ["told"]
+
+
+@workflow(name="telling")
+async def telling() -> str:
+    """Tells its child something, then does something else before it waits for it."""
+    other = await current_workflow().start_child(listener)
+    await other.signal("go", "told")
+    await asyncio.sleep(1)
+    return str(await other.result())
+
+
+async def test_the_trace_of_a_fork_tells_what_was_only_sent_again() -> None:
+    """What had its end in the shared part is sent to the fork's own child, and nobody waits for its end once more."""
+    async with WorkflowEnvironment(workflows=[telling, listener]) as env:
+        handle = await env.start(telling)
+        await handle.result()
+        told = next(event.number for event in await handle.history() if event.kind == "ask_signal")
+        for at, state in ((told + 1, "completed"), (told + 2, "sent again")):
+            fork = await handle.fork(at)
+            assert await fork.result() == "told"
+            trace = trace_of(await fork.info(), await fork.history(), env.now().timestamp(), None)
+            assert [(step.state, step.duration is None) for step in trace.steps if step.kind == "signal"] == [
+                (state, state == "sent again")
+            ]
 
 
 async def _ended_children(client: Client) -> bool:

@@ -33,7 +33,8 @@ _KINDS = {CommandKind.joining: "result of"}
 class Step:
     """One thing of a run. `offset` is from the run's begin on, `duration` until its end, or until now; in seconds.
 
-    `state`: `waiting` until it has ended; of a message that reached the workflow "". `job` is the id of an activity's
+    `state`: `waiting` until it has ended; of a message that reached the workflow "", of one that a fork has sent to a
+    child of its own after the workflow before it "sent again". `job` is the id of an activity's
     job, `child` that of a child workflow, `id` the command's or the update's. `code`: the line that asked for it.
     """
 
@@ -104,8 +105,8 @@ class _Steps:
     def take(self, record: Record) -> None:
         for given in record.start.carried if record.start is not None else ():
             self._input(given)
-        for command in asked_again(record) if forks(record) else ():
-            self._command(record, command)
+        if forks(record):
+            self._sent_again(record)
         if record.begins_run:
             return  # what else it has belongs to the run before
         for given in record.inputs:
@@ -152,6 +153,14 @@ class _Steps:
                 self._steps[key] = self._step(str(given.kind), given.at, name)
             case _:
                 return
+
+    def _sent_again(self, record: Record) -> None:
+        """What a fork asks for anew. Nobody waits for what had its end in the shared part: that was only sent again."""
+        had_ended = {given.what for given in record.inputs if given.kind is InputKind.done}
+        for command in asked_again(record):
+            self._command(record, command)
+            if command.id in had_ended:
+                self._steps[command.id] = attrs.evolve(self._steps[command.id], state="sent again", duration=None)
 
     def _command(self, record: Record, command: Command) -> None:
         if command.kind in (CommandKind.withdraw, CommandKind.abandon):
