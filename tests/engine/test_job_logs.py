@@ -23,10 +23,11 @@ from tests.engine.log_activities import (
     tell_in_thread,
 )
 from tests.support.waiting import until
-from turnout import Client, JobContextFilter, JobNotFound, LogLine, Worker
+from turnout import Client, JobContextFilter, JobHandle, JobNotFound, LogLine, Worker
 from turnout.client import job_logs
 from turnout.core.loglines import LINE_BYTES, Line, cut
 from turnout.nats import link
+from turnout.store.job_logs import JobLogs
 from turnout.store.topology import Topology, TopologyOptions, stream_configs
 from turnout.testing import ActivityEnvironment, NatsServer
 from turnout.worker.log_buffer import LINES_MAX
@@ -273,6 +274,28 @@ async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout
         states.append((await handle.info()).state)
     assert messages(lines) == [f"line {n}" for n in range(80)]
     assert states == ["running", "completed"]
+
+
+async def test_lines_that_are_stored_behind_the_end_are_read(
+    turnout_client: Client, turnout_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines and records have streams of their own: where that of the lines is slower nobody misses the last ones."""
+    append = JobLogs.append
+
+    def late(self: JobLogs, *args: Any) -> None:
+        asyncio.get_running_loop().call_later(0.15, append, self, *args)
+
+    monkeypatch.setattr(JobLogs, "append", late)
+    async with turnout_worker(steadily):
+        handle = await turnout_client.submit(steadily, lines=3, pause=0.01)
+        followed = asyncio.ensure_future(followed_to_the_end(handle))
+        await handle.result(timeout=20)
+        assert messages(await handle.logs()) == [f"line {n}" for n in range(3)]
+        assert messages(await followed) == [f"line {n}" for n in range(3)]
+
+
+async def followed_to_the_end(handle: JobHandle[Any]) -> list[LogLine]:
+    return [line async for line in handle.follow_logs()]
 
 
 async def test_following_survives_the_server(turnout_worker: Any) -> None:

@@ -1,7 +1,8 @@
 """The lines that a job has logged: as they were kept, and as they come.
 
-A batch is on its way for a moment: one that was written just before its job's end may be stored just after it. So what
-is read of a job that has ended within the last second is read again until it stays the same.
+A batch is on its way for a moment: one that was written just before its job's end may be stored just after it, as the
+two go to streams of their own. So what is read of a job that has ended within the last second is read again and again,
+until it has stayed the same for a while.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from turnout.store.perform import Store
 
 _FRESH_S = 1.0
 _AGAIN_S = 0.05
+_QUIET_READS = 6
+"""So many reads in a row that find nothing new are the end of the lines of a job that has just ended."""
 _POLL_S = 2.0
 _STORED_AFTER_S = 0.02
 """How soon after it was heard a batch is looked for: it is stored by then, and others have come."""
@@ -39,12 +42,8 @@ class JobLogs:
         """The last `limit` lines that are kept, attempt by attempt; of one attempt, if it is given. JobNotFound."""
         record = await self._reader.read(self._activity, self._id)
         found = await self._new(record)
-        while self._just_ended(record):
-            await asyncio.sleep(_AGAIN_S)
-            more = await self._new(record)
-            if not more:
-                break
-            found += more
+        if self._just_ended(record):
+            found += await self._late(record)
         # A node that was cut off writes the lines of its attempt when it is back, after those of the next.
         found.sort(key=lambda line: line.attempt)
         return _chosen(found, limit, attempt)
@@ -52,6 +51,7 @@ class JobLogs:
     async def follow(self, limit: int | None, attempt: int | None) -> AsyncGenerator[LogLine, None]:
         """The last `limit` lines that are kept, then those that come, until the job has ended. JobNotFound."""
         record = await self._reader.read(self._activity, self._id)
+        ends_now = not record.state.final or self._just_ended(record)
         heard = asyncio.Event()
         connection = self._store.connection
         subject = self._store.names.log(self._activity, self._id)
@@ -74,6 +74,8 @@ class JobLogs:
                         await heard.wait()
                 await asyncio.sleep(_AGAIN_S if end.done() else _STORED_AFTER_S)
             await end
+            for line in _chosen(await self._late(record) if ends_now else [], None, attempt):
+                yield line
         finally:
             end.cancel()
             await subscription.close()
@@ -88,6 +90,17 @@ class JobLogs:
                 lines += batch.lines
         self._seen = seen
         return lines
+
+    async def _late(self, record: JobRecord) -> list[Line]:
+        """What is stored behind the end of a job that ends now: until nothing has come for a while."""
+        found: list[Line] = []
+        quiet = 0
+        while quiet < _QUIET_READS:
+            await asyncio.sleep(_AGAIN_S)
+            more = await self._reader.unless_away(self._new(record))
+            quiet = 0 if more else quiet + 1
+            found += more or []
+        return found
 
     def _just_ended(self, record: JobRecord) -> bool:
         ended_at = record.finished_at
