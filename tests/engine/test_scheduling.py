@@ -426,6 +426,20 @@ async def test_a_deadline_is_not_lost_with_a_look_that_fails(turnout_client: Cli
         assert await until(letters) == ["late"]
 
 
+async def test_what_has_just_come_is_not_read_for_its_deadline(turnout_client: Client) -> None:
+    """A queue that is worked off quickly costs its supervisor nothing; what has waited for a moment is looked at."""
+    store = turnout_client.store
+    headers = {wire.OPTIONS: '{"expires_in": 0.01}', wire.MSG_ID: "late"}
+    await store.connection.store(store.names.bare("hang"), b"{}", headers)
+    await asyncio.sleep(0.05)
+    for least_age_s, ended in ((60.0, []), (0.0, ["late"])):
+        deadlines = Deadlines(store, Applier(Performer(store)), least_age_s=least_age_s)
+        await deadlines.read()
+        await asyncio.sleep(0.5)  # longer than the grain of what is noted
+        await deadlines.look()
+        assert [letter.id async for letter in turnout_client.faults(activity="hang")] == ended
+
+
 async def test_a_deadline_in_the_queue_is_noticed_in_time(turnout_client: Client, turnout_worker: Any) -> None:
     """No worker takes the job, and nobody reads it: the supervisor of a worker for others ends it within 2 s."""
     nobodys, registry = activity_ref("nobody"), turnout_client.store.registry
