@@ -96,6 +96,22 @@ def test_a_terminal_is_asked_first(cli: Cli, answer: bytes, code: int, left: dic
     assert states(cli) == left
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", 0, 0), (b"n\n", 1, 1)])
+def test_so_it_is_before_a_replay(busy: Cli, answer: bytes, code: int, left: int) -> None:
+    """The number of dead letters' jobs is told and asked about where somebody can answer; --yes asks nobody."""
+    job_id = f"asked-{code}"
+    busy("job", "submit", "broken", "--id", job_id, "--label", f"asked={code}", "--wait", code=1)
+    with busy.on_a_terminal("fault", "replay", "--label", f"asked={code}") as (process, terminal):
+        shown = b""
+        while b"replay 1 job? [y/N]" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, answer)
+        assert process.wait(30) == code
+    assert busy.json("job", "show", job_id)["generation"] == 2 - left
+    busy("job", "follow", job_id, code=1)
+    assert busy.json("fault", "replay", "--label", f"asked={code}", "--yes") == {"replayed": 1}
+
+
 def test_workflows_that_match(cli: Cli) -> None:
     """cancel and terminate take all open workflows that match, once somebody says yes; the number is told."""
     for number in range(4):

@@ -167,8 +167,11 @@ async def test_replay_by_filter_takes_what_matches_and_has_not_gone_on(
         await forget_record(turnout_client, "broken", values[0].id)
         assert await turnout_client.replay_faults(since=0.0) == 0
         assert await turnout_client.replay_faults(activity="other", error_type="KeyError") == 0
+        assert await turnout_client.count_faults(activity="other", error_type="KeyError") == 0
         fixed.set()
+        assert await turnout_client.count_faults(activity=broken, error_type=ValueError) == 2
         assert await turnout_client.replay_faults(activity=broken, error_type=ValueError) == 2
+        assert await turnout_client.count_faults(activity=broken, error_type=ValueError) == 0
         for handle in values:
             assert (await handle.result(timeout=20))["attempt"] == 3
         assert [(await handle.info()).state for handle in (*keys, *others)] == ["faulted", "faulted"]

@@ -73,23 +73,35 @@ def act(
 
     On a terminal the number is told and asked about first; elsewhere nothing is done without `yes`.
     """
-    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not yes and not is_asked():
         raise click.UsageError(f"nobody is there to ask how many are meant: add --yes to {verb} all that match")
     wanted = _states(kind, verb, filters.get("state"))
 
     async def work(s: Session) -> int:
         if not yes:
             number = sum((await kind.count(s.client)(**{**filters, "state": wanted})).values())
-            if number == 0:
-                output.note(f"no {kind.name} matches")
-            elif not click.confirm(f"{verb} {kind.several(number)}?", err=True):
-                output.note("nothing was done")
+            if not confirmed(verb, number, kind):
                 return exits.FAILED
         done = await kind.methods(s.client)[verb](**{**filters, "state": wanted}, **(more or {}))
         s.show({_DONE[verb]: done}, lambda: [f"{kind.several(done)} {_DONE[verb]}"])
         return 0
 
     return session.run(work)
+
+
+def is_asked() -> bool:
+    """Whether somebody sits there who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(verb: str, number: int, kind: Kind = JOBS) -> bool:
+    """Whether somebody says yes to so many; of none nobody is asked."""
+    if number == 0:
+        output.note(f"no {kind.name} matches")
+    elif not click.confirm(f"{verb} {kind.several(number)}?", err=True):
+        output.note("nothing was done")
+        return False
+    return True
 
 
 def _states(kind: Kind, verb: str, asked: tuple[str, ...] | None) -> list[str]:

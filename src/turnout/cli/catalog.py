@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnout.cli import jobs, jobview, output, pasting
+from turnout.cli import bulk, exits, jobs, jobview, output, pasting
 from turnout.cli.exits import NotThere
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
@@ -142,8 +142,10 @@ async def fault(s: Session, job_id: str, activity: str | None) -> int:
     return 0
 
 
-async def replay(s: Session, filters: Mapping[str, Any]) -> int:
-    """Replay all that the filters find."""
+async def replay(s: Session, filters: Mapping[str, Any], *, yes: bool) -> int:
+    """Replay all that the filters find. On a terminal the number is told and asked about first, unless `yes`."""
+    if not yes and bulk.is_asked() and not bulk.confirmed("replay", await s.client.count_faults(**filters)):
+        return exits.FAILED
     count = await s.client.replay_faults(**filters)
     s.show({"replayed": count}, lambda: [f"{count} {'job' if count == 1 else 'jobs'} replayed"])
     return 0

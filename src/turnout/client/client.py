@@ -328,6 +328,21 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         wanted = DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
         return await self._replays.every(wanted)
 
+    async def count_faults(
+        self,
+        *,
+        activity: str | ActivityRef | None = None,
+        since: dt.datetime | dt.timedelta | float | None = None,
+        error_type: str | type[BaseException] | None = None,
+        label: str | tuple[str, str] | None = None,
+    ) -> int:
+        """How many jobs `replay_faults` would replay now.
+
+        count = await client.count_faults(activity=convert_video, error_type="ConnectionError")
+        """
+        wanted = DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
+        return await self._replays.count(wanted)
+
     async def drop_fault(self, job_id: str, activity: str | ActivityRef | None = None) -> int:
         """Remove the dead letters of a job; its record stays as it is. How many there were; JobNotFound for none."""
         valid_name(job_id, "job_id")

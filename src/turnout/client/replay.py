@@ -111,15 +111,10 @@ class Replays:
 
         A job that can't be replayed does not keep the others: what it refers to may be gone.
         """
-        newest: dict[tuple[str, str], _Found] = {}
-        async for dead_letter in self._store.dead_letters.scan(wanted.activity or "*"):
-            key = (dead_letter.record.activity, dead_letter.record.id)
-            if key not in newest or dead_letter.record.generation >= newest[key].generation:
-                newest[key] = _Found(dead_letter.record.generation, wanted.match(dead_letter))
+        newest = await self._matching(wanted)
 
         async def one(key: tuple[str, str]) -> int:
-            record = (await self._store.registry.load(*key)).record
-            if record is not None and (record.generation, record.state) != (newest[key].generation, JobState.faulted):
+            if not await self._waits(key, newest[key]):
                 return 0
             try:
                 await self.again(*key)
@@ -127,7 +122,30 @@ class Replays:
                 return 0
             return 1
 
-        return sum(await each(one, [key for key, found in newest.items() if found.matches], _AT_ONCE))
+        return sum(await each(one, list(newest), _AT_ONCE))
+
+    async def count(self, wanted: DeadLetterFilter) -> int:
+        """How many jobs `every` would replay now."""
+        newest = await self._matching(wanted)
+
+        async def one(key: tuple[str, str]) -> bool:
+            return await self._waits(key, newest[key])
+
+        return sum(await each(one, list(newest), _AT_ONCE))
+
+    async def _matching(self, wanted: DeadLetterFilter) -> dict[tuple[str, str], int]:
+        """The jobs whose newest dead letter matches, each with the generation that this tells of."""
+        newest: dict[tuple[str, str], _Found] = {}
+        async for dead_letter in self._store.dead_letters.scan(wanted.activity or "*"):
+            key = (dead_letter.record.activity, dead_letter.record.id)
+            if key not in newest or dead_letter.record.generation >= newest[key].generation:
+                newest[key] = _Found(dead_letter.record.generation, wanted.match(dead_letter))
+        return {key: found.generation for key, found in newest.items() if found.matches}
+
+    async def _waits(self, key: tuple[str, str], generation: int) -> bool:
+        """Whether the job has not gone on since this generation of it was faulted."""
+        record = (await self._store.registry.load(*key)).record
+        return record is None or (record.generation, record.state) == (generation, JobState.faulted)
 
     async def drop(self, activity: str, job_id: str) -> int:
         """Remove the dead letters of a job; its record stays. How many there were; JobNotFound when there is none."""

@@ -6,6 +6,7 @@ import datetime as dt
 
 import click
 
+from turnout.cli.commands.shared import YES
 from turnout.cli.options import Since, Verbs
 
 
@@ -45,6 +46,7 @@ def show(id_: str, activity: str | None) -> int:
 @click.option("--label", metavar="KEY[=VALUE]", help="With this label.")
 @click.option("--error-type", "--error", metavar="NAME", help="Faulted by an error of this class, such as ValueError.")
 @click.option("--all", "every", is_flag=True, help="All of them.")
+@YES
 def replay(
     ids: tuple[str, ...],
     activity: str | None,
@@ -52,11 +54,13 @@ def replay(
     label: str | None,
     error_type: str | None,
     every: bool,
+    yes: bool,
 ) -> int:
     """Run faulted jobs again, by their ids or by a filter.
 
     The id stays, the budgets are fresh, and the last checkpoint is kept. A filter takes the jobs whose newest
-    dead letter matches and that have not gone on since. Beside ids, --activity tells two jobs of one id apart.
+    dead letter matches and that have not gone on since; on a terminal their number is told and asked about first.
+    Beside ids, --activity tells two jobs of one id apart.
 
     \b
       turnout fault replay --activity convert_video --since 2h --error-type ConnectionError
@@ -71,7 +75,7 @@ def replay(
 
     if ids:
         return session.run(lambda s: jobs.retry(s, ids, activity))
-    return session.run(lambda s: catalog.replay(s, {**filters, "activity": activity}))
+    return session.run(lambda s: catalog.replay(s, {**filters, "activity": activity}, yes=yes))
 
 
 @fault.command()
