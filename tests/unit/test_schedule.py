@@ -201,6 +201,17 @@ def test_a_pause_keeps_what_is_due_for_later() -> None:
     assert advance(record, BEGIN + 60, **NOBODY) == Advance(record)
 
 
+def test_what_a_pause_has_missed_is_not_what_nobody_could_fire() -> None:
+    """It is told apart, and counted apart: an alarm that workers are away does not ring for a person's pause."""
+    record = kept(Schedule(every=10, catch_up="none"))
+    resumed = record.pause("", BEGIN + 25).pause("because", BEGIN + 35).resume(BEGIN + 55).resume(BEGIN + 99)
+    assert (resumed.paused, resumed.note) == (False, "")
+    turn = advance(resumed, BEGIN + 75, **NOBODY)
+    away, held = "missed: nobody could fire it in time", "missed: the schedule was paused"
+    assert reasons(turn) == {10: away, 20: away, 30: held, 40: held, 50: held, 60: away, 70: away}
+    assert (turn.missed, turn.skipped, turn.starts) == (4, 0, ())
+
+
 def test_a_run_that_somebody_has_begun_and_not_written_down_counts() -> None:
     """However late that is noticed, and whatever is to be caught up."""
     turn = advance(kept(Schedule(every=10, catch_up="none")), BEGIN + 18, active=False, begun=True)

@@ -207,6 +207,7 @@ class Job:
 class ScheduleRecord:
     """All that is known of a schedule. `cursor`: every tick up to there is dealt with. `previous`: the run that
     the last tick has begun. `backlog`: ticks that wait for its end. `headers`: those of whoever added it, for traces.
+    `paused_at`, `resumed_at`: the last pause, whose ticks nobody was to fire.
     """
 
     name: str
@@ -220,6 +221,19 @@ class ScheduleRecord:
     backlog: tuple[float, ...] = ()
     recent: tuple[Run, ...] = ()
     headers: dict[str, str] = attrs.field(factory=dict)
+    paused_at: float = 0.0
+    resumed_at: float = 0.0
+
+    def pause(self, note: str, now: float) -> ScheduleRecord:
+        """Paused from now on, or with another note."""
+        return evolve(self, paused=True, note=note, paused_at=self.paused_at if self.paused else now)
+
+    def resume(self, now: float) -> ScheduleRecord:
+        return evolve(self, paused=False, note="", resumed_at=now) if self.paused else self
+
+    def was_paused(self, tick: float) -> bool:
+        """Whether nobody was to fire this tick: the schedule was paused when it was due."""
+        return self.paused_at <= self.due_at(tick) <= self.resumed_at
 
     @property
     def next_tick(self) -> float | None:
@@ -256,7 +270,7 @@ def run_id(name: str, tick: float) -> str:
 class Advance:
     """What is to be done about a schedule: cancel a run, begin the runs of some ticks, then save the record.
 
-    `missed` and `skipped` count what does not run.
+    `missed` and `skipped` count what does not run: what nobody could fire, and what another run has kept from it.
     """
 
     record: ScheduleRecord
@@ -406,5 +420,8 @@ class _Turn:
         self.record = self.record.with_runs(Run(tick, self.record.run_id(tick), why))
 
     def miss(self, tick: float) -> None:
-        self._missed += 1
-        self.record = self.record.with_runs(Run(tick, self.record.run_id(tick), "missed: nobody could fire it in time"))
+        why = "missed: the schedule was paused"
+        if not self.record.was_paused(tick):
+            self._missed += 1
+            why = "missed: nobody could fire it in time"
+        self.record = self.record.with_runs(Run(tick, self.record.run_id(tick), why))

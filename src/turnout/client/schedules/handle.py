@@ -10,7 +10,6 @@ from turnout.bounded import each
 from turnout.client.handle import AnyHandle
 from turnout.client.schedules.info import ScheduleInfo, schedule_info
 from turnout.client.workflows.handle import AnyWorkflowHandle
-from turnout.core.evolve import evolve
 from turnout.core.failure import one_line
 from turnout.core.schedule import CAUGHT_UP_MOST, Job, Run, ScheduleRecord, run_id
 from turnout.errors import InvalidValue, ScheduleNotFound
@@ -46,11 +45,13 @@ class ScheduleHandle:
         """Fire no more until `resume`. The note is kept, and shown. Runs that have begun go on."""
         if not isinstance(note, str):
             raise InvalidValue(f"note must be text, not {note!r}")
-        await self._change(lambda record: evolve(record, paused=True, note=one_line(note)))
+        now = self._store.connection.now()
+        await self._change(lambda record: record.pause(one_line(note), now))
 
     async def resume(self) -> None:
         """Fire again; what was missed meanwhile goes by the schedule's `catch_up`."""
-        await self._change(lambda record: evolve(record, paused=False, note=""))
+        now = self._store.connection.now()
+        await self._change(lambda record: record.resume(now))
         await self._store.schedules.wake(self.name)
 
     async def trigger(self) -> RunHandle:
