@@ -326,3 +326,21 @@ def test_a_reader_that_has_seen_enough_of_a_job(busy: Cli) -> None:
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=busy.env, check=False, timeout=90)
     assert (done.returncode, done.stderr) == (0, "job headed submitted\n")
     busy("job", "cancel", "headed")
+
+
+def test_jobs_that_wait_are_let_past_others(cli: Cli) -> None:
+    """set-priority and run-now act on each job that waits; of one that can't be meant the exit code tells."""
+    cli("job", "submit", "add", "{}", "--id", "waits")
+    cli("job", "submit", "add", "{}", "--id", "later", "--delay", "1h")
+    assert cli("job", "set-priority", "2", "waits", "later").stdout == (
+        "waits  queued, priority 2\nlater  scheduled, priority 2\n"
+    )
+    shown = cli.json("job", "run-now", "later")
+    assert (shown["priority"], shown["waiting_for"]["kind"]) == (1, "node")  # for its time no longer
+    assert [job["id"] for job in cli.json("job", "ls", "--state", "scheduled")] == ["later"]
+    cli("job", "cancel", "waits")
+    for verb in (("set-priority", "1"), ("run-now",)):
+        assert "only a job that waits has a priority" in cli.error("job", *verb, "waits", code=1)
+        cli.error("job", *verb, "nobody", code=4)
+    cli.error("job", "set-priority", "6", "later", code=2)
+    cli.error("job", "run-now", code=2)

@@ -154,6 +154,22 @@ async def retry(s: Session, ids: Sequence[str], activity: str | None, *, checkpo
     return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}")
 
 
+async def set_priority(s: Session, ids: Sequence[str], activity: str | None, priority: int) -> int:
+    async def one(handle: AnyHandle) -> JobInfo:
+        await handle.set_priority(priority)
+        return await handle.info()
+
+    return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}, priority {info.priority}")
+
+
+async def run_now(s: Session, ids: Sequence[str], activity: str | None) -> int:
+    async def one(handle: AnyHandle) -> JobInfo:
+        await handle.run_now()
+        return await handle.info()
+
+    return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}, priority {info.priority}")
+
+
 async def delete(s: Session, ids: Sequence[str], activity: str | None, *, unbegun: bool = False) -> int:
     async def one(handle: AnyHandle) -> dict[str, Any]:
         await handle.delete(unbegun=unbegun)

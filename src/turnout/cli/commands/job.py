@@ -222,6 +222,34 @@ def delete(ids: tuple[str, ...], unbegun: bool, filters: dict[str, Any], yes: bo
     return bulk.act("delete", filters, yes=yes, kind=bulk.UNBEGUN_JOBS if unbegun else bulk.JOBS)
 
 
+@job.command("set-priority")
+@click.argument("priority", metavar="N", type=click.IntRange(1, 5))
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_of_activity
+def set_priority(priority: int, ids: tuple[str, ...], activity: str | None) -> int:
+    """Let jobs that wait start before others, or after them.
+
+    N is 1 for those that start first, 3 as usual, 5 for the last. One that waits for its time keeps waiting for it.
+    """
+    from turnout.cli import jobs, session
+
+    return session.run(lambda s: jobs.set_priority(s, ids, activity, priority))
+
+
+@job.command("run-now")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@_of_activity
+def run_now(ids: tuple[str, ...], activity: str | None) -> int:
+    """Let jobs that wait start as soon as they can.
+
+    They have priority 1 from then on, and one that waits for a delay or a retry is due at once. A pause of the
+    activity, its limits, and nodes that are busy hold them up still.
+    """
+    from turnout.cli import jobs, session
+
+    return session.run(lambda s: jobs.run_now(s, ids, activity))
+
+
 @job.command()
 @click.argument("job_id", metavar="ID")
 @click.argument("value", required=False)
