@@ -20,7 +20,7 @@ import pytest_asyncio
 from tests.support import records
 from tests.support.records import NODES, put, record, store
 from tests.support.values import changed
-from turnout import Client, JobFaulted, JobInfo, JobState
+from turnout import Client, JobFaulted, JobInfo, JobState, activity_ref
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.record import JobRecord
 from turnout.core.spec import Body
@@ -119,6 +119,17 @@ async def test_every_filter_gives_what_reading_everything_gives(turnout_client: 
         found = await turnout_client.count(**filters)
         assert +Counter(found) == Counter(job.state for job in wanted), filters
         assert list(found) == list(JobState)
+
+
+async def test_what_was_due_and_requeued_is_scheduled_still(turnout_client: Client) -> None:
+    """Nobody has received it: it is as its record says, in a list of these alone too, and for what acts on them all."""
+    delayed = activity_ref("noop").options(delay=3600)
+    early = await turnout_client.submit(delayed)
+    await early.run_now()
+    later = await turnout_client.submit(delayed)
+    for filters in ({}, {"state": "scheduled"}, {"state": ["scheduled", "queued"]}):
+        assert [info.id for info in await listed(turnout_client, **filters)] == [later.id, early.id]
+    assert await turnout_client.cancel_jobs(state="scheduled") == 2
 
 
 async def test_a_limit_takes_the_newest(turnout_client: Client) -> None:

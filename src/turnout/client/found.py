@@ -207,8 +207,10 @@ class Finder:
         return self._names.jobs(activity, job_id, wire.priority_in(record.data))
 
     def _may_be(self, raw: Raw) -> bool:
-        """Where only scheduled jobs are wanted, most messages are none."""
-        return self._wanted != {JobState.scheduled} or self._is_timer(raw) or _SCHEDULED in raw.block
+        """Where only scheduled jobs are wanted, most messages are none: the message of one that is due comes of a
+        timer, or of whoever has requeued it since."""
+        scheduled = self._is_timer(raw) or _SCHEDULED in raw.block or _REPLACED in raw.block
+        return scheduled or self._wanted != {JobState.scheduled}
 
     def _may_expire(self, peek: wire.Peek, raw: Raw) -> bool:
         """Whether it may have to be called faulted by the one who sees it (P12)."""
