@@ -17,6 +17,7 @@ from turnout import Client, InvalidValue, JobHandle, JobState, Limit, LimitInfo,
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
 from turnout.testing import NatsServer
+from turnout.testing.fixtures import WorkerFactory
 
 runs: list[tuple[str, float, float]] = []
 """What ran, from when until when."""
@@ -114,6 +115,11 @@ async def fails() -> None:
 @activity
 async def free() -> str:
     return current_job().id
+
+
+@activity
+async def errs() -> None:
+    await current_job().slow_down("apy", 3600)
 
 
 async def waits_for(client: Client, job_id: str) -> tuple[str, str] | None:
@@ -521,3 +527,15 @@ async def test_bad_limits_are_refused_before_anything_is_stored(turnout_client: 
         await turnout_client.set_limit("one", 1, duration=0)
     await turnout_client.clear_limit("nobody knows it")
     assert [each async for each in turnout_client.limits()] == []
+
+
+async def test_who_slows_down_what_nobody_has_declared_is_told(
+    turnout_client: Client, turnout_worker: WorkerFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt name holds nothing up: the log says so, and the list of limits; of a declared one it says nothing."""
+    async with turnout_worker(call, errs):
+        await (await turnout_client.submit(call, slow=True)).result(timeout=20)
+        assert "slow_down" not in caplog.text
+        await (await turnout_client.submit(errs)).result(timeout=20)
+        assert "no worker has declared a limit apy" in caplog.text
+        assert [(each.name, each.declared) async for each in turnout_client.limits()] == [("api", True), ("apy", False)]

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 from turnout.cli import output, pasting
 from turnout.cli.checks import Check
-from turnout.client.limits import undeclared
+from turnout.definition.limits import undeclared
 from turnout.store.perform import Store
 
 
 async def limit_checks(store: Store) -> AsyncIterator[Check]:
     """Errors are those of the connection."""
-    for name in sorted(undeclared(await store.limits.all())):
+    for name in sorted(undeclared(await store.limits.all(), store.connection.now())):
         found = f"the limit {output.one_line(name)} is set, and no worker has declared it"
         clear = pasting.command(f"limit clear {shlex.quote(name)}")
         yield Check("limits", "note", found, f"start a worker whose code names it, or end it: {clear}")

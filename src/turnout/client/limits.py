@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 import attrs
 
 from turnout.client.info import instant
-from turnout.core.limits import Effective, Holder, LimitRecord, Rule, effective
+from turnout.core.limits import Effective, Holder, Rule, effective
 from turnout.core.plain import Plain
 from turnout.core.retry import seconds
-from turnout.definition.limits import checked_name, checked_rule
-from turnout.definition.templates import may_be
+from turnout.definition.limits import checked_name, checked_rule, undeclared
 from turnout.errors import InvalidValue
 from turnout.store.perform import Store
 
@@ -46,13 +45,6 @@ class LimitInfo(Plain):
     source: Literal["declared", "set"]
     until: dt.datetime | None = None
     declared: bool = True
-
-
-def undeclared(records: Collection[LimitRecord]) -> set[str]:
-    """Those that were set, and are neither a limit of an activity, as far as workers have said, nor a key of one."""
-    known = [record.name for record in records if record.declared is not None]
-    others = {record.name for record in records if record.declared is None and record.given is not None}
-    return {name for name in others if not any(may_be(name, declared) for declared in known)}
 
 
 class LimitMethods:
@@ -116,7 +108,7 @@ class LimitMethods:
         """
         store, now = self.store, self.store.connection.now()
         records = {record.name: record for record in await store.limits.all()}
-        strange = undeclared(records.values())
+        strange = undeclared(records.values(), now)
         uses: dict[str, _Use] = {}
         for places in await store.places.all():
             if places.holders:

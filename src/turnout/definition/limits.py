@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 import attrs
 
-from turnout.core.limits import LimitKey, Rule
+from turnout.core.limits import LimitKey, LimitRecord, Rule
 from turnout.core.retry import seconds
-from turnout.definition.templates import checked_braces, fields_of, filled
+from turnout.definition.templates import checked_braces, fields_of, filled, may_be
 from turnout.errors import InvalidValue
 
 MAX_NAME = 200
@@ -114,3 +114,11 @@ def limits_of(value: object) -> tuple[Limit, ...]:
 def keys_of(limits: Sequence[Limit], values: Mapping[str, Any]) -> tuple[LimitKey, ...]:
     """The keys of all these limits for one payload, in the one order in which their places are taken everywhere."""
     return tuple(sorted({each.key(values) for each in limits}, key=lambda key: (key.name, key.key)))
+
+
+def undeclared(records: Collection[LimitRecord], now: float) -> set[str]:
+    """Those that were set, or slowed down just now, and are neither a limit of an activity, as far as workers have
+    said, nor a key of one."""
+    known = [record.name for record in records if record.declared is not None]
+    others = {each.name for each in records if each.declared is None and (each.given is not None or each.held_up > now)}
+    return {name for name in others if not any(may_be(name, declared) for declared in known)}

@@ -65,7 +65,8 @@ def plain(value: Any, other: Other | None = None) -> Any:
 def not_json(value: object) -> Unsendable:
     """The refusal of an object that JSON does not have."""
     name = type(value).__qualname__
-    return Unsendable(f"it is a {name}, which JSON does not have: annotate it as {name}, or convert it first")
+    article = "an" if name[:1] in "AEIOUaeiou" else "a"
+    return Unsendable(f"it is {article} {name}, which JSON does not have: annotate it as {name}, or convert it first")
 
 
 def _item(item: Any, key: object, other: Other | None) -> Any:

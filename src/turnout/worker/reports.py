@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +18,15 @@ from turnout.core.failure import LEASE_LOST, Stop, StopReason
 from turnout.core.loglines import Line
 from turnout.core.record import JobRecord, Progress, Token
 from turnout.core.spec import Body
+from turnout.definition.limits import undeclared
 from turnout.errors import TurnoutError
 from turnout.store.perform import Performer, Store, retry_while_away
 from turnout.store.records import Versioned
 from turnout.telemetry.attempts import AttemptSpan
 from turnout.worker.leases import Lease
 from turnout.worker.log_buffer import AttemptLog
+
+logger = logging.getLogger("turnout.attempts")
 
 REPORT_INTERVAL_S = 1.0
 
@@ -111,9 +115,15 @@ class Reports:
         self._storing += 1
         try:
             await retry_while_away(partial(self._store.limits.hold_up, limit, until))
+            await self._tell_if_undeclared(limit)
         finally:
             self._storing -= 1
             self.beat()
+
+    async def _tell_if_undeclared(self, limit: str) -> None:
+        with contextlib.suppress(TurnoutError):  # a mere remark
+            if limit in undeclared(await self._store.limits.all(), self._store.connection.now()):
+                logger.warning("slow_down: no worker has declared a limit %s, so that nothing heeds it", limit)
 
     async def _checkpoint(self, text: str) -> None:
         before = self.record.checkpoint
