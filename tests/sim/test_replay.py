@@ -67,6 +67,7 @@ seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.
 
 
 KNOWN_ROUTES = """
+seed=2592;jobs=plain-gpu:SZF,plain-any:DDZ,delayed-both:LLC;crash=16;faults=lossy@14.52:6.79:1,lossy@10.4:5.2:2,freeze@9.02:1.73:0;acts=;deliver=5;max_lost=2;supervisors=2
 seed=14;jobs=bare-both:LLL;crash=15;deliver=5
 seed=2780;jobs=bare-both:ZZS,expiring-huge:ZZS,expiring-huge:ZKF;crash=31;faults=kill@12.89:11.65:0;acts=retry@7.97:0,cancel@8.45:0;deliver=5;supervisors=2
 seed=4608;jobs=delayed-east:ZSL,plain-east:WFD,bare-east:CCL;faults=crash@12.24:11.0:1,server@14.83:3.55:2,stop@5.84:11.96:0;deliver=3;supervisors=2

@@ -46,6 +46,9 @@ _LATE = 0.6
 _SILENCE_COUNTS_S = 3.0
 """Who did not answer so lately is given less time when it is asked again."""
 
+_HOLDS_S = 2.0
+"""So long a verdict holds: behind an answer of the store that took longer its owner may be back, and is asked again."""
+
 _LAST_WORD_S = 0.4
 """So much: its key has lapsed, and what it had been asked before may have been lost on its way."""
 
@@ -170,11 +173,18 @@ class Owners:
     async def _lost(self, owned: Mapping[Key, Owned]) -> None:
         """Count these attempts as lost. What carries no message any more (purged, or lost in a power cut) is requeued
         from its record."""
+        judged_at = boottime()
         for keys in chunks(list(owned), _TOGETHER):
-            await self._lost_together({key: owned[key] for key in keys})
+            some = {key: owned[key] for key in keys}
+            records = await self._read(some)
+            if boottime() - judged_at > _HOLDS_S:
+                verdict, said = await self._ask(next(iter(some.values())).token)
+                if verdict is not Verdict.gone or (said and len(owned) > 1):
+                    return  # the next look asks about each
+                judged_at = boottime()
+            await self._lost_together(some, records)
 
-    async def _lost_together(self, owned: Mapping[Key, Owned]) -> None:
-        records = await self._read(owned)
+    async def _lost_together(self, owned: Mapping[Key, Owned], records: Mapping[Key, Versioned]) -> None:
         counted = await each(lambda key: self._count(key, owned[key], records.get(key)), owned, AT_ONCE)
         lost = [key for key, is_counted in zip(owned, counted, strict=True) if is_counted]
         messages = {key: message for key in lost if (message := owned[key].message) is not None}
