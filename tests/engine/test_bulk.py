@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from turnout import Client, Fatal, JobState, activity
+from turnout import Client, Fatal, JobNotFound, JobState, activity
 from turnout.testing.fixtures import WorkerFactory
 
 fixed = asyncio.Event()
@@ -91,3 +92,20 @@ async def test_nobody_acts_on_all_by_mistake(turnout_client: Client) -> None:
     with pytest.raises(ValueError, match="state must be one of cancelled, completed, faulted here, not queued"):
         await turnout_client.delete_jobs(state="queued")
     assert (await turnout_client.count())[JobState.queued] == 1
+
+
+async def test_several_who_act_on_the_same_jobs(turnout_client: Client) -> None:
+    """Each job is deleted once, or retried: whoever comes too late leaves it alone, and goes on with the others."""
+    handles = await turnout_client.submit_many("nobody", [{}] * 40)
+    assert sum(await asyncio.gather(*(turnout_client.cancel_jobs(activity="nobody") for _ in range(2)))) >= 40
+    deleted = await asyncio.gather(*(handle.delete() for handle in handles[:10] * 3), return_exceptions=True)
+    assert {type(outcome) for outcome in deleted} == {type(None), JobNotFound}
+    retries, *deletions = await asyncio.gather(
+        turnout_client.retry_jobs(activity="nobody"),
+        turnout_client.delete_jobs(activity="nobody"),
+        turnout_client.delete_jobs(activity="nobody"),
+    )
+    left = await turnout_client.count(activity="nobody")
+    assert +Counter(left) == +Counter({JobState.queued: sum(left.values())})
+    assert sum(left.values()) <= retries
+    assert sum(left.values()) + sum(deletions) >= 30

@@ -26,8 +26,12 @@ from turnout.definition.ambient import waiting
 from turnout.definition.codec import decode_as
 from turnout.errors import InvalidState, InvalidValue, JobCancelled, JobFaulted, TurnoutError
 from turnout.store.perform import Performer, Store
+from turnout.store.records import Conflict
 
 R = TypeVar("R")
+
+_DELETIONS = 10
+"""So often a deletion looks again at a job that others change meanwhile."""
 
 
 class JobHandle(OutsideMethods, Generic[R]):
@@ -165,6 +169,13 @@ class JobHandle(OutsideMethods, Generic[R]):
         if unbegun:
             await UnbegunJobs(self._store).delete(activity, self.id)
             return
+        for _ in range(_DELETIONS):
+            with contextlib.suppress(Conflict):  # somebody else retries or deletes it just now: look again
+                await self._forget(activity)
+                return
+        raise InvalidState(f"job {self.id} is changed by others all the time: try again")
+
+    async def _forget(self, activity: str) -> None:
         await self._reader.settled(activity, self.id)
         loaded = await self._reader.load(activity, self.id)
         record = loaded.record or await self._reader.read(activity, self.id)
