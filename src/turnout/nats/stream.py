@@ -231,10 +231,11 @@ class Stream:
             if more:  # mostly there is but one
                 page = await some(self.connection, self.name, subject, first.seq + 1, _REMOVED_MOST)
                 seqs += [raw.seq for raw in page.messages if raw.seq < end]
-            await each(self._remove, seqs, _REMOVED_AT_ONCE)
+            await each(self.delete_if_there, seqs, _REMOVED_AT_ONCE)
             more = True
 
-    async def _remove(self, seq: int) -> None:
+    async def delete_if_there(self, seq: int) -> None:
+        """The same, and nothing happens where somebody else has been quicker: of that the server makes an error 500."""
         try:
             await self.delete(seq)
         except ApiError:

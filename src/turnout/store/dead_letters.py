@@ -10,7 +10,7 @@ import attrs
 from turnout import wire
 from turnout.core.record import JobRecord
 from turnout.errors import UnreadableRecord
-from turnout.nats.connection import ApiError, Connection, StoredMessage, WrongLastSequence
+from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
 from turnout.nats.messages import EXPECTED, encode_headers
 from turnout.nats.stream import Stream
 from turnout.store.names import Names
@@ -68,12 +68,8 @@ class DeadLetters:
                 logger.warning("the dead letter %s can't be read: %s", stored.subject, error)
 
     async def remove(self, seq: int) -> None:
-        """Delete one dead letter."""
-        try:
-            await Stream(self._connection, self._names.faults).delete(seq)
-        except ApiError as error:
-            if error.code != 404:
-                raise
+        """Delete one dead letter, if nobody has yet."""
+        await Stream(self._connection, self._names.faults).delete_if_there(seq)
 
 
 def _same_life(stored: StoredMessage, record: JobRecord) -> bool:
