@@ -106,7 +106,14 @@ async def test_a_key_keeps_no_dead_node_alive(
     assert (await handle.info()).losses == 1
 
 
-@pytest.mark.parametrize("body", [b"[[[", b"{}", b'{"ttl":"x"}', b'{"supervisor":"nobody","term":1,"ttl":2}', b"7"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[[[",
+        b'{"supervisor":"nobody","term":1,"ttl":2}',
+        *(pytest.param(each, marks=pytest.mark.breadth) for each in (b"{}", b'{"ttl":"x"}', b"7")),
+    ],
+)
 async def test_a_leaders_key_without_an_end_keeps_nobody_from_supervising(
     turnout_client: Client, turnout_worker: WorkerFactory, body: bytes
 ) -> None:

@@ -87,7 +87,7 @@ def simulation_of(plan: Plan, *, trace: bool = False) -> Simulation:
 
 def known(text: str) -> Any:
     """A plan with a crash before each of its effects is many histories."""
-    return pytest.param(text, marks=[pytest.mark.long] * (";crash=*" in text))
+    return pytest.param(text, marks=[pytest.mark.long, pytest.mark.breadth] * (";crash=*" in text))
 
 
 @pytest.mark.parametrize("text", list(map(known, [*KNOWN, *KNOWN_FLOWS, *KNOWN_GROUPS, *KNOWN_ROUTES])))

@@ -107,7 +107,10 @@ async def test_the_pace_is_limited(clip: Path) -> None:
     assert time.monotonic() - begun >= 1.5
 
 
-@pytest.mark.parametrize("reason", ["node_stopping", "timed_out", "lease_lost"])
+@pytest.mark.parametrize(
+    "reason",
+    ["lease_lost", *(pytest.param(each, marks=pytest.mark.breadth) for each in ("node_stopping", "timed_out"))],
+)
 async def test_the_next_attempt_does_no_segment_again(clip: Path, ffmpeg_runs: FfmpegRuns, reason: str) -> None:
     """Segments that an attempt has finished are taken over; ffmpeg converts the others, and these alone."""
     first = ActivityEnvironment()
@@ -126,7 +129,7 @@ async def test_the_next_attempt_does_no_segment_again(clip: Path, ffmpeg_runs: F
     assert left_over(clip) == ["clip.webm"]
 
 
-@pytest.mark.parametrize("harm", ["lost", "cut short"])
+@pytest.mark.parametrize("harm", [pytest.param("lost", marks=pytest.mark.breadth), "cut short"])
 async def test_a_piece_that_is_not_what_it_was_is_done_again(clip: Path, ffmpeg_runs: FfmpegRuns, harm: str) -> None:
     """The checkpoint is believed as far as the disk confirms it: a missing or shorter file is converted anew."""
     first = ActivityEnvironment()
@@ -236,7 +239,7 @@ def film(seconds: float, *, rate: str = "25", size: str = "160x120") -> tuple[st
 HOLES = "select=not(between(t\\,4\\,9.7)+between(t\\,11.9\\,12.5))*gt(random(1)\\,0.3)"
 
 
-@pytest.mark.parametrize("format", ["webm", "mp4"])
+@pytest.mark.parametrize("format", [pytest.param("webm", marks=pytest.mark.breadth), "mp4"])
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
