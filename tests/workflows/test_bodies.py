@@ -28,7 +28,7 @@ async def keeping(text: str) -> list[int]:
     return [len(text), len(made), len(told)]
 
 
-@workflow(retention=1)
+@workflow(retention=3)
 async def mirror(text: str) -> str:
     return text
 

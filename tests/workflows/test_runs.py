@@ -97,7 +97,7 @@ async def survivor() -> str:
     return "?"
 
 
-@workflow(retention=1)
+@workflow(retention=3)
 async def brief(number: int) -> int:
     return await double(number)
 
