@@ -250,10 +250,12 @@ async def test_terminate_ends_at_once(client: Client, worker: Worker) -> None:
 
 
 async def test_terminate_without_a_worker(client: Client) -> None:
-    """With no worker alive the client does all of it."""
+    """With no worker alive the client does all of it; an error says as well that nobody has said why."""
     handle = await client.start(patient)
-    await handle.terminate("out")
+    await handle.terminate()
     assert (await handle.info()).state is WorkflowState.terminated
+    with pytest.raises(WorkflowTerminated, match="was terminated: no reason was given"):
+        await handle.result(timeout=10)
 
 
 async def test_a_timeout_in_the_code(client: Client, worker: Worker) -> None:

@@ -15,7 +15,7 @@ from turnout.client.reader import Reader
 from turnout.client.replay import Replays
 from turnout.client.unbegun import UnbegunJobs
 from turnout.core.events import CancelRequested, Leftover, PriorityRequested
-from turnout.core.failure import given_reason
+from turnout.core.failure import NO_REASON, given_reason
 from turnout.core.lifecycle import newer
 from turnout.core.record import JobRecord, JobState
 from turnout.core.retry import seconds
@@ -266,7 +266,7 @@ async def failure_of(reader: Reader, record: JobRecord) -> JobCancelled | JobFau
     """What `result()` raises of a job that was cancelled or has faulted."""
     info = await reader.info(record)
     if record.state is JobState.cancelled:
-        return JobCancelled(f"job {record.id} was cancelled: {record.reason or 'no reason was given'}", info)
+        return JobCancelled(f"job {record.id} was cancelled: {record.reason or NO_REASON}", info)
     error = record.error
     what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
     return JobFaulted(f"job {record.id} faulted ({record.reason}): {what}", info)

@@ -76,6 +76,10 @@ def one_line(value: str) -> str:
     return _utf8(value)[:1_000]
 
 
+NO_REASON = "no reason was given"
+"""What an error says where somebody has ended something and has not said why."""
+
+
 def given_reason(reason: object) -> str:
     """Why somebody asks for an end, as it is kept. InvalidValue when it is no text."""
     if not isinstance(reason, str):

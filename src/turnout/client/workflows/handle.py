@@ -17,7 +17,7 @@ from turnout.client.workflows.info import WorkflowInfo
 from turnout.client.workflows.reader import WorkflowReader
 from turnout.client.workflows.sender import Given, Sender
 from turnout.client.workflows.updates import UpdateHandle, Updater, given_update
-from turnout.core.failure import given_reason
+from turnout.core.failure import NO_REASON, given_reason
 from turnout.core.retry import seconds
 from turnout.core.workflows.values import InputKind, WorkflowState
 from turnout.definition.codec import decode_as
@@ -104,7 +104,7 @@ class WorkflowHandle(Generic[R]):
             result: R = decode("null" if text is None else text)
             return result
         info = await self._reader.info(ended)
-        message = record.failure.error.shown if record.failure is not None else record.reason or ""
+        message = record.failure.error.shown if record.failure is not None else record.reason or NO_REASON
         match record.state:
             case WorkflowState.cancelled:
                 raise WorkflowCancelled(f"workflow {self.id} was cancelled: {message}", info)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import attrs
 
+from turnout.core.failure import NO_REASON
 from turnout.core.record import JobRecord
 from turnout.core.spec import Body
 from turnout.core.workflows.values import (
@@ -112,10 +113,9 @@ class Calls:
         if ending.kind is EndKind.completed:
             return decode(_text(ending.result))
         info = None if ending.job is None else self._instance.views.job(ending.job)
-        message = ending.error.shown if ending.error is not None else ending.reason or ""
         if ending.kind is EndKind.cancelled:
-            raise JobCancelled(f"activity {ref.name} was cancelled: {ending.reason or ''}", info)
-        raise JobFaulted(f"activity {ref.name} faulted: {message}", info)
+            raise JobCancelled(f"activity {ref.name} was cancelled: {ending.reason or NO_REASON}", info)
+        raise JobFaulted(f"activity {ref.name} faulted: {_why(ending)}", info)
 
     # --- waiting for the end of a command -----------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Calls:
         return ref.codec.decode_result(text) if isinstance(ref, Workflow) else _plain(text)
 
     def _raise(self, workflow_id: str, name: str, ending: Ending) -> NoReturn:
-        message = ending.error.shown if ending.error is not None else ending.reason or ""
+        message = _why(ending)
         info = self._instance.views.child(workflow_id, name, ending)
         match ending.kind:
             case EndKind.cancelled:
@@ -309,3 +309,7 @@ def _text(body: Body | None) -> str:
 
 def _plain(text: str) -> Any:
     return decode_json(text, "result")
+
+
+def _why(ending: Ending) -> str:
+    return ending.error.shown if ending.error is not None else ending.reason or NO_REASON
