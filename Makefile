@@ -21,7 +21,7 @@ quick: $(VENV)/.dev ## the tests that need no server, and a short simulation, in
 	@$(BIN)/python -m pytest -q -n 2 --dist load $(COVER) -m 'not long' --sim-scale=0.2 tests/test_shape.py tests/unit tests/wire tests/sim
 
 test: lint ## lint, then the fast tests on a real nats-server (the whole of it: bash .ci/run)
-	@$(PYTEST) -m "not breadth" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
+	@$(PYTEST) -m "not breadth and not long" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
 
 lint: $(VENV)/.dev ## style, types and import direction
 	@$(BIN)/ruff check --quiet
