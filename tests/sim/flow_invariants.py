@@ -51,6 +51,8 @@ class Life:
     """The final answers of updates, by their ids."""
     wake: int = 0
     """Where its inbox begins."""
+    woken_anew_above: int | None = None
+    """Begun in the place of another life: where the inbox ended then. Whoever has begun it wakes it above that (W5)."""
     shared: frozenset[int] = frozenset()
     """Where the inputs lay that a fork shares: in the inbox of who was forked."""
 
@@ -87,7 +89,10 @@ class FlowInvariants(Invariants):
         )
         life = self.lives.get(record.id)
         if life is None or (life.newest.kind is RecordKind.deleted and record.life != life.newest.life):
+            in_place_of = life
             life = self._begins(record)
+            if in_place_of is not None:
+                life.woken_anew_above = self.sim.inbox.last_seq
         else:
             before = life.newest
             follows = record.life == before.life and record.number == before.number + 1
@@ -334,7 +339,8 @@ class FlowInvariants(Invariants):
             case InputKind.start if given.what in life.pending and given.run == newest.run:
                 return False  # it keeps a local activity (W14)
             case InputKind.start:
-                return life.begun or given.seq <= life.ended_upto or self._wakes(newest)
+                void_before = life.woken_anew_above is not None and given.seq <= life.woken_anew_above
+                return life.begun or void_before or given.seq <= life.ended_upto or self._wakes(newest)
             case InputKind.signal | InputKind.update:
                 return given.id in life.counted
             case InputKind.joining:
