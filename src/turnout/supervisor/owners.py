@@ -129,8 +129,6 @@ class Owners:
 
     async def ask_late(self) -> None:
         """Ask those whose key will lapse soon: who is silent then is given little time when it does."""
-        if not self._attempts:
-            return
         now = self._store.connection.now()
         nodes = [node for node in await self._store.nodes.living() if node.id in self._attempts]
         late = [node.id for node in nodes if now - node.seen_at > _LATE * min(node.ttl, MAX_TTL_S)]

@@ -35,9 +35,6 @@ _GRANTED_S = 2.0
 _UNSERVED_S = 5.0
 """For so long no node must have worked on an activity: while one takes over from another there may be none."""
 
-_UNUSED_S = 2.0
-"""Where there has never been a limit it is asked no more often than this whether there is one."""
-
 _SHARE = 20.0
 """A look that took long is followed by a pause of so many times its length."""
 
@@ -100,7 +97,6 @@ class PlaceSweep:
             return
         begun = boottime()
         if not await self._store.places.ever_used():
-            self._not_before = begun + _UNUSED_S
             return
         held = {LimitKey(places.key, places.name): places for places in await self._store.places.all()}
         lines = await self._store.places.lines.all(held)
