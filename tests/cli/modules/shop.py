@@ -70,13 +70,14 @@ class Assassinated(SystemExit):
 
 @activity
 async def assassin() -> None:
-    """End the thread that keeps the leases."""
-    for thread in threading.enumerate():
-        if thread.name == "turnout-leases":
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Assassinated)
-            )
-    await asyncio.sleep(3600)
+    """End the thread that keeps the leases; again after a while, should it have come where Python drops it."""
+    while True:
+        for thread in threading.enumerate():
+            if thread.name == "turnout-leases":
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Assassinated)
+                )
+        await asyncio.sleep(10)
 
 
 both = [add, slow]
