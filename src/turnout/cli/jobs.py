@@ -155,16 +155,18 @@ async def retry(s: Session, ids: Sequence[str], activity: str | None, *, checkpo
 
 
 async def set_priority(s: Session, ids: Sequence[str], activity: str | None, priority: int) -> int:
-    async def one(handle: AnyHandle) -> JobInfo:
-        await handle.set_priority(priority)
-        return await handle.info()
-
-    return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}, priority {info.priority}")
+    return await _hurried(s, ids, activity, lambda handle: handle.set_priority(priority))
 
 
 async def run_now(s: Session, ids: Sequence[str], activity: str | None) -> int:
+    return await _hurried(s, ids, activity, lambda handle: handle.run_now())
+
+
+async def _hurried(
+    s: Session, ids: Sequence[str], activity: str | None, hurry: Callable[[AnyHandle], Awaitable[None]]
+) -> int:
     async def one(handle: AnyHandle) -> JobInfo:
-        await handle.run_now()
+        await hurry(handle)
         return await handle.info()
 
     return await each_job(s, ids, activity, one, lambda info: f"{info.id}  {info.state}, priority {info.priority}")

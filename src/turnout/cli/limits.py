@@ -26,10 +26,7 @@ async def ls(s: Session) -> int:
 
 async def show(s: Session, name: str) -> int:
     """Show one limit. NotThere names the ones there are."""
-    found = [limit async for limit in s.client.limits()]
-    chosen = next((each for each in found if each.name == name), None) or _unused_key(name, found)
-    if chosen is None:
-        raise NotThere(_unknown(name, found))
+    chosen = await _chosen(s, name)
     lines = [
         ("limit", output.one_line(chosen.name)),
         *zip(("concurrency", "rate"), _rule(chosen), strict=True),
@@ -42,9 +39,14 @@ async def show(s: Session, name: str) -> int:
     return 0
 
 
-def _unknown(name: str, found: Sequence[LimitInfo]) -> str:
-    known = ", ".join(output.one_line(each.name) for each in found[:20]) or "none"
-    return f"there is no limit {name}; those known are: {known}"
+async def _chosen(s: Session, name: str) -> LimitInfo:
+    """The limit of this name, or a key of one that nobody uses just now. NotThere names the ones there are."""
+    found = [limit async for limit in s.client.limits()]
+    chosen = next((each for each in found if each.name == name), None) or _unused_key(name, found)
+    if chosen is None:
+        known = ", ".join(output.one_line(each.name) for each in found[:20]) or "none"
+        raise NotThere(f"there is no limit {name}; those known are: {known}")
+    return chosen
 
 
 def _unused_key(name: str, found: Sequence[LimitInfo]) -> LimitInfo | None:
@@ -82,9 +84,7 @@ def _said(
 
 
 async def clear(s: Session, name: str) -> int:
-    known = {limit.name: limit async for limit in s.client.limits()}
-    if name not in known and _unused_key(name, list(known.values())) is None:
-        raise NotThere(_unknown(name, list(known.values())))
+    await _chosen(s, name)
     await s.client.clear_limit(name)
     s.show({"name": name, "cleared": True}, lambda: [f"{name}: what the code says counts"])
     return 0

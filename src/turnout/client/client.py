@@ -325,8 +325,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
 
             count = await client.replay_faults(activity=convert_video, error_type="ConnectionError")
         """
-        wanted = DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
-        return await self._replays.every(wanted)
+        return await self._replays.every(self._faulted(activity, since, error_type, label))
 
     async def count_faults(
         self,
@@ -340,8 +339,16 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
 
         count = await client.count_faults(activity=convert_video, error_type="ConnectionError")
         """
-        wanted = DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
-        return await self._replays.count(wanted)
+        return await self._replays.count(self._faulted(activity, since, error_type, label))
+
+    def _faulted(
+        self,
+        activity: str | ActivityRef | None,
+        since: dt.datetime | dt.timedelta | float | None,
+        error_type: str | type[BaseException] | None,
+        label: str | tuple[str, str] | None,
+    ) -> DeadLetterFilter:
+        return DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
 
     async def drop_fault(self, job_id: str, activity: str | ActivityRef | None = None) -> int:
         """Remove the dead letters of a job; its record stays as it is. How many there were; JobNotFound for none."""

@@ -214,6 +214,14 @@ class Stream:
         """Delete one message."""
         await self.connection.api(f"STREAM.MSG.DELETE.{self.name}", {"seq": seq, "no_erase": True})
 
+    async def delete_if_there(self, seq: int) -> None:
+        """The same, and nothing happens where somebody else has been quicker: of that the server makes an error 500."""
+        try:
+            await self.delete(seq)
+        except ApiError:
+            if await self.connection.get_message(self.name, seq=seq) is not None:
+                raise
+
     async def purge(self, subject: str, *, below: int | None = None) -> int:
         """Delete the messages of a subject, or pattern; with `below` only those before this sequence. How many."""
         body = {"filter": subject} if below is None else {"filter": subject, "seq": below}
@@ -233,14 +241,6 @@ class Stream:
                 seqs += [raw.seq for raw in page.messages if raw.seq < end]
             await each(self.delete_if_there, seqs, _REMOVED_AT_ONCE)
             more = True
-
-    async def delete_if_there(self, seq: int) -> None:
-        """The same, and nothing happens where somebody else has been quicker: of that the server makes an error 500."""
-        try:
-            await self.delete(seq)
-        except ApiError:
-            if await self.connection.get_message(self.name, seq=seq) is not None:
-                raise
 
     # --- consumers ----------------------------------------------------------------------------------------------------
 
