@@ -41,7 +41,8 @@ class NotDurable(Exception):
 
 
 def a_guard(seed: int = 7) -> Guard:
-    return Guard(refuse=NotDurable, now=lambda: NOW, random=Random(seed), uuid4=lambda: ID)
+    chance = Random(seed)
+    return Guard(refuse=NotDurable, now=lambda: NOW, random=lambda: chance, uuid4=lambda: ID)
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_chance_and_ids_are_the_workflows() -> None:
 def test_a_guard_within_a_guard_counts() -> None:
     """The innermost guard is the one that is asked, and the outer one is back afterwards, also after an error."""
     with guarded(a_guard(1)):
-        with contextlib.suppress(ValueError), guarded(Guard(NotDurable, lambda: 5.0, Random(), lambda: ID)):
+        with contextlib.suppress(ValueError), guarded(Guard(NotDurable, lambda: 5.0, Random, lambda: ID)):
             assert time.time() == 5.0
             raise ValueError
         assert time.time() == NOW

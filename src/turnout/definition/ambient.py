@@ -52,14 +52,20 @@ def needed(what: str) -> Ambient:
     return found
 
 
-@contextlib.contextmanager
-def entered(workflow: Ambient | None) -> Iterator[None]:
-    """Within this block the code that runs on this thread is the workflow's."""
-    before, _entered.ambient = _entered.ambient, workflow
-    try:
-        yield
-    finally:
-        _entered.ambient = before
+class entered:  # noqa: N801
+    """While a `with` block lasts the code that runs on this thread is the workflow's."""
+
+    __slots__ = ("_before", "_workflow")
+
+    def __init__(self, workflow: Ambient | None) -> None:
+        self._workflow = workflow
+        self._before: Ambient | None = None
+
+    def __enter__(self) -> None:
+        self._before, _entered.ambient = _entered.ambient, self._workflow
+
+    def __exit__(self, *_: object) -> None:
+        _entered.ambient = self._before
 
 
 class Code(Protocol):

@@ -2,7 +2,7 @@
 
 Used around each run of a workflow's loop, on the thread that runs it. Other threads see no difference.
 
-    guard = Guard(refuse=NotDurable, now=loop.time, random=Random(seed), uuid4=make_uuid)
+    guard = Guard(refuse=NotDurable, now=loop.time, random=lambda: chance, uuid4=make_uuid)
     with guarded(guard):
         loop.run_until_idle()
 
@@ -41,8 +41,8 @@ class Guard:
     """Makes the error that is raised, from a sentence that says what was refused and what to use instead."""
     now: Callable[[], float]
     """The time in seconds since the epoch; every clock of the module `time` shows it."""
-    random: random.Random
-    """Where the functions of the module `random` take their chance from."""
+    random: Callable[[], random.Random]
+    """Gives what the functions of the module `random` take their chance from."""
     uuid4: Callable[[], uuid.UUID]
     """The next id."""
 
@@ -273,7 +273,7 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[[Function], Function]]]
     yield time, "sleep", _refusing("time.sleep()", SLEEP)
     for name in random.__all__:
         if getattr(getattr(random, name), "__self__", None) is random._inst:
-            yield random, name, _instead(lambda guard, original: getattr(guard.random, original.__name__))
+            yield random, name, _instead(lambda guard, original: getattr(guard.random(), original.__name__))
     for version in (1, 4, 6, 7):
         if hasattr(uuid, f"uuid{version}"):
             yield uuid, f"uuid{version}", _instead(_uuid_of(version))

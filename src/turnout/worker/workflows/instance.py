@@ -80,7 +80,7 @@ class Instance:
         self.context = WorkflowContext(self)
         self.random = random.Random()
         self.reseed(facts.life)
-        self._guard = Guard(NotDurable, self.loop.time, self.random, self.context.uuid4)
+        self._guard = Guard(NotDurable, self.loop.time, lambda: self.random, self.context.uuid4)
         self.replaying = False
         self.reading = False
         """Whether a query runs, which may change nothing."""
@@ -122,7 +122,7 @@ class Instance:
 
         Entering takes as long as many an input: whoever replays a history does it once.
         """
-        with entered(self.calls), guarded(self._guard), self.loop:
+        with self.loop, entered(self.calls), guarded(self._guard):
             yield
 
     def applied(self, given: Input) -> Turn:
@@ -136,8 +136,9 @@ class Instance:
 
     def prepare(self) -> None:
         """Make the object, for a query that comes before the first task, or where there never was one."""
-        with self.running():
-            self._make_object()
+        if self.object is None:
+            with self.running():
+                self._make_object()
 
     def reseed(self, life: str) -> None:
         """From now on the random numbers are those of this life."""

@@ -39,17 +39,22 @@ class Spoilt(QueryFailed):
 @contextlib.contextmanager
 def looking(instance: Instance) -> Iterator[None]:
     """Within this block the instance's code may look, and what it draws by chance is drawn from a copy."""
-    drawn = random.Random()
-    drawn.setstate(instance.random.getstate())
+    drawn = functools.cache(functools.partial(_copied, instance.random))
     guard = Guard(NotDurable, instance.loop.time, drawn, instance.context.uuid4)
     instance.reading = True
     try:
         # An update is checked in the midst of a task, a query is asked between two.
         loop = contextlib.nullcontext() if instance.loop.is_running() else instance.loop
-        with entered(instance.calls), guarded(guard), loop:
+        with loop, entered(instance.calls), guarded(guard):
             yield
     finally:
         instance.reading = False
+
+
+def _copied(chance: random.Random) -> random.Random:
+    copy = random.Random()
+    copy.setstate(chance.getstate())
+    return copy
 
 
 def ask(instance: Instance, name: str, payload: str) -> str:
