@@ -16,7 +16,7 @@ VERSION = 1
 T = TypeVar("T")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Question:
     """A query to a workflow. `payload` is the JSON text of its arguments.
 
@@ -39,7 +39,7 @@ class Question:
     counted: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Reply:
     """What a query has come to: the JSON text of a result, or why there is none.
 
@@ -53,7 +53,7 @@ class Reply:
 
 def dump_question(question: Question) -> bytes:
     """The body of the request."""
-    return fastjson.dumps({"v": VERSION, **attrs.asdict(question)})
+    return fastjson.dumps({"v": VERSION} | vars(question))
 
 
 def load_question(data: bytes) -> Question:
@@ -78,7 +78,7 @@ def _question(raw: dict[str, Any]) -> Question:
 
 def dump_reply(reply: Reply) -> bytes:
     """The body of the answer."""
-    return fastjson.dumps({"v": VERSION, **attrs.asdict(reply)})
+    return fastjson.dumps({"v": VERSION} | vars(reply))
 
 
 def load_reply(data: bytes) -> Reply:

@@ -247,7 +247,7 @@ class QueryServer:
         try:
             question = wire.load_question(message.data)
         except UnreadableRecord as error:
-            self._send(message.reply, wire.Reply(failed=str(error)))
+            self._send(message.reply, "a query", wire.Reply(failed=str(error)))
             return
         asked = question.nonce or message.reply
         if asked in self._at_work:
@@ -256,7 +256,7 @@ class QueryServer:
         heard = questions.Heard(name, question.id, question.query, question.traceparent, question.counted)
         try:
             reply = await self._outcome(name, question)
-            self._send(message.reply, reply)
+            reply = self._send(message.reply, f"query {question.query}", reply)
             questions.answered(heard, self._node, reply.failed if reply.result is None else None)
         except Leaving as error:
             logger.debug("a query of workflow %s is left to others: %s", question.id, error)
@@ -268,7 +268,7 @@ class QueryServer:
     async def _outcome(self, name: str, question: wire.Question) -> wire.Reply:
         """What the query has come to. Errors: the connection's."""
         try:
-            return await self._replied(name, question)
+            return await self._answering.answer(name, question)
         except TimeoutError:
             about = f"query {question.query} of workflow {question.id}"
             return wire.Reply(failed=f"{about}: what was sent before it is not taken yet, or the history not read")
@@ -284,14 +284,12 @@ class QueryServer:
     def _shown(self, error: ErrorInfo) -> ErrorInfo:
         return error if self._redact is None else redacted_error(error, self._redact)
 
-    async def _replied(self, name: str, question: wire.Question) -> wire.Reply:
-        reply = await self._answering.answer(name, question)
-        most = self._store.connection.max_payload - REPLY_ROOM
-        size = len(wire.dump_reply(reply))
-        if size > most:
-            large = f"query {question.query}: a result of {size} bytes is over the server's limit of {most}"
-            return wire.Reply(failed=self._shown(ErrorInfo("QueryFailed", large)).message, seq=reply.seq)
+    def _send(self, subject: str, about: str, reply: wire.Reply) -> wire.Reply:
+        """Send the reply to what this is about, or that it is too large; what was sent."""
+        data, most = wire.dump_reply(reply), self._store.connection.max_payload - REPLY_ROOM
+        if len(data) > most:
+            large = f"{about}: a result of {len(data)} bytes is over the server's limit of {most}"
+            reply = wire.Reply(failed=self._shown(ErrorInfo("QueryFailed", large)).message, seq=reply.seq)
+            data = wire.dump_reply(reply)
+        self._store.connection.send(subject, data)
         return reply
-
-    def _send(self, subject: str, reply: wire.Reply) -> None:
-        self._store.connection.send(subject, wire.dump_reply(reply))
