@@ -72,6 +72,19 @@ class Histories:
         stored = await self._newest(workflow_id)
         return stored is not None and stored.seq == seq
 
+    async def entry(self, workflow_id: str) -> tuple[int, histories.Entry] | None:
+        """Where the newest record lies by the word of the leader, and what its header tells: its body is left unread.
+
+        None when there is no history.
+        """
+        stored = await self._newest(workflow_id)
+        if stored is None:
+            return None
+        entry = read_entry(stored)
+        if entry is None:
+            raise UnreadableRecord(f"the newest record of workflow {workflow_id} has no entry")
+        return stored.seq, entry
+
     async def _newest(self, workflow_id: str) -> StoredMessage | None:
         subject = self._names.records(workflow_id)
         return await self._connection.get_message(self._names.history, last_by_subj=subject, direct=self.alone)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import attrs
-
 from turnout import fastjson
+from turnout.core.struct import struct
 from turnout.errors import UnreadableRecord
 from turnout.wire.messages import traceparent_of
 
@@ -16,7 +15,7 @@ VERSION = 1
 T = TypeVar("T")
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@struct(kw_only=True, slots=False)
 class Question:
     """A query to a workflow. `payload` is the JSON text of its arguments.
 
@@ -39,7 +38,7 @@ class Question:
     counted: bool = False
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@struct(kw_only=True, slots=False)
 class Reply:
     """What a query has come to: the JSON text of a result, or why there is none.
 

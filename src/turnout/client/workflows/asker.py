@@ -14,6 +14,7 @@ import attrs
 
 from turnout.client.workflows.reader import WorkflowReader
 from turnout.client.workflows.sender import Sender
+from turnout.core.evolve import evolve
 from turnout.errors import QueryFailed, UnreadableRecord, WorkflowNotFound
 from turnout.nats.connection import Disconnected, RequestTimeout
 from turnout.nats.messages import Message, NoResponders
@@ -71,12 +72,11 @@ class Asker:
         known = self._known.get(workflow_id)
         if known is not None and life in (None, known.life):
             questions.ask(known)
-        newest = await self._reader.newest(workflow_id)
-        record = newest.record
-        if life is not None and record.life != life:
+        seq, newest = await self._reader.entry(workflow_id)
+        if life is not None and newest.life != life:
             raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
-        whom = Whom(record.name, record.summary.pin, record.life)
-        if not record.begins_run:  # the first task of a run may pin it
+        whom = Whom(newest.name, newest.summary.pin, newest.life)
+        if not newest.begins:  # the first task of a run may pin it
             self._know(workflow_id, whom)
         limit = asyncio.timeout(within_s)
         try:
@@ -84,7 +84,7 @@ class Asker:
                 if questions.whom != whom:
                     questions.ask(whom)
                 reply = await questions.reply()
-                if 0 < reply.seq < newest.seq:  # another worker has gone on since that one had it
+                if 0 < reply.seq < seq:  # another worker has gone on since that one had it
                     questions.ask(whom, counted=True)
                     reply = await questions.reply()
                 return reply
@@ -121,7 +121,7 @@ class _Questions:
         """Ask them from now on, and nobody who was asked before; `counted`: they knew too little, and are to read."""
         self.forget()
         self.whom = whom
-        self._question = attrs.evolve(
+        self._question = evolve(
             self._question,
             life=whom.life,
             after=self._sender.sent(self.id, whom.life),
@@ -164,7 +164,7 @@ class _Questions:
     def _send(self, left_s: float) -> None:
         assert self.whom is not None
         subject = self._store.names.query(self.whom.name, self.whom.build)
-        body = wire.dump_question(attrs.evolve(self._question, within_s=left_s))
+        body = wire.dump_question(evolve(self._question, within_s=left_s))
         self._asked.add(self._store.connection.request_nowait(subject, body, timeout_s=left_s))
 
     def _said(self, answer: asyncio.Future[Message]) -> wire.Reply | None:

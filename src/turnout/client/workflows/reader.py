@@ -14,7 +14,7 @@ from turnout.client.workflows.whole import whole
 from turnout.core.catalog import NodeInfo
 from turnout.core.spec import Body
 from turnout.core.workflows.standing import BrokenHistory
-from turnout.core.workflows.values import Record
+from turnout.core.workflows.values import Record, RecordKind
 from turnout.errors import UnreadableRecord, WorkflowNotFound
 from turnout.nats.messages import Message, NoResponders
 from turnout.store.histories import Stored, is_deleted
@@ -56,10 +56,19 @@ class WorkflowReader:
     def there(self, workflow_id: str, newest: Stored | None) -> Stored:
         """The newest record of a workflow that is there. WorkflowNotFound."""
         if newest is None or is_deleted(newest):
-            raise WorkflowNotFound(
-                f"no workflow {workflow_id} in namespace {self._store.names.ns}: is the id right, or has it expired?"
-            )
+            raise self._not_found(workflow_id)
         return newest
+
+    def _not_found(self, workflow_id: str) -> WorkflowNotFound:
+        about = f"no workflow {workflow_id} in namespace {self._store.names.ns}"
+        return WorkflowNotFound(f"{about}: is the id right, or has it expired?")
+
+    async def entry(self, workflow_id: str) -> tuple[int, wire.Entry]:
+        """Where the newest record lies by the word of the leader, and what it tells in its header. WorkflowNotFound."""
+        found = await self._store.histories.entry(workflow_id)
+        if found is None or found[1].kind is RecordKind.deleted:
+            raise self._not_found(workflow_id)
+        return found
 
     async def info(self, newest: Stored, living: Living | None = None) -> WorkflowInfo:
         """The workflow as users see it. A listing asks but once which workers are `living`."""
@@ -171,7 +180,7 @@ class WorkflowReader:
     async def all(self) -> AsyncIterator[tuple[str, wire.Entry]]:
         """The entries of all workflows, unsorted; those that were deleted are left out."""
         async for workflow_id, entry in self._store.histories.entries():
-            if entry.kind != "deleted":
+            if entry.kind is not RecordKind.deleted:
                 yield workflow_id, entry
 
 
