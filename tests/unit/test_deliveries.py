@@ -10,6 +10,7 @@ from tests.support.values import job_record
 from turnout import wire
 from turnout.core.lifecycle import record_of
 from turnout.core.record import JobState, MessageRef
+from turnout.core.spec import SubmitOptions
 from turnout.store.names import Names
 
 MESSAGE = MessageRef(7, 1_800_000_000_000_000_000)
@@ -65,6 +66,20 @@ def test_what_json_cannot_carry_does_not_keep_a_record_from_being_written() -> N
     record = job_record("a1", "audit", JobState.cancelled, reason="\ud800", attempt=2**70)
     read = wire.load_record(wire.dump_record(record))
     assert (read.reason, read.attempt) == ("\\ud800", 2**63 - 1)
+
+
+@pytest.mark.parametrize("labels", [{}, {"customer": "42"}], ids=["nothing else", "labels"])
+@pytest.mark.parametrize("lane", [1, 3, 5, 9])
+def test_a_priority_is_told_by_the_lane_alone(lane: int, labels: dict[str, str]) -> None:
+    """A message that asks for nothing else is the plainest one; on a route, where no lane tells, its header does."""
+    spec = job_record("a1", "audit", JobState.queued, options=SubmitOptions(labels=labels).prioritized(lane)).spec
+    headers = wire.message_headers(spec, "nonce")
+    assert "priority" not in headers.get("Turnout-Options", "")
+    assert ("Turnout-Options" in headers) == bool(labels)
+    message = MessageRef(7, MESSAGE.time_ns, priority=lane)
+    assert wire.parse_delivery("audit", "a1", message, b"{}", headers).spec.options == spec.options
+    routed, message = wire.message_headers(spec, "nonce", routed=True), MessageRef(7, MESSAGE.time_ns, bare=True)
+    assert wire.parse_delivery("audit", "a1", message, b"{}", routed).spec.options == spec.options
 
 
 @pytest.mark.parametrize(

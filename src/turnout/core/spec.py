@@ -183,11 +183,14 @@ class SubmitOptions:
     def prioritized(self, priority: int) -> SubmitOptions:
         """These options with another priority; the default one is not written down."""
         wanted = None if priority == DEFAULT_PRIORITY else priority
+        if self is _PRIORITIZED.get(self.priority):  # most jobs ask for nothing else
+            return _PRIORITIZED[wanted] if wanted in _PRIORITIZED else SubmitOptions(priority=wanted)
         return self if wanted == self.priority else attrs.evolve(self, priority=wanted)
 
 
 NO_BODY = Body()
 NO_OPTIONS = SubmitOptions()
+_PRIORITIZED = {None: NO_OPTIONS} | {lane: SubmitOptions(priority=lane) for lane in LANES if lane != DEFAULT_PRIORITY}
 
 
 @struct(slots=False)

@@ -91,7 +91,7 @@ class WorkQueue:
     async def send_on(self, spec: JobSpec, subject: str, expected_seq: int, nonce: str) -> None:
         """Put the job onto this subject of a route, in place of what lies there at `expected_seq`, 0 for nothing;
         SubjectTaken when that is no longer so."""
-        headers = wire.message_headers(spec, nonce, replaced=1) | _in_place_of(expected_seq)
+        headers = wire.message_headers(spec, nonce, replaced=1, routed=True) | _in_place_of(expected_seq)
         await self._store(subject, _body(spec), headers)
 
     async def remove(self, message: MessageRef) -> None:

@@ -85,8 +85,11 @@ def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def message_headers(spec: JobSpec, nonce: str, *, replaced: int = 0, scheduled: bool = False) -> dict[str, str]:
-    """The headers of a message that carries this job. `nonce` names the call that publishes it (P3)."""
+def message_headers(
+    spec: JobSpec, nonce: str, *, replaced: int = 0, scheduled: bool = False, routed: bool = False
+) -> dict[str, str]:
+    """The headers of a message that carries this job. `nonce` names the call that publishes it (P3). Its lane says what
+    priority it has, unless it is `routed`."""
     headers = user_headers(spec.headers)
     headers[MSG_ID] = f"{spec.id}.{spec.generation}.{nonce}"
     if spec.generation != 1:
@@ -99,8 +102,9 @@ def message_headers(spec: JobSpec, nonce: str, *, replaced: int = 0, scheduled: 
         headers[SCHEDULED] = "1"
     if spec.payload.ref is not None:
         headers[PAYLOAD] = f"{spec.payload.ref} {spec.payload.size}"
-    if spec.options is not NO_OPTIONS and spec.options != NO_OPTIONS:
-        headers[OPTIONS] = fastjson.dumps(converter.unstructure(spec.options)).decode()
+    options = spec.options if routed else spec.options.prioritized(DEFAULT_PRIORITY)
+    if options is not NO_OPTIONS and options != NO_OPTIONS:
+        headers[OPTIONS] = fastjson.dumps(converter.unstructure(options)).decode()
     return headers
 
 
