@@ -9,7 +9,7 @@ from turnout.cli import pasting
 from turnout.cli.checks import Check
 from turnout.cli.stray_checks import stray_starts
 from turnout.core.catalog import NodeInfo
-from turnout.core.spec import NAME
+from turnout.core.spec import is_name
 from turnout.core.workflows.values import WorkflowState
 from turnout.nats.stream import Stream
 from turnout.store.perform import Store
@@ -68,7 +68,7 @@ async def _bare_starts(store: Store) -> tuple[Counter[str], Counter[str]]:
     for pattern in ("*", "*.*"):  # an input of a workflow has a token more
         async for subject, count in stream.subjects(prefix + pattern):
             name = subject.removeprefix(prefix)
-            if NAME.fullmatch(name):
+            if is_name(name):
                 named[name] += count
             else:
                 stray[subject] += count

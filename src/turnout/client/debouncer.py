@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from turnout.core.effects import Schedule
 from turnout.core.events import Debounced, Submitted
 from turnout.core.record import JobState
-from turnout.core.spec import NAME
+from turnout.core.spec import is_name
 from turnout.crashpoints import reach
 from turnout.definition.activity import ActivityRef
 from turnout.errors import OutcomeUnknown, TurnoutError
@@ -64,7 +64,7 @@ class Debouncer:
 
     async def _waiting(self, activity: str, kept: Debounce) -> Versioned | None:
         """The job of the key if it takes submissions: it waits for its time, or nobody has stored it yet."""
-        if kept.job_id is None or not NAME.fullmatch(kept.job_id):
+        if kept.job_id is None or not is_name(kept.job_id):
             return None
         job = await self._store.registry.load(activity, kept.job_id)
         if job.record is None:

@@ -16,7 +16,7 @@ from turnout import wire
 from turnout.client.filters import Filters
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.record import FINAL, Delivery, JobRecord, JobState
-from turnout.core.spec import NAME
+from turnout.core.spec import is_name
 from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
 from turnout.nats.pages import newest_of
@@ -156,7 +156,7 @@ class Finder:
 
     def _names_job(self, key: bytes) -> bool:
         """Whether a record may be under this key: the server takes any bytes."""
-        return all(NAME.fullmatch(token) for token in key.decode("utf-8", "replace").split(".")[-2:])
+        return all(is_name(token) for token in key.decode("utf-8", "replace").split(".")[-2:])
 
     def delivery(self, raw: Raw) -> Delivery | None:
         return delivery_in(self._names, raw.parsed())

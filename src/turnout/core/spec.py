@@ -21,9 +21,19 @@ BARE_ID = re.compile(r"\d+-[0-9a-z]{9,}")
 """The form of an id that is derived from a bare message's sequence and time (P8); callers may not choose it."""
 
 
+def is_name(text: str) -> bool:
+    """Whether the text is such a token.
+
+    >>> is_name("make-thumbnail"), is_name("a.b"), is_name("")
+    (True, False, False)
+    """
+    plain = text.isalnum() and text.isascii() and len(text) <= 64  # most are, and seen so in half of the time
+    return plain or NAME.fullmatch(text) is not None
+
+
 def valid_name(value: object, what: str) -> str:
     """`value` if it is a valid token, else InvalidValue that names `what`."""
-    if isinstance(value, str) and NAME.fullmatch(value):
+    if isinstance(value, str) and is_name(value):
         return value
     raise InvalidValue(f"{what} must match [A-Za-z0-9_-]{{1,64}}, not {value!r}")
 

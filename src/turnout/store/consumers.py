@@ -9,7 +9,7 @@ import attrs
 
 from turnout import fastjson
 from turnout.core.routing import Route, checked_requires
-from turnout.core.spec import DEFAULT_PRIORITY, NAME
+from turnout.core.spec import DEFAULT_PRIORITY, is_name
 from turnout.errors import InvalidValue
 from turnout.nats.connection import Connection
 from turnout.nats.stream import Stream
@@ -102,7 +102,7 @@ def route_name(route: Route) -> str:
 def route_of(config: Mapping[str, Any]) -> Route | None:
     """The route whose jobs this consumer hands over; None for any other."""
     said = config.get("metadata") or {}
-    if said.get(KIND) != ROUTE or not NAME.fullmatch(said.get(OF_ACTIVITY, "")):
+    if said.get(KIND) != ROUTE or not is_name(said.get(OF_ACTIVITY, "")):
         return None
     try:
         route = Route(said[OF_ACTIVITY], checked_requires(fastjson.loads(said.get(REQUIRES, ""))))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import attrs
 
-from turnout.core.spec import DEFAULT_PRIORITY, EXPRESS, NAME, PRIORITIES, is_express, priority_of, valid_name
+from turnout.core.spec import DEFAULT_PRIORITY, EXPRESS, NAME, PRIORITIES, is_express, is_name, priority_of, valid_name
 from turnout.core.struct import struct
 from turnout.nats.stream import kv_subject
 
@@ -177,7 +177,7 @@ class Names:
         """The kind of answer and the id that a subject names; None for any other."""
         parts = subject.split(".")
         named = len(parts) == 3 and parts[0] == self.ns and parts[1] in ("complete", "fail")
-        return (parts[1], parts[2]) if named and NAME.fullmatch(parts[2]) else None
+        return (parts[1], parts[2]) if named and is_name(parts[2]) else None
 
     def control(self, node: str) -> str:
         return f"{self.ns}.control.{node}"
@@ -255,11 +255,11 @@ class Names:
         A bare start has neither id nor kind.
         """
         parts = subject.split(".", 5)
-        if len(parts) < 3 or parts[0] != self.ns or parts[1] != "workflows" or not NAME.fullmatch(parts[2]):
+        if len(parts) < 3 or parts[0] != self.ns or parts[1] != "workflows" or not is_name(parts[2]):
             return None
         if len(parts) == 3:
             return parts[2], "", "", ""
-        if len(parts) == 4 or not NAME.fullmatch(parts[3]):
+        if len(parts) == 4 or not is_name(parts[3]):
             return None
         return parts[2], parts[3], parts[4], parts[5] if len(parts) == 6 else ""
 
@@ -295,7 +295,7 @@ class Names:
         """The schedule whose tick lies on this subject; None for any other."""
         parts = subject.split(".")
         due = len(parts) == 5 and parts[:3] == [self.ns, "timers", "_due"]
-        return parts[3] if due and NAME.fullmatch(parts[3]) else None
+        return parts[3] if due and is_name(parts[3]) else None
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class Names:
         if len(parts) != 5 or parts[:2] != [self.ns, "parked"]:
             return None
         key, priority = activity_of(parts[2])
-        if not all(map(NAME.fullmatch, (key, *parts[3:]))):
+        if not all(map(is_name, (key, *parts[3:]))):
             return None
         return Entry(key, priority, parts[3], parts[4])
 
@@ -332,11 +332,11 @@ class Names:
         """
         parts = subject.split(".")
         if len(parts) == 6 and self.is_routed(subject):
-            return Place(parts[4], parts[5], routed=True) if all(map(NAME.fullmatch, parts[3:])) else None
+            return Place(parts[4], parts[5], routed=True) if all(map(is_name, parts[3:])) else None
         if len(parts) not in (3, 4) or parts[1] != "jobs" or parts[0] != self.ns:
             return None
-        job_id = parts[3] if len(parts) == 4 and NAME.fullmatch(parts[3]) else None
-        if NAME.fullmatch(parts[2]):
+        job_id = parts[3] if len(parts) == 4 and is_name(parts[3]) else None
+        if is_name(parts[2]):
             return Place(parts[2], job_id)
         activity, number = activity_of(parts[2])
         return Place(activity, job_id, number) if number != DEFAULT_PRIORITY and job_id is not None else None

@@ -11,7 +11,7 @@ from turnout import fastjson, wire
 from turnout.core.catalog import ActivityInfo, NodeInfo
 from turnout.core.events import Verdict
 from turnout.core.record import Token
-from turnout.core.spec import NAME
+from turnout.core.spec import is_name
 from turnout.definition.bounds import remembering
 from turnout.errors import UnreadableRecord
 from turnout.nats.connection import (
@@ -73,7 +73,7 @@ class Nodes:
 
     async def get(self, node_id: str) -> NodeInfo | None:
         """The node by the word of the leader; None when its liveness has lapsed or it left."""
-        if not NAME.fullmatch(node_id):
+        if not is_name(node_id):
             return None
         return self._node(await self._connection.get_message(self._nodes, last_by_subj=self._names.node(node_id)))
 
@@ -89,7 +89,7 @@ class Nodes:
 
         `deliveries` and `exhausted` tell it how far the message's deliveries are used up.
         """
-        if not NAME.fullmatch(token.node):
+        if not is_name(token.node):
             return Answer(Verdict.gone)  # no node is called so: somebody has put the record there
         body = {"ask": wire.dump_token(token), "deliveries": deliveries, "exhausted": exhausted}
         try:
@@ -119,7 +119,7 @@ class Nodes:
             return None
         except UnreadableRecord:  # what a later version says of itself is unknown, but it lives
             node = NodeInfo(id=node_id, name=node_id.rpartition("-")[0] or node_id)
-        if node.id != node_id or not NAME.fullmatch(node_id):
+        if node.id != node_id or not is_name(node_id):
             return None
         seen_at = stored.time_ns / 1e9
         if self._connection.now() - seen_at > min(node.ttl, MAX_TTL_S) + _CLOCKS_S:

@@ -22,7 +22,7 @@ from turnout import wire
 from turnout.bounded import each
 from turnout.core.events import Expired, Leftover, Stuck
 from turnout.core.record import FINAL, JobState
-from turnout.core.spec import NAME, priority_of
+from turnout.core.spec import is_name, priority_of
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
 from turnout.nats.boottime import boottime
@@ -157,7 +157,7 @@ class Records:
         except UnreadableRecord as error:
             logger.warning("a record that can't be read stays as it is: %s", error)
             return None
-        if (brief.activity, brief.id) != named or not all(map(NAME.fullmatch, named)):
+        if (brief.activity, brief.id) != named or not all(map(is_name, named)):
             logger.warning("the record %r is left alone: it is of job %r, somebody has put it there", named, brief.id)
             return None
         return _Due(raw.seq, brief, is_expiring)

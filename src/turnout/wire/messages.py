@@ -17,7 +17,6 @@ from turnout.core.routing import checked_properties, parse_properties
 from turnout.core.spec import (
     BARE_ID,
     DEFAULT_PRIORITY,
-    NAME,
     NO_BODY,
     NO_OPTIONS,
     PRIORITIES,
@@ -26,6 +25,7 @@ from turnout.core.spec import (
     SubmitOptions,
     check_submission,
     checked_labels,
+    is_name,
 )
 from turnout.errors import InvalidValue
 from turnout.once import warn_once
@@ -115,7 +115,7 @@ _PLAIN = frozenset({MSG_ID, "Nats-Expected-Last-Subject-Sequence"})
 def bare_id(seq: int, time_ns: int, headers: Mapping[str, str]) -> str:
     """The id of a job whose subject names none (P8): its `Nats-Msg-Id` if that may be an id, else one of its own."""
     chosen = headers.get(MSG_ID, "")
-    if NAME.fullmatch(chosen) and not BARE_ID.fullmatch(chosen):
+    if is_name(chosen) and not BARE_ID.fullmatch(chosen):
         return chosen
     return f"{seq}-{_base36(time_ns)}"
 
