@@ -24,7 +24,7 @@ from turnout.errors import ServerUnavailable
 from turnout.nats import messages
 from turnout.nats.clock import ServerClock
 from turnout.nats.direct import direct_get, found_in
-from turnout.nats.link import ConnectOptions, Link, LinkCallbacks, check_options
+from turnout.nats.link import MAX_UNSENT_BYTES, ConnectOptions, Link, LinkCallbacks, check_options
 from turnout.nats.listeners import Listeners
 from turnout.nats.messages import (
     ApiError,
@@ -374,7 +374,6 @@ class Connection:
 
         `timeout_s` bounds the wait for the first; those that follow may be 5 s apart. Cancel the future to forget it.
         """
-        self._check_loop()
         link = self._live()
         token = self._calls.token()
         data = fastjson.dumps(body)
@@ -446,19 +445,17 @@ class Connection:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _check_loop(self) -> None:
-        """Refuse what an answer could not be given to, before it is sent: its sender would take it for undone."""
+    def _live(self) -> Link:
+        """What to send over. Refused is what an answer could not be given to: its sender would take it for undone."""
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoop(
                 "this client belongs to the event loop that connected it, and nothing was sent: connect another one"
                 " here, or use asyncio.run_coroutine_threadsafe(...) with that loop"
             )
-
-    def _live(self) -> Link:
         link = self._link
         if link is None:
             raise self._down()
-        if link.congested:
+        if link.unsent > MAX_UNSENT_BYTES and link.congested():
             raise ServerUnavailable(f"the NATS server at {link.server} does not take what is sent to it: slow down")
         return link
 
@@ -468,7 +465,6 @@ class Connection:
     def _ask(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout_s: float, accept: Accept[T]
     ) -> tuple[str, asyncio.Future[T]]:
-        self._check_loop()
         link = self._live()
         token = self._calls.token()
         parts = messages.encode_publish(subject, data, headers, self._inbox + token, self.max_payload)
@@ -477,7 +473,6 @@ class Connection:
         return token, future
 
     async def _ask_many(self, subject: str, body: Mapping[str, Any], timeout_s: float) -> AsyncGenerator[Message]:
-        self._check_loop()
         link = self._live()
         token = self._calls.token()
         data = fastjson.dumps(body)

@@ -131,7 +131,8 @@ class Link:
         self._last_error = ""
         self._watch: asyncio.TimerHandle | None = None
         self._heard = 0
-        self._unsent = 0
+        self.unsent = 0
+        """How many bytes waited to be sent when that was last measured."""
         self._misses = 0
 
     @classmethod
@@ -214,10 +215,9 @@ class Link:
             self._loop.call_soon(self._flush)
         out += parts
 
-    @property
     def congested(self) -> bool:
-        """More waits to be sent than is sane: the server or the network does not take it."""
-        return self._unsent > MAX_UNSENT_BYTES and self._measure_unsent() > MAX_UNSENT_BYTES
+        """Whether more waits to be sent than is sane: the server or the network does not take it."""
+        return self._measure_unsent() > MAX_UNSENT_BYTES
 
     def ping(self) -> asyncio.Future[None]:
         """A round trip: done when the server has taken all that was written before; `Disconnected` if the link dies."""
@@ -283,8 +283,8 @@ class Link:
 
     def _measure_unsent(self) -> int:
         transport = self._out_transport
-        self._unsent = transport.get_write_buffer_size() if transport is not None else 0
-        return self._unsent
+        self.unsent = transport.get_write_buffer_size() if transport is not None else 0
+        return self.unsent
 
     def transport(self) -> asyncio.WriteTransport | None:
         wire = self._client._transport
@@ -294,7 +294,7 @@ class Link:
 
     def _tick(self) -> None:
         """The watchdog: any byte that came, or went, since the last tick is a sign of life; a PING asks for one."""
-        heard, unsent = self._inbound.arrived, self._unsent
+        heard, unsent = self._inbound.arrived, self.unsent
         alive = heard != self._heard or self._measure_unsent() < unsent
         self._heard = heard
         self._misses = 0 if alive else self._misses + 1

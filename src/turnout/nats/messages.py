@@ -214,9 +214,23 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     return "\r\n".join(lines).encode()
 
 
+def _is_plain(subject: str) -> bool:
+    """Whether it is of the kind that nearly all are, seen in a fifth of the time that the pattern needs."""
+    return (
+        subject.isascii()
+        and subject.isprintable()
+        and " " not in subject
+        and "*" not in subject
+        and ">" not in subject
+        and ".." not in subject
+        and subject[:1] != "."
+        and subject[-1:] not in ("", ".")
+    )
+
+
 def check_subject(subject: str) -> None:
     """`InvalidValue` for what cannot be published to, or replied to."""
-    if not _PUBLISH_SUBJECT.fullmatch(subject):
+    if not _is_plain(subject) and not _PUBLISH_SUBJECT.fullmatch(subject):
         raise InvalidValue(f"subject {subject[:80]!r}: dot-separated tokens without spaces or wildcards are needed")
 
 
@@ -225,17 +239,20 @@ def encode_publish(
 ) -> tuple[bytes, bytes, bytes]:
     """The bytes of one publish. `InvalidValue` or `PayloadTooLarge` for what would cost the connection."""
     check_subject(subject)
-    block = encode_headers(headers) if headers else b""
-    total = len(block) + len(data)
+    total = len(data)
+    if headers:
+        block = encode_headers(headers)
+        size = len(block)
+        total += size
+        control = f"HPUB {subject} {reply} {size} {total}\r\n".encode()
+        line = control + block
+    else:
+        control = line = f"PUB {subject} {reply} {total}\r\n".encode()
     if total > max_payload:
         raise PayloadTooLarge(
             f"a message of {total} bytes with its headers is over the server's max_payload of {max_payload}"
         )
-    if block:
-        line = f"HPUB {subject} {reply} {len(block)} {total}\r\n".encode() + block
-    else:
-        line = f"PUB {subject} {reply} {total}\r\n".encode()
-    if len(line) - len(block) > MAX_CONTROL_LINE_BYTES:
+    if len(control) > MAX_CONTROL_LINE_BYTES:
         raise InvalidValue(f"subject {subject[:40]}...: with the reply subject over {MAX_CONTROL_LINE_BYTES} bytes")
     return line, data, b"\r\n"
 

@@ -74,12 +74,12 @@ class Parser(asyncio.Protocol):
     def _parse(self, data: bytes) -> int:
         """Hand on all that is complete; how many bytes that were."""
         receiver = self._receiver
-        find = data.find
+        find, size = data.find, len(data)
         at, self._wanted, messages, self.quiet = 0, 0, 0, False
         while not receiver.dead:
             end = find(_END, at)
             if end < 0:
-                if len(data) - at > MAX_LINE_BYTES:
+                if size - at > MAX_LINE_BYTES:
                     raise Malformed(f"a line that does not end: {data[at : at + 40]!r}")
                 break
             kind = data[at]
@@ -89,7 +89,7 @@ class Parser(asyncio.Protocol):
                 after = begin + int(words[-1])
                 if after < begin:
                     raise Malformed(f"{data[at:end][:40]!r}")
-                if after + 2 > len(data):
+                if after + 2 > size:
                     self._wanted = after + 2 - at
                     break
                 split = begin + int(words[-2]) if kind == _WITH_HEADERS else begin
@@ -101,7 +101,7 @@ class Parser(asyncio.Protocol):
             else:
                 self._line(data[at:end])
                 at = end + 2
-        self.quiet = messages <= 1 and at == len(data)
+        self.quiet = messages <= 1 and at == size
         return at
 
     def _line(self, line: bytes) -> None:

@@ -36,14 +36,9 @@ def accept_pub_ack(asked: str, _inbox: bytes, data: bytes, _raw: bytes | None) -
     return pub_ack(data, asked)
 
 
-class _Call:
-    __slots__ = ("accept", "asked", "deadline", "future")
-
-    def __init__(self, future: asyncio.Future[Any], asked: str, deadline: float, accept: Accept[Any]) -> None:
-        self.future = future
-        self.asked = asked
-        self.deadline = deadline
-        self.accept = accept
+_Call = tuple["asyncio.Future[Any]", str, float, Accept[Any]]
+"""(the answer's future, the subject asked, the deadline, what the answer means): a tuple, since most are made and
+forgotten within a millisecond."""
 
 
 class _Batch:
@@ -109,7 +104,7 @@ class Calls:
     ) -> asyncio.Future[T]:
         """A future for the answer to `token`. Its deadline is enforced by `expire`, to within the watchdog's tick."""
         future: asyncio.Future[T] = loop.create_future()
-        self._calls[token.encode()] = _Call(future, asked, loop.time() + timeout_s, accept)
+        self._calls[token.encode()] = future, asked, loop.time() + timeout_s, accept
         return future
 
     def expect_many(self, token: str, asked: str) -> asyncio.Queue[Message | TurnoutError]:
@@ -136,34 +131,34 @@ class Calls:
             if batch is not None:
                 batch.take(inbox, data, raw)
             return
-        future = call.future
+        future, asked, _, accept = call
         if future.done():
             return
         try:
             if raw and raw.startswith(b"NATS/1.0 503"):
-                raise no_responders(call.asked)
-            future.set_result(call.accept(call.asked, inbox, data, raw))
+                raise no_responders(asked)
+            future.set_result(accept(asked, inbox, data, raw))
         except Exception as error:  # whatever an odd answer does to its parser belongs to the one who asked
             future.set_exception(error)
 
     def expire(self, now: float) -> None:
         """Fail the calls whose deadline has passed, and drop those that nobody waits for any more."""
-        over = [token for token, call in self._calls.items() if call.deadline <= now or call.future.done()]
-        for token in over:
-            call = self._calls.pop(token)
-            if not call.future.done():
-                call.future.set_exception(no_answer(call.asked))
+        late = [token for token, (future, _, deadline, _) in self._calls.items() if deadline <= now or future.done()]
+        for token in late:
+            future, asked, _, _ = self._calls.pop(token)
+            if not future.done():
+                future.set_exception(no_answer(asked))
         for batch in self._batches.values():
             if isinstance(batch, _Page) and batch.late(now, _BETWEEN_ANSWERS_S):
                 batch.fail(no_answer(batch.asked))
 
     def fail(self, error: Callable[[], TurnoutError], asked: str | None = None) -> None:
         """Fail every call, or those that asked on this subject."""
-        for token, call in list(self._calls.items()):
-            if asked is None or call.asked == asked:
+        for token, (future, subject, _, _) in list(self._calls.items()):
+            if asked is None or subject == asked:
                 del self._calls[token]
-                if not call.future.done():
-                    call.future.set_exception(error())
+                if not future.done():
+                    future.set_exception(error())
         for batch in self._batches.values():
             if asked is None or batch.asked == asked:
                 batch.fail(error())
