@@ -491,7 +491,7 @@ MISSING: dict[str, Tooth] = {
         ("U2",),
         sum((plans("C", Fault("freeze", n / 1000, 60.0), Act("delete", 10.0), seeds=6) for n in range(2, 20, 3)), ()),
         lambda: [
-            (LoopWatch, "asleep_s", property(lambda self: 0.0)),
+            (LoopWatch, "asleep_s", lambda self: 0.0),
             (LeaseKeeper, "trouble", None),
             (records, "MARKER_TTL_S", 20),
         ],

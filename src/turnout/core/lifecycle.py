@@ -76,6 +76,7 @@ from turnout.core.moving import prioritized, requeue
 from turnout.core.parking import is_being_parked, park, send_on, taken_off, unparked, unscheduled
 from turnout.core.record import (
     ATTEMPTS_KEPT,
+    FINAL,
     AttemptRecord,
     Delivery,
     JobRecord,
@@ -218,7 +219,8 @@ def _start(queued: JobRecord, event: Received) -> Effects:
     if delivery.problem is not None:
         known = evolve(queued, message=message, rules=event.rules)
         return _fault_unstarted(known, event.now, FaultReason.invalid, delivery.problem, Ack(message))
-    if (reason := overdue(queued, event.now)) is not None:
+    spec = queued.spec
+    if spec.options.has_deadline and (reason := overdue(queued, event.now)) is not None:
         known = evolve(queued, message=message, rules=event.rules)
         return _fault_unstarted(known, event.now, reason, expiry(known, reason), Ack(message))
     if event.requires is not None:
@@ -226,14 +228,13 @@ def _start(queued: JobRecord, event: Received) -> Effects:
     if 0 < event.rules.max_lost <= queued.losses and not event.alone:
         # Its next loss may be its last, and then there must be nobody else who might have killed the node (P6).
         return (Isolate(),)
-    turn = (queued.generation, queued.begun + 1)
-    if event.limited and event.admitted != turn:
-        return (Admit(*turn, queued.spec.payload),) if event.full is None else park(queued, event, event.full)
+    if event.limited and event.admitted != (turn := (spec.generation, queued.begun + 1)):
+        return (Admit(*turn, spec.payload),) if event.full is None else park(queued, event, event.full)
     number = queued.attempt + 1
-    token = Token(event.node, queued.generation, number, event.nonce)
+    token = Token(event.node, spec.generation, number, event.nonce)
     attempt = AttemptRecord(
         number,
-        queued.generation,
+        spec.generation,
         event.node,
         event.now,
         span_id=event.span_id,
@@ -349,7 +350,7 @@ def _ended(record: JobRecord | None, event: AttemptEnd) -> Effects:
         progress = event.progress
         reported = record if progress is None or progress == record.progress else evolve(record, progress=progress)
         after = after_end(reported, event)
-        return (Save(after, expires=after.state.final), *_settle(after, event))
+        return (Save(after, expires=after.state in FINAL), *_settle(after, event))
     if record.outside is not None and record.token == attrs.evolve(event.token, node=""):
         return _settle(record, event)  # left to others by this very attempt, in a write whose answer was lost
     ours = record.token == event.token and bool(record.attempts)
@@ -360,7 +361,7 @@ def _settle(record: JobRecord, event: AttemptEnd) -> Effects:
     """What becomes of the message, once the record says how the attempt ended."""
     if record.message is None:
         return ()
-    if record.state.final:
+    if record.state in FINAL:
         return (*_owed(record), Ack(record.message))
     if event.exhausted:
         return requeue(record, record.message)

@@ -9,8 +9,11 @@ from turnout.core.changes import Change, Changes
 from turnout.core.record import JobRecord
 from turnout.once import warn_once
 from turnout.telemetry import losses, metrics, spans
+from turnout.telemetry.counts import Ears
 
 logger = logging.getLogger("turnout.telemetry")
+
+_LOST = Change.lost
 
 
 def on_saved(before: JobRecord | None, after: JobRecord, changes: Changes, destination: Callable[[str], str]) -> None:
@@ -18,8 +21,9 @@ def on_saved(before: JobRecord | None, after: JobRecord, changes: Changes, desti
 
     `destination` names the subject of an activity's jobs.
     """
-    metrics.saved(before, after, changes)
-    if before is not None and Change.lost in changes.all and spans.tracing_enabled():
+    if Ears.open:
+        metrics.saved(before, after, changes)
+    if before is not None and _LOST in changes.all and spans.tracing_enabled():
         try:
             losses.tell(before, after, destination)
         except Exception as error:  # what a program's own sampler or exporter raises must not stop who counts losses

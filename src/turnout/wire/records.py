@@ -19,16 +19,12 @@ def dump_record(record: JobRecord, most: int | None = None) -> bytes:
 
     A record that can't be written would be a job that never ends.
     """
-    data = _dumped(record)
-    return data if most is None or len(data) <= most else _dumped(record.shortened)
-
-
-def _dumped(record: JobRecord) -> bytes:
     raw = _record_to_json(record)
     try:
-        return fastjson.dumps(raw)
+        data = fastjson.dumps(raw)
     except (ValueError, TypeError):
-        return fastjson.dumps(_writable(raw))
+        data = fastjson.dumps(_writable(raw))
+    return data if most is None or len(data) <= most else dump_record(record.shortened)
 
 
 _INT64 = 2**63 - 1

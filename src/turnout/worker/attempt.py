@@ -214,8 +214,8 @@ class Attempt:
             message = f"the job was not finished {spec.options.expires_in:g} s after its submission"
             # A little late rather than early: the decision asks whether the deadline has passed.
             timers.append(self._loop.call_later(rest + 0.01, self._time_out, message))
-        self.reports.beat()
         if self.activity.settings.heartbeat_timeout is not None:
+            self.reports.beat()
             self._watch_heart(self.activity.settings.heartbeat_timeout)
         return timers
 

@@ -22,7 +22,7 @@ from turnout.core.events import Declined, Lost, Received
 from turnout.core.evolve import evolve
 from turnout.core.failure import NODE_STOPPING, ErrorInfo
 from turnout.core.loglines import fields
-from turnout.core.record import Delivery, JobRecord
+from turnout.core.record import FINAL, Delivery, JobRecord
 from turnout.core.routing import fits
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
@@ -139,7 +139,7 @@ class Executor:
                 record is not None
                 and record.token is not None
                 and record.token.nonce == nonce
-                and not record.state.final
+                and record.state not in FINAL
             ):
                 lease.started(record.token, job.revision)
                 tracing.started(record)

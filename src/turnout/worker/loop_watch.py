@@ -45,7 +45,6 @@ class LoopWatch:
     def stop(self) -> None:
         self._ended.set()
 
-    @property
     def asleep_s(self) -> float:
         """For how long what comes now may have lain here unread: since the last note but one (P9)."""
         return boottime() - self._awake_at[0]

@@ -108,7 +108,7 @@ class Runner:
             execute=self._executor.execute,
             decline=self._executor.decline,
             closed=lambda: self._keeper.trouble,
-            asleep_s=lambda: self._watch.asleep_s,
+            asleep_s=self._watch.asleep_s,
         )
         routed = bool(node.properties)
         self._intake = Intake(store, activities, node.slots, handling, expires_s=node.ttl / 2, routed=routed)
