@@ -1,4 +1,4 @@
-"""The code in the documents runs: Python against a real server, `turnout` commands against the real options.
+"""The Python in the documents runs, against a real server.
 
 The Python blocks of a document are one session, in order, like one typed into `python -m asyncio`. Three kinds are not
 typed but kept in files: a block that begins with a comment `# name.py` becomes that module, which later blocks import;
@@ -14,7 +14,6 @@ import contextlib
 import inspect
 import os
 import re
-import shlex
 import subprocess
 import sys
 import types
@@ -22,18 +21,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from tests.support.markdown import ROOT, Block, blocks, documents, name_of
 from turnout import Client, Worker
-from turnout.cli.main import root
 from turnout.testing import NatsServer
 
 PROGRAM_TIMEOUT_S = 200
 
 with_python = [document for document in documents() if blocks(document, "python")]
-with_shell = [document for document in documents() if blocks(document, "sh", "bash", "console")]
 
 
 @pytest.fixture
@@ -135,65 +131,3 @@ async def close_all(session: types.ModuleType) -> None:
         if isinstance(client, Client):
             with contextlib.suppress(ConnectionError):
                 await client.close()
-
-
-# --- shell -----------------------------------------------------------------------------------------------------------
-
-
-def commands(block: Block) -> Iterator[list[str]]:
-    """The command lines of a block as words, each up to its first pipe or redirection."""
-    for line in block.text.replace("\\\n", " ").splitlines():
-        line = line.removeprefix("$ ")
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        while words and re.fullmatch(r"\w+=.*", words[0]):
-            words = words[1:]
-        end = next(
-            (n for n, word in enumerate(words) if word in ("|", ">", ">>", "<", "&&", "||", "&", ";")), len(words)
-        )
-        if words:
-            yield words[:end]
-
-
-def check_options(words: list[str]) -> None:
-    """Parse a command line as `turnout` does, through its groups down to the verb; nothing is run."""
-    command: click.Command = root
-    context = command.make_context("turnout", list(words))
-    while isinstance(command, click.Group):
-        with context:
-            name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-            assert found is not None
-            context = found.make_context(name, rest, parent=context)
-            command = found
-
-
-@pytest.mark.parametrize("document", with_shell, ids=name_of)
-def test_turnout_commands_are_possible(document: Path) -> None:
-    """Every `turnout ...` line has verbs and options that there are, every `make ...` a target of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    for block in blocks(document, "sh", "bash", "console"):
-        for words in commands(block):
-            if words[0] == "turnout":
-                with contextlib.suppress(click.exceptions.Exit):  # --help, --version
-                    check_options(words[1:])
-            elif words[0] == "make":
-                assert set(words[1:]) <= targets
-
-
-@pytest.mark.parametrize("document", documents(), ids=name_of)
-def test_commands_in_the_text_exist(document: Path) -> None:
-    """What is named within a sentence, such as `turnout job ls --state`, has verbs and options that there are."""
-    text = re.sub(r"^ *```.*?^ *```", "", document.read_text(), flags=re.M | re.S)
-    for words in (line.split() for line in re.findall(r"`turnout\s([^`]+)`", text)):
-        command: click.Command = root
-        context = click.Context(root, info_name="turnout")
-        while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z]+", words[0]):
-            found = command.get_command(context, words[0])
-            assert found is not None, f"{command.name} has no {words[0]}"
-            command = found
-            words = words[1:]
-        known = {option for each in command.params for option in each.opts}
-        named = {option for word in words for option in re.findall(r"^\[?(--[a-z-]+)", word)}
-        assert named <= known or isinstance(command, click.Group), command.name

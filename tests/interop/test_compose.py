@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import TURNOUT, first_document
-from tests.docs.test_examples import check_options
 from tests.support import compose, gobuild
+from tests.support.command_lines import check_options
 from turnout.testing import NatsServer
 
 ROOT = gobuild.ROOT
