@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
-from tests.support.pythons import HERE, VERSIONS, number
+from tests.support.pythons import HERE, OURS, VERSIONS, number
 
 DRIVER = Path(__file__).with_name("cpython_driver.py")
 
@@ -54,7 +53,6 @@ def test_there_is_a_python_to_run_them_with() -> None:
     assert HERE, "no Python on the PATH has the package test.test_asyncio (on Debian: libpython3-testsuite)"
 
 
-OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
 IN_TURN = [pytest.param(version, marks=[pytest.mark.breadth] * (version != OURS)) for version in HERE]
 """`make test` runs them with its own Python; with the others CI does."""
 
