@@ -88,7 +88,11 @@ def test_search_index() -> None:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.breadth), signal.SIGTERM],  # which raises SIGINT in it
+    ids=lambda number: number.name,
+)
 async def test_the_demo_cleans_up_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C in the middle ends its server, its workers and their ffmpeg, and removes its files."""
     demo = start("demo.py", TMPDIR=str(tmp_path))

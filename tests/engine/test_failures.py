@@ -47,7 +47,9 @@ async def test_an_error_is_told_alike_wherever_its_code_runs(
             assert "turnout/worker" not in info.error.traceback
 
 
-@pytest.mark.parametrize("each", PLACES, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "each", [on_the_loop, in_thread, pytest.param(in_process, marks=pytest.mark.breadth)], ids=lambda each: each.name
+)
 async def test_an_odd_error_is_retried_like_another(turnout_client: Client, turnout_worker: Any, each: Any) -> None:
     """The retry policy decides about a StopIteration and a sys.exit() as about any other error."""
     policy = RetryPolicy(max_attempts=2, delay=0.01)

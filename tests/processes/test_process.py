@@ -246,7 +246,7 @@ async def test_code_that_listens_stops_politely(activities: Any, tmp_path: Path)
     assert await task == ChildResult(text='"stopped: node_stopping"')
 
 
-@pytest.mark.parametrize("how", ["c", "python"])
+@pytest.mark.parametrize("how", ["c", pytest.param("python", marks=pytest.mark.breadth)])
 async def test_code_that_does_not_listen_is_killed_with_all_it_started(
     activities: Any, tmp_path: Path, how: str
 ) -> None:
@@ -283,7 +283,7 @@ async def test_what_a_returning_activity_left_behind_is_killed(activities: Any, 
     assert not alive(int(result.text or ""))
 
 
-@pytest.mark.parametrize("how", ["c", "python"])
+@pytest.mark.parametrize("how", ["c", pytest.param("python", marks=pytest.mark.breadth)])
 async def test_nothing_outlives_a_killed_worker(tmp_path: Path, how: str) -> None:
     """When the worker is killed with SIGKILL, the child and what it started are gone within seconds."""
     file = tmp_path / "s"

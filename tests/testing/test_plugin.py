@@ -84,7 +84,7 @@ async def greet(name: str) -> str:
     return f"hello {name}"
 
 
-@pytest.mark.parametrize("mode", ["auto", "strict"])
+@pytest.mark.parametrize("mode", [pytest.param("auto", marks=pytest.mark.breadth), "strict"])
 def test_fixtures_work_in_a_project_of_ones_own(pytester: pytest.Pytester, mode: str) -> None:
     """A project with pytest-asyncio, in either mode, gets a server, a client and workers without any set-up."""
     pytester.makepyfile(TESTS.format(mark="@pytest.mark.asyncio" if mode == "strict" else ""))

@@ -79,7 +79,7 @@ async def test_probe_refuses_pictures_and_sound(name: str, arguments: tuple[str,
 async def test_run_reports_progress_that_only_grows() -> None:
     """Reports come from ffmpeg itself, never go back, and the last one is the whole."""
     reports: list[ffmpeg.Report] = []
-    source = ("-stats_period", "0.05", "-f", "lavfi", "-i", "testsrc=size=320x180:rate=25:duration=12")
+    source = ("-stats_period", "0.05", "-f", "lavfi", "-i", "testsrc=size=160x120:rate=25:duration=12")
     last = await ffmpeg.run((*source, "-c:v", "libvpx", *QUICK, "-f", "null", "-"), reports.append)
     seconds = [report.seconds for report in reports]
     assert len(seconds) >= 2

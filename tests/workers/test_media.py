@@ -73,7 +73,7 @@ async def stop_after(env: ActivityEnvironment, pieces: int, clip: Path, reason: 
     assert not named("ffmpeg")
 
 
-@pytest.mark.parametrize("format", ["webm", "mp4"])
+@pytest.mark.parametrize("format", ["webm", pytest.param("mp4", marks=pytest.mark.breadth)])
 async def test_a_video_is_converted_whole(clip: Path, format: Format) -> None:
     """The result has the input's length, every picture of it and its sound, and nothing else is left behind."""
     result = await ActivityEnvironment().run(convert_video, path=str(clip), format=format, segment_seconds=2.5)
