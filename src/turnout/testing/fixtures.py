@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections.abc import AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import nats
-from nats.js.errors import NotFoundError
-
 from turnout import Client, Worker
 from turnout.definition.retention import short_retention
+from turnout.nats.connection import Connection, ConnectOptions
+from turnout.store.names import Names
+from turnout.store.topology import Topology
 from turnout.testing.server import NatsServer
 from turnout.testing.workflows.environment import WorkflowEnvironment
 
@@ -35,18 +34,10 @@ async def own_namespace(server: NatsServer) -> AsyncIterator[Client]:
 
 
 async def delete_namespace(url: str, namespace: str) -> None:
-    """Remove every stream, bucket and object store of a namespace: all its jobs are gone."""
-    prefixes = (f"{namespace}_", f"KV_{namespace}_", f"OBJ_{namespace}_")
-    connection = await nats.connect(url)
+    """Remove every stream and bucket of a namespace: all its jobs are gone."""
+    connection = await Connection.open(ConnectOptions(servers=(url,)), name="turnout-testing")
     try:
-        streams = connection.jetstream()
-        names: list[str] = []
-        while page := await streams.streams_info(offset=len(names)):  # the server answers with pages of 256
-            names += [info.config.name or "" for info in page]
-        for name in set(names):  # a page shifts, and lists twice, while other tests make and remove theirs
-            if name.startswith(prefixes):
-                with contextlib.suppress(NotFoundError):
-                    await streams.delete_stream(name)
+        await Topology(connection, Names(namespace)).delete()
     finally:
         await connection.close()
 
@@ -60,7 +51,7 @@ class EnvironmentFactory:
     """
 
     def __init__(self) -> None:
-        self._entered = contextlib.AsyncExitStack()
+        self._entered = AsyncExitStack()
 
     async def __call__(self, **options: Any) -> WorkflowEnvironment:
         return await self._entered.enter_async_context(WorkflowEnvironment(**options))
