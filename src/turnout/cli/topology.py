@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from turnout.cli import logs, options, output, session
-from turnout.nats.connection import ApiError, Connection
-from turnout.nats.stream import NOT_FOUND, Stream
+from turnout.nats.connection import Connection
+from turnout.nats.stream import Stream
 from turnout.store.names import Names
 from turnout.store.sizes import shared_out, total_of
 from turnout.store.topology import Topology, TopologyOptions
@@ -42,7 +42,8 @@ async def _setup(given: Mapping[str, Any], *, dry_run: bool) -> int:
 async def existing_options(connection: Connection, names: Names) -> TopologyOptions | None:
     """The options that the namespace was set up with, usual ones for what is missing; None when all of it is."""
     streams = (names.work, names.faults, names.alarms, names.logs)
-    work, faults, alarms, lines = await asyncio.gather(*(_config(connection, stream) for stream in streams))
+    configs = await asyncio.gather(*(Stream(connection, stream).config() for stream in streams))
+    work, faults, alarms, lines = (config or {} for config in configs)
     if not (work or faults or alarms):
         return None
     usual = TopologyOptions()
@@ -59,13 +60,3 @@ async def existing_options(connection: Connection, names: Names) -> TopologyOpti
         log_bytes=log_bytes,
         max_bytes=max_bytes,
     )
-
-
-async def _config(connection: Connection, stream: str) -> dict[str, Any]:
-    """A stream's settings; empty when there is no such stream."""
-    try:
-        return dict((await Stream(connection, stream).info())["config"])
-    except ApiError as error:
-        if error.code != NOT_FOUND:
-            raise
-        return {}
