@@ -91,7 +91,9 @@ def worker(client: Client, *workflows: Any) -> Worker:
 
 async def ends_of(client: Client, workflow_id: str) -> list[int]:
     """Where the ends of activities lay in the inbox, 0 for those that never did."""
-    stored = await client.store.histories.read_all(workflow_id)
+    newest = await client.store.histories.newest(workflow_id)
+    assert newest is not None
+    stored = await client.store.histories.between(workflow_id, 0, newest)
     return [each.seq for record in stored for each in record.record.inputs if each.kind is InputKind.done]
 
 

@@ -25,15 +25,14 @@ Commit = Callable[[Stored, Collection[str]], Awaitable[None]]
 
 
 class Ends:
-    """Ends workflows. Errors are those of the connection, and what the methods name. `by` writes the records."""
+    """Ends workflows. Errors are those of the connection, and what the methods name."""
 
-    def __init__(self, store: Store, commit: Commit, by: str = "client") -> None:
+    def __init__(self, store: Store, commit: Commit) -> None:
         self._store = store
         self._connection = store.connection
         self._inbox = store.inbox
         self._histories = store.histories
         self._commit = commit
-        self._by = by
 
     async def terminate(self, newest: Stored, reason: str) -> None:
         """First the input, so that somebody goes on if this process dies; then the end itself (W8).
@@ -124,4 +123,4 @@ class Ends:
             await self.delete(ended)
 
     def _author(self) -> Author:
-        return Author(self._by, "", self._store.chance.nonce())
+        return Author("client", "", self._store.chance.nonce())

@@ -202,10 +202,6 @@ class Histories:
         made = await Stream(self._connection, self._names.history).make_consumer(config)
         return int(made["num_pending"]) + int(made["delivered"]["consumer_seq"])
 
-    async def read_all(self, workflow_id: str) -> list[Stored]:
-        """All records there are, for people to look at."""
-        return [stored async for stored in self._scan(workflow_id, 2**63)]
-
     async def between(self, workflow_id: str, behind: int, newest: Stored) -> list[Stored]:
         """The records behind this sequence, up to `newest`; those of runs that have ended may be purged.
 

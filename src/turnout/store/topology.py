@@ -358,9 +358,9 @@ class Topology:
         except ServerUnsuitable as error:
             logger.warning("lines of job.log are not kept: %s", error)
 
-    async def setup(self, options: TopologyOptions, *, update: bool = True, dry_run: bool = False) -> list[Change]:
-        """Create what is missing and, with `update`, change what differs; tells what was (or would be) done."""
-        return await self._bring_about(stream_configs(self._names, options), update=update, dry_run=dry_run)
+    async def setup(self, options: TopologyOptions, *, dry_run: bool = False) -> list[Change]:
+        """Create what is missing, and change what differs; tells what was (or, with `dry_run`, would be) done."""
+        return await self._bring_about(stream_configs(self._names, options), update=True, dry_run=dry_run)
 
     async def _bring_about(self, wanted: list[dict[str, Any]], *, update: bool, dry_run: bool = False) -> list[Change]:
         infos = await asyncio.gather(*(self._info(config["name"]) for config in wanted))

@@ -116,13 +116,8 @@ class MemoryServer:
 
     # -- who gets what -------------------------------------------------------------------------------------------------
 
-    def publish(
-        self, subject: str, data: bytes, headers: Mapping[str, str] = _NO_HEADERS, reply: str = "", block: bytes = b""
-    ) -> None:
-        """Something was published, by a peer or by the server itself; whoever asked for an answer gets one.
-
-        `block`: the headers as they came.
-        """
+    def publish(self, subject: str, data: bytes, headers: Mapping[str, str] = _NO_HEADERS, reply: str = "") -> None:
+        """Something was published, by a peer or by the server itself; whoever asked for an answer gets one."""
         if subject.startswith(_API):
             self.api.ask(subject[len(_API) :], data, reply)
         elif subject.startswith(_ACK):
@@ -133,7 +128,7 @@ class MemoryServer:
             if reply:
                 self.deliver(reply, reply, "", fastjson.dumps(answer), b"")
         else:
-            heard = self.deliver(subject, subject, reply, data, block or block_of(headers))
+            heard = self.deliver(subject, subject, reply, data, block_of(headers))
             if reply and not heard:
                 self.deliver(reply, reply, "", b"", NO_RESPONDERS)
 
