@@ -42,6 +42,23 @@ def test_instants_are_relative() -> None:
     assert output.ago(dt.datetime.fromtimestamp(0, dt.UTC), 3 * 86400) == "3d ago"
 
 
+def test_instants_are_shown_in_utc() -> None:
+    """Whatever zone an instant is given in."""
+    moment = dt.datetime(2026, 1, 31, 13, 0, 0, 250_000, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    assert output.instant(moment) == "2026-01-31 12:00:00Z"
+    assert output.instant(moment, milliseconds=True) == "2026-01-31 12:00:00.250Z"
+    assert output.at(moment, moment.timestamp() + 60) == "2026-01-31 12:00:00Z (1m ago)"
+    assert output.age(moment, moment.timestamp() + 60) == "1m"
+
+
+def test_what_is_many_is_told_briefly() -> None:
+    """One is told in the singular; of many names the first ones are listed, of labels all by their keys."""
+    assert [output.several(count, "job") for count in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert output.listed(["a", "b"], 2) == "a, b"
+    assert output.listed(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert output.labels({"b": "2", "a": "x\ny"}) == "a=x y b=2"
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("1.5", 1.5), ("500ms", 0.5), ("2m", 120), ("1h30m", 5400), ("7d", 604_800), ("0", 0)],

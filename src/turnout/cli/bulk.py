@@ -33,8 +33,8 @@ class Kind:
     methods: Callable[[Client], Mapping[str, Method]]
 
     def several(self, number: int) -> str:
-        """A number of them, in words."""
-        return f"{number} {self.name}" if number == 1 else f"{number} {self.name}s"
+        """So many of them."""
+        return output.several(number, self.name)
 
 
 JOBS = Kind(

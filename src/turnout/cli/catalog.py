@@ -124,7 +124,7 @@ async def faults(s: Session, activity: str | None, since: dt.datetime | float | 
             str(dead_letter.generation),
             output.ago(dead_letter.faulted_at, s.now),
             dead_letter.reason,
-            output.one_line(f"{dead_letter.error.type}: {dead_letter.error.message}", 100) if dead_letter.error else "",
+            output.one_line(str(dead_letter.error), 100) if dead_letter.error else "",
         )
         for dead_letter in found
     ]
@@ -147,7 +147,7 @@ async def replay(s: Session, filters: Mapping[str, Any], *, yes: bool) -> int:
     if not yes and bulk.is_asked() and not bulk.confirmed("replay", await s.client.count_faults(**filters)):
         return exits.FAILED
     count = await s.client.replay_faults(**filters)
-    s.show({"replayed": count}, lambda: [f"{count} {'job' if count == 1 else 'jobs'} replayed"])
+    s.show({"replayed": count}, lambda: [f"{output.several(count, 'job')} replayed"])
     return 0
 
 
@@ -167,10 +167,7 @@ def _dead_letter(dead_letter: FaultInfo, now: float) -> list[str]:
             ("generation", str(dead_letter.generation)),
             ("faulted", output.at(dead_letter.faulted_at, now)),
             ("reason", output.one_line(dead_letter.reason)),
-            (
-                "labels",
-                " ".join(output.one_line(f"{key}={value}") for key, value in sorted(dead_letter.labels.items())),
-            ),
+            ("labels", output.labels(dead_letter.labels)),
             ("trace", dead_letter.trace_id),
             ("payload", output.one_line(dead_letter.payload, 2000)),
             ("headers", "; ".join(headers)),

@@ -45,7 +45,7 @@ def _line(info: JobInfo) -> str:
     attempt = f"attempt {info.attempt}" if info.attempt else ""
     error = ""
     if info.error is not None and info.state.value in ("retrying", "faulted"):
-        error = output.one_line(f"{info.error.type}: {info.error.message}", 100)
+        error = output.one_line(str(info.error), 100)
     return " ".join(part for part in (state, attempt, where, jobview.progress(info.progress), error) if part)
 
 

@@ -47,6 +47,5 @@ def follow(job_id: str, activity: str | None, limit: int | None, attempt: int | 
 def shown(line: LogLine) -> Iterator[str]:
     """A line for people: when, how bad, which attempt on which node, what. Lines within it are set in."""
     first, *rest = output.clean(line.message).splitlines() or [""]
-    when = f"{line.time:%Y-%m-%d %H:%M:%S}.{line.time.microsecond // 1000:03d}Z"
-    yield f"{when} {line.level:<7} {line.attempt} {line.node}: {first}"
+    yield f"{output.instant(line.time, milliseconds=True)} {line.level:<7} {line.attempt} {line.node}: {first}"
     yield from (f"    {each}" for each in rest)

@@ -31,7 +31,7 @@ class Listing:
                 state(info),
                 str(info.attempt),
                 info.node or "",
-                output.ago(info.submitted_at, now).removesuffix(" ago"),
+                output.age(info.submitted_at, now),
                 progress(info.progress),
             )
             for info in jobs
@@ -89,7 +89,7 @@ def _facts(info: JobInfo, now: float, *, workless: bool) -> Iterable[tuple[str, 
     yield "requires", spelled(info.requires) or None
     yield "priority", str(info.priority) if info.priority != DEFAULT_PRIORITY else None
     yield "group", info.group
-    yield "labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(info.labels.items()))
+    yield "labels", output.labels(info.labels)
     yield "trace", info.trace_id
     yield "payload", output.one_line(info.payload)
     yield "checkpoint", None if info.checkpoint is None else output.one_line(info.checkpoint)
@@ -113,11 +113,11 @@ def _why(info: JobInfo, *, workless: bool) -> str | None:
     if workless:
         return f"no node works on {info.activity}: start a worker for it"
     if info.reason and info.error is not None:
-        return f"{output.one_line(info.reason)}: {output.one_line(f'{info.error.type}: {info.error.message}')}"
+        return f"{output.one_line(info.reason)}: {output.one_line(str(info.error))}"
     if info.reason:
         return output.one_line(info.reason)
     if info.error is not None:
-        return output.one_line(f"{info.error.type}: {info.error.message}")
+        return output.one_line(str(info.error))
     return None
 
 
@@ -146,9 +146,9 @@ def attempts(tried: Sequence[AttemptInfo], now: float) -> list[str]:
             str(each.number),
             each.outcome.value,
             each.node,
-            f"{each.started_at:%Y-%m-%d %H:%M:%S}Z",
+            output.instant(each.started_at),
             output.duration((each.ended_at.timestamp() if each.ended_at else now) - each.started_at.timestamp()),
-            output.one_line(f"{each.error.type}: {each.error.message}", 80) if each.error else "",
+            output.one_line(str(each.error), 80) if each.error else "",
         )
         for each in tried
     ]
@@ -159,7 +159,7 @@ def error(found: ErrorInfo) -> list[str]:
     """The error, and the last lines of its traceback."""
     lines = output.clean(found.traceback).rstrip().splitlines()
     if not lines:
-        return [output.clean(f"{found.type}: {found.message}")]
+        return [output.clean(str(found))]
     cut = ["  ..."] if len(lines) > _TRACEBACK_LINES else []
     return [*cut, *lines[-_TRACEBACK_LINES:]]
 
@@ -171,7 +171,7 @@ def end(info: JobInfo) -> list[str]:
         return [f"job {info.id} was cancelled{f': {reason}' if reason else ''}"]
     lines = [f"job {info.id} faulted: {reason}"]
     if info.state is JobState.faulted and info.error is not None:
-        lines.append(output.one_line(f"{info.error.type}: {info.error.message}", 1000))
+        lines.append(output.one_line(str(info.error), 1000))
         lines.append(f"more about it: {pasting.command(f'job show {info.id}')}")
     return lines
 

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -119,6 +119,22 @@ def fields(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
     return [f"{name:{width}}  {value}" for name, value in shown]
 
 
+def labels(found: Mapping[str, str]) -> str:
+    """Labels in a line, by their keys: customer=42 region=eu."""
+    return " ".join(one_line(f"{key}={value}") for key, value in sorted(found.items()))
+
+
+def several(count: int, what: str) -> str:
+    """So many of something: 1 job, 3 jobs."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many there are beside them: a, b and 3 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def duration(seconds: float) -> str:
     """A time span for people: 850ms, 12s, 3m20s, 5h02m, 3d04h."""
     if seconds < 0:
@@ -135,14 +151,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
-def ago(instant: dt.datetime | float | None, now: float) -> str:
+def instant(moment: dt.datetime, *, milliseconds: bool = False) -> str:
+    """An instant in UTC: 2026-01-31 12:00:00Z, or 2026-01-31 12:00:00.000Z."""
+    utc = moment.astimezone(dt.UTC)
+    return f"{utc:%Y-%m-%d %H:%M:%S}.{utc.microsecond // 1000:03d}Z" if milliseconds else f"{utc:%Y-%m-%d %H:%M:%S}Z"
+
+
+def ago(moment: dt.datetime | float | None, now: float) -> str:
     """How long ago, or in how long: 2m ago, in 5s."""
-    if instant is None:
+    if moment is None:
         return ""
-    seconds = now - (instant.timestamp() if isinstance(instant, dt.datetime) else instant)
+    seconds = now - (moment.timestamp() if isinstance(moment, dt.datetime) else moment)
     if seconds < 0:
         return f"in {_coarse(-seconds)}"
     return f"{_coarse(seconds)} ago"
+
+
+def age(moment: dt.datetime | float | None, now: float) -> str:
+    """How long something has been there: 2m."""
+    return ago(moment, now).removesuffix(" ago")
 
 
 def _coarse(seconds: float) -> str:
@@ -152,6 +179,6 @@ def _coarse(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
-def at(instant: dt.datetime | None, now: float) -> str | None:
+def at(moment: dt.datetime | None, now: float) -> str | None:
     """An instant, and how long ago that is."""
-    return None if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}Z ({ago(instant, now)})"
+    return None if moment is None else f"{instant(moment)} ({ago(moment, now)})"

@@ -28,8 +28,7 @@ async def schedule_checks(store: Store, nodes: Sequence[NodeInfo]) -> AsyncItera
             fine = fine and check.verdict != "wrong"
             yield check
     if fine and count:
-        what = "1 schedule" if count == 1 else f"{count} schedules"
-        yield Check("schedules", "ok", f"{what}, no tick overdue")
+        yield Check("schedules", "ok", f"{output.several(count, 'schedule')}, no tick overdue")
 
 
 def _check(record: ScheduleRecord, served: bool, now: float) -> Check | None:

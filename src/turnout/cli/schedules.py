@@ -38,7 +38,7 @@ def add(
         if options is not None:
             workflow = f"{activity} is a workflow, and no activity: add --workflow, or its runs wait for ever"
             await tell_if_nobody_works(s, activity, "its runs wait until one does", workflow)
-        s.show(info, lambda: [f"{name}  next {_instant(info.next[0]) if info.next else 'never'}"])
+        s.show(info, lambda: [f"{name}  next {output.instant(info.next[0]) if info.next else 'never'}"])
         return 0
 
     return session.run(work, create=True)
@@ -59,7 +59,7 @@ async def show(s: Session, name: str) -> int:
 
 async def coming(s: Session, name: str) -> int:
     instants = (await s.client.schedule(name).info()).next
-    s.show(instants, lambda: [_instant(each) for each in instants])
+    s.show(instants, lambda: [output.instant(each) for each in instants])
     return 0
 
 
@@ -118,13 +118,13 @@ def _lines(info: ScheduleInfo, now: float) -> list[str]:
             ("payload", output.one_line(info.payload)),
             ("requires", spelled(info.requires) or None),
             ("priority", str(info.priority) if info.priority != DEFAULT_PRIORITY else None),
-            ("start", _instant(schedule.start) if schedule.start is not None else None),
-            ("end", _instant(schedule.end) if schedule.end is not None else None),
+            ("start", output.instant(schedule.start) if schedule.start is not None else None),
+            ("end", output.instant(schedule.end) if schedule.end is not None else None),
             ("overlap", schedule.overlap),
             ("catch-up", schedule.catch_up),
             ("jitter", output.duration(schedule.jitter) if schedule.jitter else None),
             ("paused", (info.note or "yes") if info.paused else None),
-            ("next", ", ".join(_instant(each) for each in info.next) or "never"),
+            ("next", ", ".join(output.instant(each) for each in info.next) or "never"),
         ]
     )
     runs = output.table(("due", "run", "state", "reason"), [_run(run) for run in reversed(info.recent)])
@@ -132,14 +132,10 @@ def _lines(info: ScheduleInfo, now: float) -> list[str]:
 
 
 def _run(run: ScheduleRun) -> Sequence[str]:
-    return _instant(run.due_at), run.id, run.state, run.reason or ""
+    return output.instant(run.due_at), run.id, run.state, run.reason or ""
 
 
 def _plan(schedule: Schedule) -> str:
     if schedule.cron is not None:
         return f"{schedule.cron} {schedule.timezone}"
     return f"every {output.duration(schedule.every or 0)}"
-
-
-def _instant(instant: dt.datetime) -> str:
-    return f"{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"

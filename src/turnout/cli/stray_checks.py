@@ -5,12 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 
-from turnout.cli import pasting
+from turnout.cli import output, pasting
 from turnout.cli.checks import Check
 from turnout.store.names import Names
-
-SHOWN = 5
-"""How many of the subjects are named."""
 
 
 def stray_jobs(ns: str, work: str, stray: Mapping[str, int]) -> Iterator[Check]:
@@ -29,9 +26,8 @@ def stray_starts(names: Names, stray: Mapping[str, int]) -> Iterator[Check]:
 
 def _found(stray: Mapping[str, int], what: str) -> str:
     count = sum(stray.values())
-    listed = ", ".join(list(stray)[:SHOWN]) + (f" and {len(stray) - SHOWN} more" if len(stray) > SHOWN else "")
     messages = "1 message lies" if count == 1 else f"{count} messages lie"
-    return f"{messages} where no {what} can be named, and nobody will take what is there: {listed}"
+    return f"{messages} where no {what} can be named, and nobody will take what is there: {output.listed(list(stray))}"
 
 
 def _remedy(stream: str, subject: str, usual: str) -> str:

@@ -10,6 +10,7 @@ import attrs
 from turnout.cli import output, timeline
 from turnout.cli.timeline import Page, Row
 from turnout.client.info import AttemptInfo, JobInfo
+from turnout.core.failure import ErrorInfo
 from turnout.core.record import JobState, Outcome
 
 _SHORTEST_DELAY_S = 0.01
@@ -22,6 +23,9 @@ class Problem:
 
     type: str
     message: str
+
+    def __str__(self) -> str:
+        return str(ErrorInfo(self.type, self.message))
 
 
 @attrs.frozen(kw_only=True)
@@ -129,7 +133,7 @@ def _attempt(info: JobInfo, before: AttemptInfo | None, tried: AttemptInfo, now:
 
 def show(trace: JobTrace, now: float) -> None:
     """Print the tree: in colours and with bars on a terminal, indented lines elsewhere."""
-    rows = [Row(at=0.0, what="submitted", more=f"{trace.submitted_at:%Y-%m-%d %H:%M:%S}Z"), *_rows(trace, now)]
+    rows = [Row(at=0.0, what="submitted", more=output.instant(trace.submitted_at)), *_rows(trace, now)]
     page = Page(
         headline=_headline(trace),
         state=trace.state.value,
@@ -165,7 +169,7 @@ def _attempt_row(trace: JobTrace, each: AttemptTrace) -> Row:
     remarks = [f"on {each.node}"]
     if each.queue_wait is not None:
         remarks.append(f"waited {output.duration(waited)}")
-    problem = output.one_line(f"{each.error.type}: {each.error.message}", _MESSAGE) if each.error is not None else ""
+    problem = output.one_line(str(each.error), _MESSAGE) if each.error is not None else ""
     return Row(
         at=each.offset,
         what=f"attempt {each.number}",
@@ -186,7 +190,7 @@ def _waiting_row(trace: JobTrace, now: float) -> Row:
     span = (begun, trace.duration)
     due = trace.next_attempt_at
     if due is not None and due.timestamp() > now:
-        more = f"until {due:%Y-%m-%d %H:%M:%S}Z, {output.ago(due, now)}"
+        more = f"until {output.instant(due)}, {output.ago(due, now)}"
         return Row(at=begun, what="delay", state=trace.state.value, more=more, waits=span)
     waits = output.duration(max(trace.duration - begun, 0.0)) + " so far"
     return Row(at=begun, what="waits", state=trace.state.value, took=waits, more="for a worker", waits=span)

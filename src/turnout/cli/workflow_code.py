@@ -18,13 +18,11 @@ from turnout.cli.loading import definitions_of
 from turnout.cli.session import Session
 from turnout.cli.workflow_lint import check as find_faults
 from turnout.client.workflows.history import History
+from turnout.client.workflows.methods import OPEN
 from turnout.core.plain import Plain
 from turnout.core.workflows.standing import BrokenHistory
-from turnout.core.workflows.values import WorkflowState
 from turnout.definition.workflow import Workflow
 from turnout.errors import NonDeterminism, UnreadableRecord, WorkflowNotFound
-
-OPEN = [state for state in WorkflowState if not state.final]
 
 
 @attrs.frozen(kw_only=True)
@@ -145,5 +143,5 @@ async def patches(s: Session) -> int:
         for patch, number in sorted(of_name.items())
     ]
     rows = [[each.workflow, each.patch, str(each.new), str(each.without)] for each in listed]
-    s.show(listed, lambda: output.table(["WORKFLOW", "PATCH", "NEW WAY", "WITHOUT"], rows))
+    s.show(listed, lambda: output.table(["workflow", "patch", "new way", "without"], rows))
     return 0

@@ -226,7 +226,7 @@ def _about(trace: WorkflowTrace) -> Iterator[str]:
 
 def _rows(trace: WorkflowTrace) -> Sequence[Row]:
     begun = "started" if trace.run == 1 else f"run {trace.run}"
-    first = Row(at=0.0, what=begun, more=f"{trace.started_at:%Y-%m-%d %H:%M:%S}Z")
+    first = Row(at=0.0, what=begun, more=output.instant(trace.started_at))
     last = [Row(at=trace.duration, what=trace.state.value)] if trace.state.final else []
     return [first, *(_row(step) for step in trace.steps), *last]
 
@@ -236,7 +236,7 @@ def _row(step: Step) -> Row:
     waiting = step.state == "waiting"
     span = None if took is None else (step.offset, step.offset + took)
     waits = step.kind in ("timer", "update") or waiting
-    problem = output.one_line(f"{step.error.type}: {step.error.message}", _MESSAGE) if step.error is not None else ""
+    problem = output.one_line(str(step.error), _MESSAGE) if step.error is not None else ""
     return Row(
         at=step.offset,
         what=output.one_line(f"{step.kind} {step.name}".rstrip(), 40),
@@ -256,7 +256,7 @@ def _remarks(step: Step, *, waiting: bool) -> str:
     if step.child is not None and step.child != step.name:
         found.append(f"workflow {step.child}")
     if step.due_at is not None and waiting:
-        found.append(f"until {step.due_at:%Y-%m-%d %H:%M:%S}Z")
+        found.append(f"until {output.instant(step.due_at)}")
     if waiting and step.code is not None:
         found.append(step.code)
     return ", ".join(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Sequence
 
 from turnout.cli import jobview, output, pasting
@@ -19,8 +18,7 @@ def listing(found: Sequence[WorkflowInfo], now: float) -> list[str]:
 
 
 def _row(info: WorkflowInfo, now: float) -> Sequence[str]:
-    age = output.ago(info.started_at, now).removesuffix(" ago")
-    return info.id, info.name, state(info), str(info.run), age, waits(info)
+    return info.id, info.name, state(info), str(info.run), output.age(info.started_at, now), waits(info)
 
 
 def state(info: WorkflowInfo) -> str:
@@ -67,7 +65,7 @@ def _facts(info: WorkflowInfo, now: float) -> Iterable[tuple[str, str | None]]:
     yield "events", str(info.history_length)
     yield "build", f"{info.build} (pinned)" if info.pinned else info.build
     yield "node", info.node
-    yield "labels", " ".join(output.one_line(f"{key}={value}") for key, value in sorted(info.labels.items()))
+    yield "labels", output.labels(info.labels)
     yield "trace", info.trace_id
     yield "payload", output.one_line(info.payload)
     yield "result", output.one_line(info.result) if info.state is WorkflowState.completed else None
@@ -79,7 +77,7 @@ def _waiting(waiting: Sequence[Waiting], now: float) -> list[str]:
             each.kind,
             output.one_line(each.name, 60),
             str(each.attempt) if each.attempt is not None else "",
-            output.ago(each.since, now).removesuffix(" ago"),
+            output.age(each.since, now),
             output.ago(each.due_at, now),
             each.code or "",
         )
@@ -90,12 +88,10 @@ def _waiting(waiting: Sequence[Waiting], now: float) -> list[str]:
 
 def history(events: Sequence[HistoryEvent]) -> list[str]:
     """A history, an event a line."""
-    rows = [(str(e.number), _clock(e.at), e.kind, e.name, e.id, _data(e), e.node) for e in events]
+    rows = [
+        (str(e.number), output.instant(e.at, milliseconds=True), e.kind, e.name, e.id, _data(e), e.node) for e in events
+    ]
     return output.table(["event", "at", "kind", "name", "id", "data", "node"], rows)
-
-
-def _clock(at: dt.datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}Z"
 
 
 def _data(event: HistoryEvent) -> str:
@@ -109,5 +105,5 @@ def end(info: WorkflowInfo) -> list[str]:
         return [f"workflow {info.id} was {info.state}{f': {reason}' if reason else ''}"]
     lines = [f"workflow {info.id} faulted{f': {reason}' if reason else ''}"]
     if info.error is not None:
-        lines.append(output.one_line(f"{info.error.type}: {info.error.message}", 1000))
+        lines.append(output.one_line(str(info.error), 1000))
     return [*lines, f"more about it: {pasting.command(f'workflow show {info.id}')}"]

@@ -267,6 +267,5 @@ async def failure_of(reader: Reader, record: JobRecord) -> JobCancelled | JobFau
     info = await reader.info(record)
     if record.state is JobState.cancelled:
         return JobCancelled(f"job {record.id} was cancelled: {record.reason or NO_REASON}", info)
-    error = record.error
-    what = f"{error.type}: {error.message}" if error is not None else "no error was recorded"
+    what = record.error or "no error was recorded"
     return JobFaulted(f"job {record.id} faulted ({record.reason}): {what}", info)

@@ -103,6 +103,14 @@ class ErrorInfo:
     message: str = attrs.field(converter=_message)
     traceback: str = attrs.field(default="", converter=_traceback)
 
+    def __str__(self) -> str:
+        """Its class and its message, as the last line of a traceback has them; its class alone where it has no message.
+
+        >>> str(ErrorInfo("KeyError", "'a'")), str(ErrorInfo("TimeoutError", ""))
+        ("KeyError: 'a'", 'TimeoutError')
+        """
+        return f"{self.type}: {self.message}" if self.message else self.type
+
     @property
     def shown(self) -> str:
         """The message; of an exception that was raised without one, its class."""

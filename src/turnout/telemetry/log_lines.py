@@ -159,9 +159,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def _why(error: ErrorInfo | None) -> str:
-    if error is None:
-        return "nobody knows why"
-    return f"{error.type}: {error.message}" if error.message else error.type
+    return "nobody knows why" if error is None else str(error)
 
 
 def _log(logger: logging.Logger, level: int, text: str, error: ErrorInfo | None, extra: Mapping[str, Any]) -> None:
