@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-import attrs
 import click
 
 from turnout.cli import contexts, logs, options, output, pasting, session, topology
 from turnout.cli.checks import Check
+from turnout.cli.consumer_checks import consumer_checks, consumers_of
 from turnout.cli.group_checks import group_checks
 from turnout.cli.limit_checks import limit_checks
+from turnout.cli.queue_checks import queue_checks
 from turnout.cli.route_checks import route_checks
 from turnout.cli.schedule_checks import schedule_checks
-from turnout.cli.stray_checks import stray_jobs
 from turnout.cli.workflow_checks import workflow_checks
-from turnout.core.catalog import ActivityInfo, NodeInfo
-from turnout.core.retry import RetryPolicy
-from turnout.core.spec import DEFAULT_PRIORITY
-from turnout.definition.fairness import Fairness
+from turnout.core.catalog import NodeInfo
 from turnout.errors import OutcomeUnknown, PermissionDenied, StorageRefused, TurnoutError
 from turnout.nats.connection import ApiError, Connection, NoResponders
 from turnout.nats.link import shown
 from turnout.nats.messages import KV_OPERATION
-from turnout.nats.pages import forward
 from turnout.nats.stream import TTL, Stream, for_seconds, kv_stream
-from turnout.store.consumers import ACTIVITY, PRIORITY, kind_of
-from turnout.store.names import Names, activity_of, lane
-from turnout.store.nodes import Nodes
-from turnout.store.pauses import Pauses
+from turnout.store.names import Names
 from turnout.store.perform import Store
-from turnout.store.topology import Change, ConsumerOptions, Topology, TopologyOptions, consumer_config, differing
+from turnout.store.topology import Change, Topology, TopologyOptions
 from turnout.version import version
 
 RECOMMENDED_SERVER = (2, 14, 3)
@@ -46,7 +37,7 @@ _MAKE_ROOM = (
     "delete what is not needed, by `turnout job delete` and `turnout fault drop`; where jobs that wait fill the store,"
     " by `turnout job delete --unbegun --activity NAME`"
 )
-_RECOUNT_AFTER_S = 0.5
+_STORABLE = Check("storage", "ok", "a write was tried, and no stream is near its limit")
 _COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 
 
@@ -103,27 +94,27 @@ async def _all(connection: Connection, names: Names) -> AsyncIterator[Check]:
     yield storage
     yield _durability(existing)
     yield _clock(connection)
-    registry = Nodes(connection, names)
-    nodes, activities = await asyncio.gather(registry.living(), registry.activities())
+    store = Store.over(connection, names)
+    nodes, activities = await asyncio.gather(store.nodes.living(), store.nodes.activities())
     yield _nodes(nodes, storage)
-    configs = await _consumers(connection, names)
-    for check in _consumer_settings(names, activities, configs):
+    consumers = await consumers_of(connection, names)
+    for check in consumer_checks(names, activities, consumers):
         yield check
-    async for check in _queues(connection, names, nodes, activities):
+    async for check in queue_checks(connection, names, nodes, activities):
         yield check
-    for check in route_checks(configs.values(), nodes):
+    for check in route_checks(consumers.values(), nodes):
         yield check
     missing = {change.name for change in changes if change.action == "create"}
     if kv_stream(names.activities_bucket) not in missing:
-        async for check in schedule_checks(Store.over(connection, names), nodes):
+        async for check in schedule_checks(store, nodes):
             yield check
-        async for check in group_checks(Store.over(connection, names)):
+        async for check in group_checks(store):
             yield check
     if names.limits not in missing:
-        async for check in limit_checks(Store.over(connection, names)):
+        async for check in limit_checks(store):
             yield check
     if not missing & {names.inbox, names.history}:
-        async for check in workflow_checks(Store.over(connection, names), nodes):
+        async for check in workflow_checks(store, nodes):
             yield check
     if names.alarms not in missing:
         yield _alarms(await Stream(connection, names.alarms).info())
@@ -160,6 +151,11 @@ def _streams(changes: list[Change]) -> Iterator[Check]:
 
 async def _storage(connection: Connection, names: Names) -> Check:
     """Whether anything can be stored: limits are read, and a write is tried that leaves nothing behind."""
+    return await _near_a_limit(connection, names) or await _refused_write(connection, names) or _STORABLE
+
+
+async def _near_a_limit(connection: Connection, names: Names) -> Check | None:
+    """Of the first stream that is nearly as full as it may be."""
     buckets = (names.jobs_bucket, names.nodes_bucket, names.activities_bucket)
     objects = f"OBJ_{names.payloads_bucket}"
     for stream in (names.work, *map(kv_stream, buckets), objects, names.faults, names.inbox, names.history):
@@ -177,6 +173,11 @@ async def _storage(connection: Connection, names: Names) -> Check:
             if not holds and stream in (names.work, names.inbox) and 0 < most <= state[used] * 1.25:
                 found = f"{stream} holds {state[used]} of the {most} {unit} that it may: what is oldest there goes then"
                 return Check("storage", "wrong", found, f"raise its {limit} by `turnout setup`, or submit less")
+    return None
+
+
+async def _refused_write(connection: Connection, names: Names) -> Check | None:
+    """Why a few bytes could not be stored, or were not tried."""
     try:
         headers = {KV_OPERATION: "DEL", TTL: for_seconds(1)}
         await connection.store(names.record("doctor", "probe"), b"", headers, timeout_s=_PROBE_S)
@@ -189,7 +190,7 @@ async def _storage(connection: Connection, names: Names) -> Check:
         return Check("storage", "wrong", "the registry is missing", f"run: {pasting.command('setup')}")
     except PermissionDenied:
         return Check("storage", "note", "a write was not tried: these credentials may not write records")
-    return Check("storage", "ok", "a write was tried, and no stream is near its limit")
+    return None
 
 
 def _durability(existing: TopologyOptions) -> Check:
@@ -225,170 +226,6 @@ def _nodes(nodes: list[NodeInfo], storage: Check) -> Check:
     if len(versions) > 1:
         return Check("nodes", "note", found, f"several versions are in use: {', '.join(sorted(versions))}")
     return Check("nodes", "ok", found)
-
-
-async def _consumers(connection: Connection, names: Names) -> dict[str, dict[str, Any]]:
-    """What the server says of every consumer of the work stream, by name."""
-    return {info["name"]: info for info in await Stream(connection, names.work).consumers()}
-
-
-def _consumer_settings(
-    names: Names, activities: list[ActivityInfo], consumers: Mapping[str, Mapping[str, Any]]
-) -> list[Check]:
-    checks = []
-    kinds = {name: kind_of(names, info["config"]) for name, info in consumers.items()}
-    lanes = [activity_of(name) for name, kind in kinds.items() if kind == PRIORITY]
-    for activity in activities:
-        consumer = consumers.get(activity.name)
-        if consumer is None:
-            found = f"activity {activity.name} has no consumer"
-            checks.append(Check("consumers", "note", found, "the next worker for it creates it"))
-            continue
-        for priority in [DEFAULT_PRIORITY, *(priority for name, priority in lanes if name == activity.name)]:
-            name = lane(activity.name, priority)
-            wanted = consumer_config(names, activity.name, _consumer_options(activity), priority)
-            fields = differing(wanted, consumers[name]["config"])
-            if fields:
-                found = f"the consumer of {name} differs in {', '.join(fields)}"
-                checks.append(Check("consumers", "wrong", found, "restart a worker for it: that sets it right"))
-    declared = {activity.name for activity in activities}
-    strange = sorted(
-        name
-        for name, kind in kinds.items()
-        if kind is None or (kind in (ACTIVITY, PRIORITY) and activity_of(name)[0] not in declared)
-    )
-    if strange:
-        found = f"of no activity that was declared: {', '.join(strange)}"
-        checks.append(Check("consumers", "note", found, "a work-queue consumer of somebody else takes jobs away"))
-    return checks or [Check("consumers", "ok", f"all {len(consumers)} are as they should be")]
-
-
-def _consumer_options(activity: ActivityInfo) -> ConsumerOptions:
-    settings = activity.options
-    fairness = settings.get("fairness")
-    return ConsumerOptions(
-        lease=settings["lease"],
-        max_attempts=_max_attempts(settings.get("retry") or {}),
-        max_lost=settings["max_lost"],
-        fairness=Fairness.of(fairness, activity.payload_schema).dumps() if fairness else "",
-    )
-
-
-def _max_attempts(retry: Mapping[str, Any]) -> int:
-    """A policy's entry leaves out what is as usual."""
-    return int(retry.get("max_attempts") or RetryPolicy(delays=retry.get("delays")).max_attempts)
-
-
-@attrs.frozen
-class _Queue:
-    """An activity's messages: `total` in the stream, `known` to its consumer (waiting or handed over)."""
-
-    total: int
-    known: int
-
-    @property
-    def stuck(self) -> int:
-        return max(0, self.total - self.known)
-
-
-async def _queues(
-    connection: Connection, names: Names, nodes: list[NodeInfo], activities: list[ActivityInfo]
-) -> AsyncIterator[Check]:
-    queues, stray = await _measure(connection, names)
-    for check in stray_jobs(names.ns, names.work, stray):
-        yield check
-    if any(queue.stuck for queue in queues.values()):
-        # Jobs move while they are counted, so counts only raise a suspicion.
-        queues = await _recount(connection, names, queues)
-    queues = _together(queues)
-    worked_on = {name for node in nodes for name in node.activities}
-    declared = {activity.name for activity in activities}
-    fine = not stray
-    for name, pause in sorted((await Pauses(connection, names).held()).items()):
-        note = f": {pause.note}" if pause.note else ""
-        remedy = f"when its jobs may run again: {pasting.command(f'activity resume {name}')}"
-        yield Check("queues", "note", f"{name} is paused{note}", remedy)
-    for name in sorted(declared | set(queues)):
-        queue = queues.get(name, _Queue(0, 0))
-        if name not in worked_on and queue.total:
-            never = "" if name in declared else " (and none ever did: is the name right?)"
-            found = f"{_jobs(queue.total)} of {name} in the queue, and no node works on it{never}"
-            yield Check("queues", "wrong", found, f"start a worker for it: {pasting.command('worker MODULE')}")
-            fine = False
-        elif name not in worked_on:
-            yield Check("queues", "note", f"no node works on {name}; no job of it waits")
-        if queue.stuck:
-            found = f"{_jobs(queue.stuck)} of {name} stuck: their deliveries are used up, or they were swallowed"
-            yield Check("queues", "wrong", found, "a living node requeues them after two leases: is there one?")
-            fine = False
-    if fine:
-        yield Check("queues", "ok", f"{_jobs(sum(queue.total for queue in queues.values()))} on their way, none stuck")
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
-
-
-def _together(lanes: Mapping[str, _Queue]) -> dict[str, _Queue]:
-    """The queue of each activity: those of its lanes."""
-    queues: dict[str, _Queue] = {}
-    for name, queue in lanes.items():
-        activity = activity_of(name)[0]
-        before = queues.get(activity, _Queue(0, 0))
-        # What one lane's consumer knows too much of does not make up for what is stuck in another.
-        queues[activity] = _Queue(before.total + queue.total, before.known + min(queue.known, queue.total))
-    return queues
-
-
-async def _recount(connection: Connection, names: Names, queues: Mapping[str, _Queue]) -> dict[str, _Queue]:
-    """The queues with what is stuck in them, by which messages there are.
-
-    A message that the consumer had handed over when it was asked, and that is there afterwards, was among those whose
-    acknowledgement it waited for then: unless it is stuck.
-    """
-    consumers = await _consumers(connection, names)
-    await asyncio.sleep(_RECOUNT_AFTER_S)
-    recounted = dict(queues)
-    for name, queue in queues.items():
-        consumer = consumers.get(name)
-        if consumer is None or not queue.stuck:
-            continue
-        handed_over = await _up_to(connection, names, name, consumer["delivered"]["stream_seq"])
-        stuck = max(0, handed_over - consumer["num_ack_pending"])
-        recounted[name] = _Queue(queue.total, queue.total - stuck)
-    return recounted
-
-
-async def _up_to(connection: Connection, names: Names, consumer: str, last: int) -> int:
-    """How many messages of a consumer there are up to this sequence."""
-    count = 0
-    for subject in names.waiting(*activity_of(consumer)):
-        async with contextlib.aclosing(forward(connection, names.work, subject)) as pages:
-            async for page in pages:
-                count += sum(raw.seq <= last for raw in page)
-                if page and page[-1].seq > last:
-                    break
-    return count
-
-
-async def _measure(connection: Connection, names: Names) -> tuple[dict[str, _Queue], dict[str, int]]:
-    """The queue of each lane; and the subjects that name no activity, with how many messages each has."""
-    totals: Counter[str] = Counter()
-    stray: dict[str, int] = {}
-    async for subject, count in Stream(connection, names.work).subjects(names.all_jobs):
-        place = names.place_of(subject)
-        if place is not None:
-            totals[lane(place.activity, place.lane)] += count
-        else:
-            stray[subject] = count
-    consumers = await _consumers(connection, names)
-    queues = {}
-    for name, total in totals.items():
-        consumer = consumers.get(name)
-        # Without a consumer all of them wait for the first worker.
-        known = total if consumer is None else consumer["num_pending"] + consumer["num_ack_pending"]
-        queues[name] = _Queue(total, known)
-    return queues, stray
 
 
 def _alarms(info: Mapping[str, Any]) -> Check:

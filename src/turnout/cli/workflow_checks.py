@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-from turnout.cli import pasting
+import attrs
+
+from turnout.cli import output, pasting
 from turnout.cli.checks import Check
 from turnout.cli.stray_checks import stray_starts
 from turnout.core.catalog import NodeInfo
@@ -14,51 +16,77 @@ from turnout.core.workflows.values import WorkflowState
 from turnout.nats.stream import Stream
 from turnout.store.perform import Store
 
-SHOWN = 5
-"""How many stuck ones of a name are named."""
+
+@attrs.frozen
+class _Open:
+    """The workflows that have not ended: how many of each name, and which are stuck or pinned to a build."""
+
+    count: Counter[str] = attrs.field(factory=Counter)
+    stuck: dict[str, list[str]] = attrs.field(factory=dict)
+    """Ids by name."""
+    pinned: dict[tuple[str, str], list[str]] = attrs.field(factory=dict)
+    """Ids by name and build."""
 
 
 async def workflow_checks(store: Store, nodes: Sequence[NodeInfo]) -> AsyncIterator[Check]:
     """Errors are those of the connection."""
-    opened: Counter[str] = Counter()
-    stuck: dict[str, list[str]] = {}
-    pinned: dict[tuple[str, str], list[str]] = {}
     try:
-        async for workflow_id, entry in store.histories.entries():
-            if entry.state.final:
-                continue
-            opened[entry.name] += 1
-            if entry.summary.pin:
-                pinned.setdefault((entry.name, entry.summary.pin), []).append(workflow_id)
-            if entry.state is WorkflowState.stuck:
-                stuck.setdefault(entry.name, []).append(workflow_id)
+        opened = await _opened(store)
     except TimeoutError:
         yield Check("workflows", "wrong", "they could not be listed in time", "is the server busy? try again")
         return
+    halted = [*_stuck(opened.stuck), *_orphans(opened.pinned, nodes)]
+    for check in halted:
+        yield check
+    bare, strays = await _bare_starts(store)
+    not_taken = [*stray_starts(store.names, strays), *_unserved(opened.count + bare, nodes)]
+    for check in not_taken:
+        yield check
+    if not (halted or not_taken):
+        yield Check("workflows", "ok", f"{_workflows(opened.count.total())} open, none stuck")
+
+
+async def _opened(store: Store) -> _Open:
+    """TimeoutError when listing them takes too long."""
+    opened = _Open()
+    async for workflow_id, entry in store.histories.entries():
+        if entry.state.final:
+            continue
+        opened.count[entry.name] += 1
+        if entry.summary.pin:
+            opened.pinned.setdefault((entry.name, entry.summary.pin), []).append(workflow_id)
+        if entry.state is WorkflowState.stuck:
+            opened.stuck.setdefault(entry.name, []).append(workflow_id)
+    return opened
+
+
+def _stuck(stuck: Mapping[str, Sequence[str]]) -> Iterator[Check]:
     for name, ids in sorted(stuck.items()):
-        listed = ", ".join(ids[:SHOWN]) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
-        found = f"{_workflows(len(ids))} of {name} stuck: {listed}"
+        found = f"{_workflows(len(ids))} of {name} stuck: {output.listed(ids)}"
         remedy = f"{pasting.command(f'workflow show {ids[0]}')} says why; a worker with repaired code goes on"
         yield Check("workflows", "wrong", found, remedy)
+
+
+def _orphans(pinned: Mapping[tuple[str, str], Sequence[str]], nodes: Sequence[NodeInfo]) -> Iterator[Check]:
+    """Those that are pinned to a build of which no node lives."""
     builds = {(name, node.build) for node in nodes for name in node.workflows}
-    orphans = {key: ids for key, ids in pinned.items() if key not in builds}
-    for (name, build), ids in sorted(orphans.items()):
-        found = f"{_workflows(len(ids))} of {name} pinned to build {build}, and no node has it: {ids[0]}"
-        remedy = (
-            f"start a worker of that build (--build {build} --pin), or {pasting.command(f'workflow resume {ids[0]}')} "
-            f"lets another go on, whose code has to fit"
-        )
-        yield Check("workflows", "wrong", found, remedy)
-    bare, strays = await _bare_starts(store)
-    for check in stray_starts(store.names, strays):
-        yield check
+    for (name, build), ids in sorted(pinned.items()):
+        if (name, build) not in builds:
+            found = f"{_workflows(len(ids))} of {name} pinned to build {build}, and no node has it: {ids[0]}"
+            remedy = (
+                f"start a worker of that build (--build {build} --pin), or "
+                f"{pasting.command(f'workflow resume {ids[0]}')} lets another go on, whose code has to fit"
+            )
+            yield Check("workflows", "wrong", found, remedy)
+
+
+def _unserved(opened: Mapping[str, int], nodes: Sequence[NodeInfo]) -> Iterator[Check]:
+    """Those that no node works on."""
     served = {name for node in nodes for name in node.workflows}
-    waiting = {name: opened[name] + bare[name] for name in opened.keys() | bare.keys() if name not in served}
-    for name, count in sorted(waiting.items()):
-        found = f"{_workflows(count)} of {name} not ended, and no node works on it"
-        yield Check("workflows", "wrong", found, f"start a worker for it: {pasting.command('worker MODULE')}")
-    if not (stuck or waiting or orphans or strays):
-        yield Check("workflows", "ok", f"{_workflows(opened.total())} open, none stuck")
+    for name, count in sorted(opened.items()):
+        if name not in served:
+            found = f"{_workflows(count)} of {name} not ended, and no node works on it"
+            yield Check("workflows", "wrong", found, f"start a worker for it: {pasting.command('worker MODULE')}")
 
 
 async def _bare_starts(store: Store) -> tuple[Counter[str], Counter[str]]:
@@ -76,4 +104,4 @@ async def _bare_starts(store: Store) -> tuple[Counter[str], Counter[str]]:
 
 
 def _workflows(count: int) -> str:
-    return "1 workflow" if count == 1 else f"{count} workflows"
+    return output.several(count, "workflow")
