@@ -95,17 +95,17 @@ DUE_SLACK_S = 0.01
 
 def decide(record: JobRecord | None, event: Event) -> Effects:
     """What `event` makes of the job whose record is `record` (None: it has none yet)."""
-    match event:
-        case Submitted() | Resubmitted() | Debounced():
-            return _submitted(record, event)
+    match event:  # what each job meets comes first
         case Received():
             return _received(record, event)
+        case Completed() | Failed() | Snoozed() | Deferred() | Cancelled() | Aborted():
+            return _ended(record, event)
+        case Submitted() | Resubmitted() | Debounced():
+            return _submitted(record, event)
         case Declined():
             return _declined(record, event)
         case Reported():
             return _reported(record, event)
-        case Completed() | Failed() | Snoozed() | Deferred() | Cancelled() | Aborted():
-            return _ended(record, event)
         case Answered():
             return _answered(record, event)
         case KeptAlive():

@@ -126,6 +126,9 @@ def _add_outcome(raw: dict[str, Any], record: JobRecord) -> None:
         raw["trace_id"] = record.spec.trace_id
 
 
+_RUNNING = Outcome.running
+
+
 def _attempt_to_json(attempt: AttemptRecord) -> dict[str, Any]:
     raw: dict[str, Any] = {
         "number": attempt.number,
@@ -133,7 +136,7 @@ def _attempt_to_json(attempt: AttemptRecord) -> dict[str, Any]:
         "node": attempt.node,
         "started_at": attempt.started_at,
     }
-    if attempt.outcome is not Outcome.running:
+    if attempt.outcome is not _RUNNING:
         raw["outcome"] = attempt.outcome
     if attempt.ended_at is not None:
         raw["ended_at"] = attempt.ended_at
