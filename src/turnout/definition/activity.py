@@ -16,6 +16,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, ove
 import attrs
 
 from turnout.core.limits import LimitKey
+from turnout.core.record import Policy
 from turnout.core.spec import DEFAULT_PRIORITY, NO_OPTIONS, SubmitOptions, valid_name
 from turnout.definition.ambient import ambient, needed
 from turnout.definition.codec import Codec
@@ -175,6 +176,11 @@ class Activity(ActivityRef, Generic[P, R_co]):
         InvalidArguments (a TypeError) when they don't fit, InvalidValue (a ValueError) when JSON can't carry them.
         """
         return self.codec.encode_arguments(args, kwargs)
+
+    @functools.cached_property
+    def rules(self) -> Policy:
+        """The part of its options that decides a job's life."""
+        return self.settings.rules
 
     @functools.cached_property
     def fixed_limit_keys(self) -> tuple[LimitKey, ...] | None:

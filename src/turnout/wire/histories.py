@@ -166,7 +166,7 @@ def _command_to_json(command: Command) -> dict[str, Any]:
     if command.at is not None:
         raw["at"] = command.at
     if command.job is not None:
-        raw["job"] = _converter.unstructure(command.job)
+        raw["job"] = {} if command.job is NO_OPTIONS else _converter.unstructure(command.job)
     if command.child is not None:
         raw["child"] = _converter.unstructure(command.child)
     if command.since:

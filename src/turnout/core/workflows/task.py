@@ -198,18 +198,20 @@ class Draft:
             self.begun = True
         if given.kind is InputKind.cancel and self.cancel_request is None:
             self.cancel_request = given.body.text or ""
+        self._bytes += _size(given)
         for command in turn.commands:
             await_end(self.pending, command)
+            self._bytes += _text_size(command.body)
+            self.asks_for_locals_alone &= command.kind is CommandKind.local
+        for answer in turn.answers:
+            self._bytes += _text_size(answer.result)
+            self.asks_for_locals_alone = False
         self.commands += turn.commands
         self._timers.add(turn.commands)
         self.answers += turn.answers
-        if turn.answers or any(command.kind is not CommandKind.local for command in turn.commands):
-            self.asks_for_locals_alone = False
         self.patches += turn.patches
         self.labels = self.labels if turn.labels is None else turn.labels
         self.details = self.details if turn.details is None else turn.details
-        self._bytes += _size(given) + sum(_text_size(command.body) for command in turn.commands)
-        self._bytes += sum(_text_size(answer.result) for answer in turn.answers)
         self.end = turn.end
         self.unreceived = turn.unreceived
 

@@ -24,7 +24,7 @@ from turnout.core.record import ATTEMPTS_KEPT, AttemptRecord, JobRecord, JobStat
 from turnout.core.retry import mro_names
 from turnout.core.spec import NO_OPTIONS, Body, JobSpec
 from turnout.core.workflows.jobs import command_span_id_of, ending_of_job
-from turnout.core.workflows.values import Command, Ending, key_of
+from turnout.core.workflows.values import Command, Ending, EndKind, key_of
 from turnout.definition.activity import Activity
 from turnout.errors import InvalidValue, NotInJob, TurnoutError
 from turnout.store.payloads import Payloads, life_owner
@@ -123,7 +123,7 @@ class LocalActivity:
             options=command.job or NO_OPTIONS,
             trace_id=of.trace_id,
         )
-        return JobRecord(spec, JobState.queued, rules=self._activity.settings.rules)
+        return JobRecord(spec, JobState.queued, rules=self._activity.rules)
 
     @property
     def asleep(self) -> bool:
@@ -139,6 +139,8 @@ class LocalActivity:
         while self._reason is None:
             self._record = self._begun()
             end = await self._attempt()
+            if isinstance(end, Completed):  # a result counts, whatever else was asked for: nothing more is told of it
+                return Ending(EndKind.completed, result=end.result)
             self._record = after_end(self._record, end)
             if self._record.state.final:
                 return ending_of_job(self._record)
@@ -258,6 +260,9 @@ class LocalActivity:
         return TIMED_OUT if self._timeout_message else self._reason
 
     async def _body(self, text: str) -> Body:
+        inline = self._around.payloads.inline(text)
+        if inline is not None:
+            return inline
         body = await self._around.payloads.put(text, "input", life_owner(self._of.id, self._of.life))
         return Body(text=text, ref=body.ref, size=body.size)
 

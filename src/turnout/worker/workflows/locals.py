@@ -82,7 +82,8 @@ class _Line:
     results: list[_Result] = attrs.field(factory=list)
     """What has come and no record has taken."""
     in_task: bool = False
-    news: asyncio.Event = attrs.field(factory=asyncio.Event)
+    waiter: asyncio.Future[None] | None = None
+    """The task that goes on, while it waits for what comes."""
 
     @property
     def asleep(self) -> bool:
@@ -93,6 +94,11 @@ class _Line:
     def awake(self) -> bool:
         """Whether code of any runs."""
         return any(not work.activity.asleep for work in self.works.values())
+
+    def wake(self) -> None:
+        """Have the task that waits look again."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
     def found(self) -> list[Input]:
         """What has come since the last time."""
@@ -206,10 +212,10 @@ class Locals:
         """What has come of any by then (the loop's time); nothing when all of them only wait for some time to go by."""
         loop = asyncio.get_running_loop()
         while not (found := line.found()) and line.awake and loop.time() < until:
-            line.news.clear()
-            late = loop.call_at(until, line.news.set)
+            line.waiter = loop.create_future()
+            late = loop.call_at(until, line.wake)
             try:
-                await line.news.wait()
+                await line.waiter
             finally:
                 late.cancel()
         return found
@@ -374,7 +380,7 @@ class Locals:
         if ending is not None:
             workflow_metrics.local_ended(line.facts.name, ending.kind)
             self._came(line, InputKind.done, command, ending)
-        line.news.set()
+        line.wake()
 
     def _came(self, line: _Line, kind: InputKind, command: Command, ending: Ending) -> None:
         """Something for a task to take: the one that goes on, or the next one."""
@@ -382,7 +388,7 @@ class Locals:
         result = _Result(Input(kind, now, what=command.id, life=facts.life, run=facts.run, ending=ending))
         line.results.append(result)
         if line.in_task:
-            line.news.set()
+            line.wake()
         else:
             result.given = True
             self._give(line, result.input)
