@@ -122,7 +122,7 @@ def test_a_record_for_a_replay_lacks_what_a_listing_shows(start: Start | None) -
 
 def test_the_header_tells_what_a_listing_shows() -> None:
     """The entry has state, name, life, run, number, upto and the summary."""
-    entry = histories.load_entry(histories.dump_entry(FULL))
+    entry = histories.load_entry(histories.dump_with_entry(FULL)[1])
     assert (entry.name, entry.state, entry.life, entry.run, entry.number) == ("order", "faulted", "7f3a", 2, 4)
     assert (entry.upto, entry.carries_out, entry.begins, entry.summary) == (9, 11, True, FULL.summary)
 

@@ -95,8 +95,8 @@ class Histories:
         Overtaken when something else lies there, and when nobody said what does: it may still be stored later, and
         whoever reads the history from its beginning finds out.
         """
-        body = histories.dump_history_record(record)
-        headers = {EXPECTED: str(expected), histories.ENTRY: histories.dump_entry(record)}
+        body, entry = histories.dump_with_entry(record)
+        headers = {EXPECTED: str(expected), histories.ENTRY: entry}
         if len(body) > min(OFFLOAD_BYTES, self._connection.max_payload // 2):
             owner = life_owner(record.id, record.life)
             offloaded = await self._payloads.put(body.decode(), "record", owner, key=record.nonce)

@@ -259,15 +259,6 @@ _ENTRY_PLAIN = ("name", "number", "life", "run", "nonce", "upto", "at", "node", 
 _DEFAULTS: dict[str, Any] = {"name": "", "number": 0, "run": 1, "at": 0.0, "nonce": "", "life": ""}
 
 
-def dump_entry(record: Record) -> str:
-    raw: dict[str, Any] = {"v": VERSION, "kind": record.kind, "state": record.state}
-    raw |= {name: value for name in _ENTRY_PLAIN if (value := getattr(record, name))}
-    if record.start is not None:
-        raw["begins"] = True
-    raw["summary"] = _converter.unstructure(record.summary)
-    return fastjson.dumps(raw).decode()
-
-
 def state_of(entry: bytes) -> WorkflowState:
     """The state that an entry tells, all else left unread. UnreadableRecord as for `load_entry`."""
     return _guarded(lambda raw: WorkflowState(fastjson.loads(raw)["state"]), entry, "a workflow's entry")
@@ -358,6 +349,19 @@ _RECORD_PLAIN = (
 
 def dump_history_record(record: Record) -> bytes:
     """The record as the history keeps it."""
+    return fastjson.dumps(_record_to_json(record))
+
+
+def dump_with_entry(record: Record) -> tuple[bytes, str]:
+    """The record as the history keeps it, and its entry, which is a part of that."""
+    raw = _record_to_json(record)
+    entry = {name: raw[name] for name in ("v", "kind", "state", *_ENTRY_PLAIN) if name in raw}
+    if record.start is not None:
+        entry["begins"] = True
+    return fastjson.dumps(raw), fastjson.dumps(entry | {"summary": raw["summary"]}).decode()
+
+
+def _record_to_json(record: Record) -> dict[str, Any]:
     raw: dict[str, Any] = {"v": VERSION, "kind": record.kind, "state": record.state}
     raw |= {name: value for name in _RECORD_PLAIN if (value := getattr(record, name))}
     if record.inputs:
@@ -377,8 +381,7 @@ def dump_history_record(record: Record) -> bytes:
         raw["result"] = _body_to_json(record.result)
     if record.failure is not None:
         raw["failure"] = _converter.unstructure(record.failure)
-    raw["summary"] = _converter.unstructure(record.summary)
-    return fastjson.dumps(raw)
+    return raw | {"summary": _converter.unstructure(record.summary)}
 
 
 _REFERENCE = re.compile(rb'"ref": ?"([A-Za-z0-9._-]+)"')

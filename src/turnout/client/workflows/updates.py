@@ -122,12 +122,15 @@ class Updater:
     async def _send(self, workflow_id: str, life: str | None, given: Given) -> tuple[Asked, Stored | None]:
         """The update as it was sent, and the newest record behind that, if it was looked at."""
         with asking("update", given.what, workflow_id) as traceparent:
-            return await self._stored(workflow_id, life, attrs.evolve(given, traceparent=traceparent))
+            return await self._stored(workflow_id, life, given, traceparent)
 
-    async def _stored(self, workflow_id: str, life: str | None, given: Given) -> tuple[Asked, Stored | None]:
+    async def _stored(
+        self, workflow_id: str, life: str | None, given: Given, traceparent: str
+    ) -> tuple[Asked, Stored | None]:
         update_id = given.id or self._sender.new_id()
+        sending = attrs.evolve(given, id=update_id, traceparent=traceparent)
         try:
-            sent = await self._sender.send(workflow_id, life, attrs.evolve(given, id=update_id))
+            sent = await self._sender.send(workflow_id, life, sending)
         except WorkflowEnded:
             known = await self._answered(workflow_id, life, given) if given.id is not None else None
             if known is None:

@@ -282,7 +282,7 @@ class Draft:
             commands=tuple(self._kept(command) for command in self.commands),
             answers=tuple(self.answers),
             patches=tuple(self.patches),
-            summary=attrs.evolve(
+            summary=_evolve(
                 before.summary,
                 labels=self.labels,
                 details=self.details,
@@ -365,7 +365,7 @@ class Draft:
             answers=(*record.answers, *unanswered),
             withdrawn=tuple(self.pending.values()),
             joined=_askers(self.standing, record),
-            summary=attrs.evolve(record.summary, waits=(), waiting=0, events=1, size=_start_size(start), pin=""),
+            summary=_evolve(record.summary, waits=(), waiting=0, events=1, size=_start_size(start), pin=""),
         )
 
 
@@ -384,7 +384,7 @@ def final_record(
         withdrawn=(*pending, *lifelong),
         joined=(*parent, *_askers(standing, record)),
         gc_at=record.at + (by_state if chosen is None else chosen),
-        summary=attrs.evolve(record.summary, waits=(), waiting=0, finished_at=record.at, due_at=None),
+        summary=_evolve(record.summary, waits=(), waiting=0, finished_at=record.at, due_at=None),
     )
 
 
@@ -490,7 +490,7 @@ def deleted_record(standing: Standing, author: Author, at: float) -> Record:
 def unpinned_record(standing: Standing, author: Author, at: float) -> Record:
     """The record from which on the run may go on with any build (W11)."""
     record = bare_record(standing, author, at)
-    record = _evolve(record, summary=attrs.evolve(record.summary, pin=""))
+    record = _evolve(record, summary=_evolve(record.summary, pin=""))
     before = standing.newest
     if not standing.stuck:
         return record
@@ -514,7 +514,7 @@ def bare_record(standing: Standing, author: Author, at: float) -> Record:
         at=max(at, before.at),
         upto=before.upto,
         behind=before.upto,
-        summary=attrs.evolve(before.summary, run_at=_run_at(before)),
+        summary=_evolve(before.summary, run_at=_run_at(before)),
     )
 
 

@@ -348,7 +348,7 @@ class Wait:
 WAITS_SHOWN = 20
 
 
-@struct
+@struct(slots=False)
 class Summary:
     """What a listing shows of a workflow, in the headers of its newest record.
 
