@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from turnout.client.notices import Notices
@@ -146,30 +146,19 @@ class WorkflowReader:
         finally:
             await notices.end()
 
-    async def changes(self, workflow_id: str, notices: Notices, newest: Stored | None = None) -> AsyncGenerator[Stored]:
+    def changes(self, workflow_id: str, notices: Notices, newest: Stored | None = None) -> Changes:
         """The newest record now, and again whenever there may be a newer one; ends never.
 
-        `newest` was read since the notices began. A record that came with its notice is believed: what is stored in a
-        history stays as it is. A look may be ahead of the notices: one that tells of nothing newer asks for none.
+        `newest` was read since the notices began.
         """
-        pause, seq = self.poll_s[0], 0
-        while True:
-            if newest is None:
-                notice = notices.take()
-                newest = None if notice is None else self._store.histories.republished(workflow_id, notice)
-                if newest is None:
-                    newest = await self._unless_away(workflow_id)
-                elif newest.seq <= seq:
-                    newest = None
-                else:
-                    self.there(workflow_id, newest)
-            if newest is not None:
-                seq = newest.seq
-                yield newest
-            newest = None
-            pause = self.poll_s[0] if await notices.within(pause) else min(pause * 1.5, self.poll_s[1])
+        return Changes(self, workflow_id, notices, newest)
 
-    async def _unless_away(self, workflow_id: str) -> Stored | None:
+    def republished(self, workflow_id: str, notice: Message) -> Stored | None:
+        """The record that came with its notice; None where the leader is to be asked for it."""
+        return self._store.histories.republished(workflow_id, notice)
+
+    async def unless_away(self, workflow_id: str) -> Stored | None:
+        """The newest record; None where the server does not answer just now. WorkflowNotFound."""
         try:
             return await self.newest(workflow_id)
         except (ConnectionError, TimeoutError, NoResponders):
@@ -182,6 +171,48 @@ class WorkflowReader:
         async for workflow_id, entry in self._store.histories.entries():
             if entry.kind is not RecordKind.deleted:
                 yield workflow_id, entry
+
+
+class Changes:
+    """What `WorkflowReader.changes` gives. An iterator by hand: a generator that is left takes a task to be closed.
+
+    A record that came with its notice is believed: what is stored in a history stays as it is. A look may be ahead of
+    the notices: one that tells of nothing newer asks for none.
+    """
+
+    def __init__(self, reader: WorkflowReader, workflow_id: str, notices: Notices, newest: Stored | None) -> None:
+        self._reader = reader
+        self._id = workflow_id
+        self._notices = notices
+        self._ahead = newest
+        self._pause: float | None = None
+        self._seq = 0
+
+    def __aiter__(self) -> Changes:
+        return self
+
+    async def __anext__(self) -> Stored:
+        while True:
+            await self._wait()
+            found, self._ahead = self._ahead or await self._look(), None
+            if found is not None:
+                self._seq = found.seq
+                return found
+
+    async def _wait(self) -> None:
+        """Wait until there may be a newer record; the first look is taken at once."""
+        soonest, latest = self._reader.poll_s
+        if self._pause is None or await self._notices.within(self._pause):
+            self._pause = soonest
+        else:
+            self._pause = min(self._pause * 1.5, latest)
+
+    async def _look(self) -> Stored | None:
+        notice = self._notices.take()
+        came = None if notice is None else self._reader.republished(self._id, notice)
+        if came is None:
+            return await self._reader.unless_away(self._id)
+        return self._reader.there(self._id, came) if came.seq > self._seq else None
 
 
 def _tells_end(notice: Message) -> bool:
