@@ -113,7 +113,7 @@ class Instance:
 
     def apply(self, given: Input) -> Turn:
         """Give the code one input, its body at hand, and let it run until it waits again; what it did."""
-        with self.running():
+        with self.loop, entered(self.calls), guarded(self._guard):  # as `running` does, without its generator
             return self.applied(given)
 
     @contextlib.contextmanager
