@@ -16,7 +16,11 @@ logger = logging.getLogger("turnout.worker")
 L = TypeVar("L")
 
 _FRESH_S = 0.1
-"""For so long it is believed who has waited longest: where jobs are that short, twenty of them take a millisecond."""
+"""After so long it is asked again who has waited longest: where jobs are that short, twenty of them take a millisecond.
+"""
+
+_BELIEVED_S = 0.5
+"""For so long it is believed meanwhile: a server that is busy needs its time for the answer, and slots would wait."""
 
 
 class Elders(Generic[L]):
@@ -40,12 +44,12 @@ class Elders(Generic[L]):
         Those that are left wait until it is known whom they are owed to.
         """
         owed, passed = divmod(self._passed + free, ONE_IN)
-        if 2 * (self._passed + free) >= ONE_IN and not self._knows(lanes) and self._looking is None:
+        if 2 * (self._passed + free) >= ONE_IN and not self._knows(lanes, _FRESH_S) and self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look(lanes))
         if not owed:
             self._passed = passed
             return None, 0, free
-        if not self._knows(lanes):
+        if not self._knows(lanes, _BELIEVED_S):
             by_priority = min(free, ONE_IN - 1 - self._passed)
             self._passed += by_priority
             return None, 0, by_priority
@@ -63,10 +67,9 @@ class Elders(Generic[L]):
         if self._looking is not None:
             self._looking.cancel()
 
-    def _knows(self, lanes: Sequence[L]) -> bool:
-        if self._elder not in lanes or boottime() - self._known_at > _FRESH_S:
-            self._elder = None
-        return self._elder is not None
+    def _knows(self, lanes: Sequence[L], most_s: float) -> bool:
+        """Whether that is known, and has been for so long at most."""
+        return self._elder in lanes and boottime() - self._known_at <= most_s
 
     async def _look(self, lanes: Sequence[L]) -> None:
         elder = lanes[-1]  # the last of them by priority, should nobody know

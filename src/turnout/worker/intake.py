@@ -392,7 +392,7 @@ class Intake:
             count = min(line.room, max(1, free // left))
             if count <= 0:
                 continue  # another line of the same activity has just had all that its limit leaves
-            free -= self._grant(line, min(count, max(1, line.waiting)) if self._ranked else count)
+            free -= self._grant(line, min(count, max(1, line.waiting) - line.puller.asked) if self._ranked else count)
             self._turns.remove(line)
             self._turns.append(line)
         return free
