@@ -113,7 +113,7 @@ def test_an_accident_while_jobs_wait(kind: str) -> None:
     ("patch", "caught_by"),
     [
         ((Places, "due", lambda places, rule: 0.0), "L2"),
-        ((Places, "vacant", lambda places, rule: True), "L1"),
+        ((Places, "vacant", lambda places, rule, more=0: True), "L1"),
         ((PlaceSweep, "_free", lambda *_: _nothing()), "U13"),
     ],
     ids=["no tokens", "no places", "no sweep"],

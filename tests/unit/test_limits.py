@@ -29,6 +29,7 @@ from turnout.core.limits import (
     next_turn,
 )
 from turnout.core.record import JobState
+from turnout.wire.limits import dump_places, load_places
 
 
 def holder(job: str = "a", turn: int = 1, generation: int = 1, node: str = "") -> Holder:
@@ -50,6 +51,32 @@ def test_there_are_never_more_holders_than_places(steps: list[tuple[bool, str, i
         places = (places.taken_by(each, Rule(most), 0.0) or places) if takes else places.without(each)
         assert len(places.holders) <= most
         assert len({held.id for held in places.holders}) == len(places.holders)
+
+
+MANY = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 3), st.sampled_from(["", "n"])), max_size=12)
+RULES = [Rule(2), Rule(1, 1.0, 1.0, 2), Rule(rate=1.0, burst=3), Rule(3, 0.0), Rule()]
+
+
+@given(MANY, MANY, st.sampled_from(RULES))
+def test_those_who_are_seated_together_have_what_they_would_have_one_after_the_other(
+    before: list[tuple[str, int, str]], wanting: list[tuple[str, int, str]], rule: Rule
+) -> None:
+    """However many want places at once, and of whichever limit: each has what it would have had alone in its turn."""
+    held, _ = Places("k", "k").seating([holder(job, turn, node=node) for job, turn, node in before], rule, 1.0)
+    together = [holder(job, turn, node=node) for job, turn, node in wanting]
+    places, seated = held, []
+    for each in together:
+        taken = places.taken_by(each, rule, 2.0)
+        seated.append(taken is not None)
+        places = taken or places
+    assert held.seating(together, rule, 2.0) == (places, seated)
+
+
+@given(MANY)
+def test_who_holds_places_is_read_as_it_was_written(holding: list[tuple[str, int, str]]) -> None:
+    """With all of them, those that nobody has received yet among them."""
+    held, _ = Places("k", "n").seating([holder(job, turn, node=node) for job, turn, node in holding], Rule(), 1.0)
+    assert load_places(dump_places(held)) == held
 
 
 @given(RATED, st.integers(1, 3), st.sampled_from([None, 2]), st.sampled_from([0.5, 3.0]))

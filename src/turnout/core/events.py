@@ -63,7 +63,7 @@ class Debounced:
     at: float
 
 
-@struct(kw_only=True)
+@struct(kw_only=True, slots=False)
 class Received:
     """JetStream handed the message to a worker that is ready to run it under `node` and `nonce`.
 

@@ -15,6 +15,8 @@ import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+import attrs
+
 from turnout.core.evolve import evolve
 from turnout.core.record import JobState
 from turnout.core.spec import ONE_IN
@@ -100,7 +102,7 @@ class LimitKey:
 
     key: str
     name: str
-    declared: Rule | None = None
+    declared: Rule | None = attrs.field(default=None, hash=False)
 
     @property
     def hash(self) -> str:
@@ -123,7 +125,8 @@ class Holder:
 
     def same(self, other: Holder) -> bool:
         """Whether both are the same attempt."""
-        return self.same_job(other) and self.order == other.order
+        turn = self.turn == other.turn and self.generation == other.generation
+        return turn and self.id == other.id and self.activity == other.activity
 
     def freed_by(self, other: Holder) -> bool:
         """Whether this place is free as soon as that attempt wants none."""
@@ -155,9 +158,9 @@ class Places:
     passed: int = 0
     idle: tuple[str, ...] = ()
 
-    def vacant(self, rule: Rule) -> bool:
-        """Whether there is a place, whatever the rate says."""
-        return rule.concurrency is None or len(self.holders) < rule.concurrency
+    def vacant(self, rule: Rule, more: int = 0) -> bool:
+        """Whether there is a place beside so many more, whatever the rate says."""
+        return rule.concurrency is None or len(self.holders) + more < rule.concurrency
 
     def free(self, rule: Rule) -> int:
         """How many places there are, at least 1; of a rate there are tokens for one at a time, mostly."""
@@ -183,22 +186,36 @@ class Places:
         return self.used_at + self.used / rule.pace if rule.rate else 0.0
 
     def taken_by(self, holder: Holder, rule: Rule, now: float) -> Places | None:
-        """With a place for this attempt; None if there is none.
+        """With a place for this attempt; None if there is none."""
+        places, (seated,) = self.seating([holder], rule, now)
+        return places if seated else None
+
+    def seating(self, wanting: Iterable[Holder], rule: Rule, now: float) -> tuple[Places, list[bool]]:
+        """With places for these attempts, one after the other, as far as there are any; which of them have one.
 
         A job has one place at most: the one of its earlier attempt, which is over, becomes that of the later one. Each
         attempt needs a token of its own.
         """
-        held = next((each for each in self.holders if each.id == holder.id and each.same_job(holder)), None)
-        if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
-            return self  # the record will say to a late one that it is late
-        others = self
-        if held is not None:
-            others = evolve(self, holders=tuple(each for each in self.holders if each is not held))
-        if others.due(rule) > now or (held is None and not self.vacant(rule)):
-            return None
-        if rule.counts or not holder.node:
-            others = evolve(others, holders=(*others.holders, holder))
-        return others.spent(rule, now) if holder.node else others
+        places, seated, counts = self, list[bool](), rule.counts
+        holders = {(each.id, each.activity): each for each in self.holders}
+        for holder in wanting:
+            job = holder.id, holder.activity
+            held = holders.get(job)
+            if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
+                seated.append(True)  # the record will say to a late one that it is late
+                continue
+            has = held is not None or self.vacant(rule, len(holders) - len(self.holders))
+            if rule.rate is not None and has:
+                others = evolve(places, holders=tuple(each for each in holders.values() if each is not held))
+                has = others.due(rule) <= now
+                places = others.spent(rule, now) if has and holder.node else places
+            seated.append(has)
+            if has:
+                holders.pop(job, None)
+                if counts or not holder.node:
+                    holders[job] = holder
+        held_now = tuple(holders.values())
+        return (self if held_now == self.holders and places is self else evolve(places, holders=held_now)), seated
 
     def spent(self, rule: Rule, now: float) -> Places:
         """With one more token spent."""
@@ -213,7 +230,9 @@ class Places:
         leaving: dict[str, list[Holder]] = {}
         for holder in holders:
             leaving.setdefault(holder.id, []).append(holder)
-        left = tuple(each for each in self.holders if not any(map(each.freed_by, leaving.get(each.id, ()))))
+        left = tuple(
+            each for each in self.holders if each.id not in leaving or not any(map(each.freed_by, leaving[each.id]))
+        )
         return self if len(left) == len(self.holders) else evolve(self, holders=left)
 
     def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:

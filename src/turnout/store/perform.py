@@ -421,7 +421,7 @@ class Performer:
             raise TypeError(f"only a worker's delivery takes places of limits, not {event!r}")
         full = await self._gates.admit(effect.generation, effect.turn, effect.payload)
         admitted = (effect.generation, effect.turn) if full is None else None
-        return attrs.evolve(event, admitted=admitted, full=full, now=self._store.connection.now())
+        return evolve(event, admitted=admitted, full=full, now=self._store.connection.now())
 
     async def _offload(self, event: Event, large: Delivery, job: Versioned) -> Event:
         """The event with a large bare payload in the object store: the record that it becomes must fit in a message."""

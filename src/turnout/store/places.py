@@ -31,6 +31,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from operator import attrgetter
 
 import attrs
 
@@ -38,6 +39,7 @@ from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
 from turnout.core.record import JobRecord
 from turnout.core.spec import is_express
+from turnout.core.struct import struct
 from turnout.crashpoints import reach
 from turnout.errors import TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, WrongLastSequence
@@ -77,8 +79,10 @@ _LOOK_S = 0.1
 _IDLE_S = 1.0
 """For so long a desk at which nobody asks remembers what it knows."""
 
+_BY_RANK = attrgetter("rank")
 
-@attrs.frozen
+
+@struct
 class Patience:
     """How an attempt may wait for its place: until then by the loop's clock, as long as `may_wait` allows it, which is
     asked when it comes to that."""
@@ -87,7 +91,7 @@ class Patience:
     may_wait: Callable[[], bool]
 
 
-@attrs.frozen
+@struct
 class _Wish:
     """What somebody wants of a desk: a place, one to be free, or with neither that free places are handed on.
     `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait.
@@ -102,7 +106,7 @@ class _Wish:
     busy: Collection[str] = ()
     rank: int = 0
     patience: Patience | None = None
-    done: asyncio.Future[Entry] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
+    done: asyncio.Future[Entry] = attrs.field(kw_only=True)
 
 
 class PlaceDesks:
@@ -122,27 +126,32 @@ class PlaceDesks:
         self.nonce = secrets.token_hex(8)
         """What it is called as the one who wakes a line."""
 
-    async def take(self, key: LimitKey, holder: Holder, rank: int = 0, patience: Patience | None = None) -> Entry:
+    def take(
+        self, key: LimitKey, holder: Holder, rank: int = 0, patience: Patience | None = None
+    ) -> asyncio.Future[Entry]:
         """Whether this attempt has a place now, or has had a token where that is all it needs. With `patience` it may
         have waited for that here, behind those who wait in the line and those of a lower `rank`."""
-        return await self._ask(key, _Wish(take=holder, rank=rank, patience=patience))
+        desk = self._desk(key)
+        return desk.ask(_Wish(take=holder, rank=rank, patience=patience, done=desk.loop.create_future()))
 
     def hurry(self) -> None:
         """Some of those who wait here may not do so any longer."""
         for desk in list(self._desks.values()):
             desk.look()
 
-    async def leave(self, key: LimitKey, holder: Holder, *, unused: bool = False) -> None:
+    def leave(self, key: LimitKey, holder: Holder, *, unused: bool = False) -> asyncio.Future[Entry]:
         """Free the place of this attempt, if it has one, and hand it on. `unused`: its token was taken for nothing,
         and is handed on as well."""
-        await self._ask(key, _Wish(leave=holder, unused=unused))
+        desk = self._desk(key)
+        return desk.ask(_Wish(leave=holder, unused=unused, done=desk.loop.create_future()))
 
     async def hand_on(
         self, key: LimitKey, lanes: Collection[int] = (), idle: Collection[str] = (), busy: Collection[str] = ()
     ) -> None:
         """Give what is free to those who wait in the line. `lanes`: jobs wait in these, be that noted or not. From now
         on jobs of the activities that are `idle` are passed over, and those of the `busy` ones are not."""
-        await self._ask(key, _Wish(lanes=lanes, idle=idle, busy=busy))
+        desk = self._desk(key)
+        await desk.ask(_Wish(lanes=lanes, idle=idle, busy=busy, done=desk.loop.create_future()))
 
     async def park(self, record: JobRecord) -> None:
         """Put the job into the line that its record says it waits in, and hand on what is free of it."""
@@ -278,11 +287,11 @@ class PlaceDesks:
         """Nobody wants anything of this key now."""
         self._desks.pop(key.key, None)
 
-    async def _ask(self, key: LimitKey, wish: _Wish) -> Entry:
+    def _desk(self, key: LimitKey) -> _Desk:
         desk = self._desks.get(key.key)
         if desk is None:
             desk = self._desks[key.key] = _Desk(self, key)
-        return await desk.ask(wish)
+        return desk
 
 
 class _Desk:
@@ -291,7 +300,7 @@ class _Desk:
     def __init__(self, places: PlaceDesks, key: LimitKey) -> None:
         self._places = places
         self._key = key
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._wishes: list[_Wish] = []
         self._standing: list[_Wish] = []
         """Those who wait here, in the order of their turns."""
@@ -311,10 +320,10 @@ class _Desk:
         self._rule = Rule()
         self._rule_until = 0.0
 
-    async def ask(self, wish: _Wish) -> Entry:
+    def ask(self, wish: _Wish) -> asyncio.Future[Entry]:
         self._wishes.append(wish)
         self._begin()
-        return await wish.done
+        return wish.done
 
     def look(self) -> None:
         """See whether there are places for those who wait here: others free some as well."""
@@ -323,16 +332,17 @@ class _Desk:
             self._begin()
 
     def _begin(self) -> None:
+        if self._task is not None:
+            return
         if self._closing is not None:
             self._closing.cancel()
-        if self._task is None:
-            self._task = self._loop.create_task(self._work())
+        self._task = self.loop.create_task(self._work())
 
     async def _work(self) -> None:
         try:
             while self._wishes or self._owed is not None or self._look_sure:
                 wishes = [wish for wish in (*self._standing, *self._wishes) if not wish.done.done()]
-                wishes.sort(key=lambda wish: wish.rank)
+                wishes.sort(key=_BY_RANK)
                 self._wishes, self._standing = [], []
                 try:
                     await self._round(wishes)
@@ -345,8 +355,8 @@ class _Desk:
             self._task = None
             if self._looking is not None:
                 self._looking.cancel()
-            self._looking = self._loop.call_later(_LOOK_S, self.look) if self._standing else None
-            self._closing = self._loop.call_later(_IDLE_S, self._places.close, self._key)
+            self._looking = self.loop.call_later(_LOOK_S, self.look) if self._standing else None
+            self._closing = self.loop.call_later(_IDLE_S, self._places.close, self._key)
             for wish in self._wishes:
                 wish.done.cancel()
 
@@ -364,10 +374,7 @@ class _Desk:
             granted: list[Parked] = []
             if look is not None:
                 places, granted = await self._granted(places, rule, look)
-            answers: list[Entry] = []
-            for wish in wishes:
-                places, answer = self._taken(places, wish.take, rule)
-                answers.append(answer)
+            places, answers = self._seated(places, wishes, rule)
             if places.waker and math.isinf(old.due(rule)) and not math.isinf(places.due(rule)):
                 places = evolve(places, waker=self._places.nonce)  # until now no alarm could be set
             waits = [
@@ -401,7 +408,7 @@ class _Desk:
     ) -> tuple[Places, int, Rule, Look | None]:
         """Who holds the places and what holds for them; and the line, if these lanes of it are to be looked at. What is
         known is believed but for `sure`."""
-        (places, revision), rule, look, now = self._known, self._rule, None, self._loop.time()
+        (places, revision), rule, look, now = self._known, self._rule, None, self.loop.time()
         if places is None or sure:
             (places, revision), rule = await asyncio.gather(
                 self._places.load(self._key.key, self._known), self._places.rule(self._key)
@@ -440,20 +447,23 @@ class _Desk:
                 places = places.noting(wish.idle, wish.busy)
         return places
 
-    def _taken(self, places: Places, holder: Holder | None, rule: Rule) -> tuple[Places, Entry]:
-        """With a place for this holder, if it wants one and there is one that nobody waits for."""
-        if holder is None:
-            return places, Entry.passed
-        waited_for = rule.rate is not None and places.waker and not any(map(holder.same_job, places.holders))
-        taken = None if waited_for else places.taken_by(holder, rule, self._places.now())
-        if taken is None:
-            return places, Entry.refused
-        return taken, Entry.held if rule.counts else Entry.passed
+    def _seated(self, places: Places, wishes: Sequence[_Wish], rule: Rule) -> tuple[Places, list[Entry]]:
+        """With places for those who want one, as far as there are any that nobody waits for; what to answer to all."""
+        wanting = {number: wish.take for number, wish in enumerate(wishes) if wish.take is not None}
+        answers = [Entry.refused if number in wanting else Entry.passed for number in range(len(wishes))]
+        if rule.rate is not None and places.waker:
+            wanting = {number: each for number, each in wanting.items() if any(map(each.same_job, places.holders))}
+        places, seated = places.seating(wanting.values(), rule, self._places.now())
+        entry = Entry.held if rule.counts else Entry.passed
+        for number, has in zip(wanting, seated, strict=True):
+            if has:
+                answers[number] = entry
+        return places, answers
 
     def _waits(self, wish: _Wish, rule: Rule) -> bool:
         """Whether it stays here, though there is no place for it. For tokens nobody does: they have an alarm."""
         patience = wish.patience
-        return patience is not None and rule.rate is None and self._loop.time() < patience.until and patience.may_wait()
+        return patience is not None and rule.rate is None and self.loop.time() < patience.until and patience.may_wait()
 
     async def _granted(self, places: Places, rule: Rule, look: Look) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, is_over
 from turnout.core.record import Delivery, JobRecord, JobState
 from turnout.core.spec import Body, priority_of
@@ -50,9 +48,10 @@ class Admission:
         self._activity = activity
         self._delivery = delivery
         self._node = node
-        self._keys: tuple[LimitKey, ...] = ()
+        self._keys = activity.fixed_limit_keys or ()
         self._keyed: Body | None = None
-        self._taken: dict[Holder, dict[LimitKey, Entry]] = {}
+        self._taken: dict[tuple[int, int], tuple[Holder, dict[LimitKey, Entry]]] = {}
+        """What was taken for which attempt, by its generation and turn."""
 
     async def take(self, generation: int, turn: int, payload: Body) -> LimitKey | None:
         """Take a place of each limit for this attempt, which runs with this payload. None, or one that is full: then it
@@ -60,11 +59,11 @@ class Admission:
 
         Errors are those of the connection; what was taken before is still taken, and taking it again changes nothing.
         """
-        if payload != self._keyed:
+        if self._activity.fixed_limit_keys is None and payload != self._keyed:
             self._keys, self._keyed = await self._find_keys(payload), payload
         delivery, now = self._delivery, self._store.connection.now()
         holder = Holder(delivery.activity, delivery.id, generation, turn, now, self._node)
-        taken = self._taken.setdefault(evolve(holder, at=0.0), {})
+        _, taken = self._taken.setdefault((generation, turn), (holder, {}))
         rank = priority_of(delivery.message.priority)
         for key in self._keys:  # in one order everywhere: no two jobs wait for each other
             if taken.get(key) is Entry.passed:
@@ -105,13 +104,26 @@ class Admission:
             await self._store.places.leave(key, holder, unused=True)
             taken.pop(key, None)
 
-    async def leave(self) -> None:
-        """Free all that was taken: the attempt has ended here."""
-        await self._leave(lambda holder: True)
+    def leave(self, finishing: set[asyncio.Future[Any]]) -> None:
+        """Free all that was taken: the attempt has ended here. What is under way then is in `finishing` meanwhile."""
+        for key, holder in self._held():
+            finishing.add(freed := self._store.places.leave(key, holder))
+            freed.add_done_callback(partial(self._freed, finishing, key, holder))
+
+    def _freed(
+        self, finishing: set[asyncio.Future[Any]], key: LimitKey, holder: Holder, freed: asyncio.Future[Entry]
+    ) -> None:
+        finishing.discard(freed)
+        if not freed.cancelled() and freed.exception() is not None:
+            leaving = retry_while_away(partial(self._store.places.leave, key, holder))
+            finishing.add(task := asyncio.get_running_loop().create_task(leaving))
+            task.add_done_callback(finishing.discard)
 
     async def leave_over(self, record: JobRecord) -> None:
         """Free what was taken for nothing: the record tells what is over; other attempts may be at work elsewhere."""
-        await self._leave(lambda holder: is_over(holder, record.state, record.generation, record.begun))
+        for key, holder in self._held():
+            if is_over(holder, record.state, record.generation, record.begun):
+                await retry_while_away(partial(self._store.places.leave, key, holder))
         if self._delivery.replaced and record.state is JobState.queued and record.waits_for is None:
             await retry_while_away(partial(self._leave_in_vain, record))
 
@@ -127,10 +139,10 @@ class Admission:
         for key in await self._find_keys(record.spec.payload):
             await self._store.places.leave(key, holder)
 
-    async def _leave(self, chosen: Callable[[Holder], bool]) -> None:
-        for holder in filter(chosen, self._taken):
-            for key in [key for key, entry in self._taken[holder].items() if entry is Entry.held]:
-                await retry_while_away(partial(self._store.places.leave, key, holder))
+    def _held(self) -> list[tuple[LimitKey, Holder]]:
+        """The places that were taken."""
+        taken = self._taken.values()
+        return [(key, holder) for holder, keys in taken for key, entry in keys.items() if entry is Entry.held]
 
     async def _find_keys(self, payload: Body) -> tuple[LimitKey, ...]:
         if (fixed := self._activity.fixed_limit_keys) is not None:

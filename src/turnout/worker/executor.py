@@ -93,7 +93,7 @@ class Executor:
         self._count = itertools.count()
         self._aborting = False
         self._declining: set[asyncio.Task[Applied]] = set()
-        self.finishing: set[asyncio.Task[None]] = set()
+        self.finishing: set[asyncio.Future[Any]] = set()
         """See to what is left of jobs that have ended here: their places of limits, or the word of the workflow that is
         at work on that."""
         self._store = store
@@ -146,7 +146,7 @@ class Executor:
                 reach("execute.started")
                 over = await self._attempt(job, performer, lease, tracing)
                 if admission is not None and over:
-                    self._finish(admission.leave())  # without a slot
+                    admission.leave(self.finishing)  # without a slot
             elif admission is not None and record is not None:
                 await admission.leave_over(record)
         except NodeStops:

@@ -250,8 +250,10 @@ class Runner:
             _, left = await asyncio.wait(self._intake.tasks, timeout=CLEANUP_S + 2.0)
             for task in left:
                 task.cancel()
-        if self._executor.finishing:
-            await asyncio.wait(self._executor.finishing, timeout=CLEANUP_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLEANUP_S):
+                while self._executor.finishing:  # what fails there goes on as another
+                    await asyncio.wait(self._executor.finishing)
         if self._loops:
             await asyncio.wait(self._loops)
         self._draining = True
