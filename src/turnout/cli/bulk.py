@@ -13,10 +13,11 @@ import click
 from turnout.cli import exits, output, session
 from turnout.cli.exits import BadInput
 from turnout.cli.session import Session
-from turnout.client.bulk import CANCELLABLE, DELETABLE, RETRYABLE
+from turnout.client.bulk import CANCELLABLE, DELETABLE
 from turnout.client.client import Client
 from turnout.client.unbegun import UNBEGUN
 from turnout.client.workflows.methods import OPEN
+from turnout.core.record import RETRYABLE
 
 _DONE = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "terminate": "terminated"}
 

@@ -13,14 +13,13 @@ from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
 from turnout.client.unbegun import UNBEGUN
 from turnout.core.failure import given_reason
-from turnout.core.record import FINAL, JobState
+from turnout.core.record import FINAL, RETRYABLE, JobState
 from turnout.errors import InvalidState, InvalidValue, JobNotFound
 from turnout.store.perform import Performer, Store
 
 AT_ONCE = 32
 _PART = 2048
 CANCELLABLE = frozenset(JobState) - FINAL
-RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 DELETABLE = FINAL
 
 

@@ -9,10 +9,10 @@ import attrs
 
 from turnout import wire
 from turnout.client.filters import Filters
-from turnout.client.found import GENERATION, RETRYABLE, Finder, Found, has_deadline
+from turnout.client.found import GENERATION, Finder, Found, has_deadline
 from turnout.client.keys import Keys
 from turnout.client.listing import Seen
-from turnout.core.record import FINAL, JobState
+from turnout.core.record import FINAL, RETRYABLE, JobState
 from turnout.nats.direct import Raw
 from turnout.nats.pages import forward
 from turnout.nats.stream import Stream, kv_stream

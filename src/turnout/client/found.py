@@ -15,7 +15,7 @@ import attrs
 from turnout import wire
 from turnout.client.filters import Filters
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.record import FINAL, Delivery, JobRecord, JobState
+from turnout.core.record import FINAL, RETRYABLE, Delivery, JobRecord, JobState
 from turnout.core.spec import is_name
 from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
@@ -26,7 +26,6 @@ from turnout.store.queue import delivery_in
 
 logger = logging.getLogger("turnout.registry")
 
-RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _DEADLINES = (b'"expires_in":', b'"start_within":')
 GENERATION = wire.GENERATION.encode()
 _SCHEDULED = wire.SCHEDULED.encode()

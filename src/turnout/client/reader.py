@@ -19,7 +19,7 @@ from turnout.client.unmended import unmended
 from turnout.core.ends import seen_at
 from turnout.core.events import Expired
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.record import JobRecord, JobState
+from turnout.core.record import RETRYABLE, JobRecord, JobState
 from turnout.core.spec import Body
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Message, NoResponders
@@ -31,7 +31,6 @@ logger = logging.getLogger("turnout.client")
 
 T = TypeVar("T")
 
-_RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
 _POLL_S = (0.5, 5.0)
 _QUICK_S = 0.05
 _FRESH_S = 0.002
@@ -92,7 +91,7 @@ class Reader:
         loaded = await self._store.registry.load(activity, job_id)
         while True:
             record = loaded.record
-            if record is not None and record.state not in _RETRYABLE:
+            if record is not None and record.state not in RETRYABLE:
                 return loaded
             # A new life is always put onto the job's own subject (P2): only a job without a record may be a bare one.
             queue = self._store.queue
@@ -110,9 +109,8 @@ class Reader:
 
     async def info(self, record: JobRecord) -> JobInfo:
         """The record as users see it, with what it refers to."""
-        suspect = False
-        if record.state is JobState.running and record.token is not None and record.outside is None:
-            suspect = await self._store.nodes.get(record.token.node) is None
+        node = _node_of(record)
+        suspect = node is not None and await self._store.nodes.get(node) is None
         waiting_for = await Reasons(self._store).of(record)
         return job_info(record, await self._bodies(record), suspect=suspect, waiting_for=waiting_for)
 
@@ -126,8 +124,7 @@ class Reader:
         async with contextlib.aclosing(Listing(self._store, filters, self._seen).records()) as records:
             async for record in records:
                 suspect = False
-                if record.state is JobState.running and record.token is not None and record.outside is None:
-                    node = record.token.node
+                if (node := _node_of(record)) is not None:
                     alive = alive or {living.id: True for living in await self._store.nodes.living()}
                     if node not in alive:  # it may have started since
                         alive[node] = await self._store.nodes.get(node) is not None
@@ -232,6 +229,12 @@ class Reader:
             return await self.text(body)
         except ObjectGone:
             return None
+
+
+def _node_of(record: JobRecord) -> str | None:
+    """The node that runs the job's code, None where none does: what is silent there makes the job suspect."""
+    running = record.state is JobState.running and record.outside is None
+    return record.token.node if running and record.token is not None else None
 
 
 async def _rest(notices: Notices, pause: float) -> float:

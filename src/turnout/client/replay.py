@@ -14,7 +14,7 @@ from turnout.bounded import each
 from turnout.client.filters import has_label
 from turnout.client.reader import Reader
 from turnout.core.events import RetryRequested
-from turnout.core.record import JobRecord, JobState
+from turnout.core.record import RETRYABLE, JobRecord, JobState
 from turnout.errors import AmbiguousJob, InvalidState, JobNotFound
 from turnout.store.dead_letters import DeadLetter
 from turnout.store.perform import DELETION_S, Performer, Store
@@ -71,7 +71,7 @@ class Replays:
             if not dead_letters:
                 raise
             record = dead_letter = await self._usable(dead_letters[-1].record)
-        if record.state not in (JobState.faulted, JobState.cancelled):
+        if record.state not in RETRYABLE:
             raise InvalidState(f"job {job_id} is {record.state}; only a faulted or cancelled job can be retried")
         found = await self._store.queue.find(activity, job_id)
         event = RetryRequested(

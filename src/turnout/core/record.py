@@ -48,6 +48,8 @@ class JobState(enum.StrEnum):
 
 
 FINAL = frozenset({JobState.completed, JobState.faulted, JobState.cancelled})
+RETRYABLE = frozenset({JobState.faulted, JobState.cancelled})
+"""The ends after which somebody may have the job run again."""
 
 
 class Outcome(enum.StrEnum):

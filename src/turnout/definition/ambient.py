@@ -12,7 +12,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol
 
-from turnout.errors import NotInWorkflow
+from turnout.errors import NotDurable, NotInWorkflow
 
 
 class Ambient(Protocol):
@@ -42,6 +42,12 @@ _entered = _Entered()
 def ambient() -> Ambient | None:
     """The workflow whose code this thread runs right now, None when it runs none."""
     return _entered.ambient
+
+
+def refuse_within(instead: str) -> None:
+    """NotDurable when a workflow's code runs, which must not use a client; `instead` says what it does."""
+    if _entered.ambient is not None:
+        raise NotDurable(f"a client can't be used within a workflow: {instead}")
 
 
 def needed(what: str) -> Ambient:

@@ -7,7 +7,7 @@ cannot be used is an InvalidValue; both name the option.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
@@ -409,3 +409,11 @@ def activity_options(default_name: str, given: Mapping[str, Any]) -> ActivityOpt
     if values.get("retry") is None:
         values.pop("retry", None)  # None means the default policy; RetryPolicy.none() means no retries.
     return ActivityOptions(**values)
+
+
+def refuse_options(name: str, given: object, options: Iterable[str], why: str) -> None:
+    """InvalidValue for the first of these options that was given; `given` has all of them, each with a default."""
+    usual = type(given)()
+    for option in options:
+        if getattr(given, option) != getattr(usual, option):
+            raise InvalidValue(f"{name}: leave the option {option} out: {why}")

@@ -26,10 +26,10 @@ from turnout.core.group import (
 )
 from turnout.crashpoints import reach
 from turnout.definition.activity import Activity, ActivityRef, NamedActivity, activity_ref, as_activity
-from turnout.definition.ambient import ambient
-from turnout.definition.options import Submission
+from turnout.definition.ambient import refuse_within
+from turnout.definition.options import Submission, refuse_options
 from turnout.definition.plain_json import decode_json
-from turnout.errors import GroupExists, InvalidArguments, InvalidValue, JobExists, NotDurable, TurnoutError
+from turnout.errors import GroupExists, InvalidArguments, InvalidValue, JobExists, TurnoutError
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import kv_stream
 from turnout.store.groups import GroupTaken
@@ -122,8 +122,7 @@ class GroupMethods:
         All payloads are checked before anything is stored. Errors are those of `submit`; GroupExists when the id is
         taken, JobExists when a job has the id of one of these. Once the record is stored no trouble is raised any more.
         """
-        if ambient() is not None:
-            raise NotDurable("a client can't be used within a workflow: call the activities, and await asyncio.gather")
+        refuse_within("call the activities, and await asyncio.gather")
         members = _pairs(activity, payloads)
         name = new_id() if id is None else valid_group_id(id)
         roster = await self._roster(members)
@@ -281,10 +280,7 @@ def _mixed(given: Iterable[Any]) -> list[tuple[ActivityRef, Any]]:
 
 def _refuse(ref: ActivityRef, why: str, taken: frozenset[str]) -> None:
     """InvalidValue for any option of a submission that is not among those that are taken here."""
-    usual = Submission()
-    for option in attrs.fields_dict(Submission):
-        if option not in taken and getattr(ref.submission, option) != getattr(usual, option):
-            raise InvalidValue(f"{ref.name}: leave the option {option} out: {why}")
+    refuse_options(ref.name, ref.submission, [each for each in attrs.fields_dict(Submission) if each not in taken], why)
 
 
 def _exists(name: str, handle: GroupHandle[Any]) -> GroupExists:

@@ -17,11 +17,10 @@ from turnout.core.evolve import evolve
 from turnout.core.schedule import Job, Schedule, ScheduleRecord, schedule_name
 from turnout.core.spec import SubmitOptions
 from turnout.definition.activity import Activity, ActivityRef, activity_ref, refuse_local
-from turnout.definition.ambient import ambient
-from turnout.definition.options import Submission
+from turnout.definition.ambient import refuse_within
+from turnout.definition.options import refuse_options
 from turnout.definition.workflow import Workflow, WorkflowRef, untyped_payload
-from turnout.definition.workflow_options import StartOptions
-from turnout.errors import InvalidValue, NotDurable, PayloadTooLarge, ScheduleNotFound
+from turnout.errors import InvalidValue, PayloadTooLarge, ScheduleNotFound
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Conflict
 from turnout.store.scheduled_runs import ScheduledRuns
@@ -29,6 +28,11 @@ from turnout.telemetry import spans
 
 PAYLOAD_BYTES = 256 * 1024
 """How large the payload of a schedule may be: it is a part of its record."""
+
+_ITS_OWN = ("id", "if_exists", "delay", "at")
+"""The options that each run has of its schedule."""
+_WHY = "a schedule's runs get their ids and times from it"
+_AROUND = "schedules are added by the programs around it"
 
 Scheduled = str | ActivityRef | WorkflowRef
 """What can run by a schedule: an activity or a workflow, with its options or without, or an activity's name."""
@@ -56,13 +60,13 @@ class ScheduleMethods:
 
             await client.add_schedule("nightly", Schedule(cron="0 3 * * *", timezone="Europe/Berlin"), report, "sales")
         """
-        _outside_workflows()
+        refuse_within(_AROUND)
         job = await self._job(activity, args, kwargs)
         return await self._put(schedule_name(name), _checked(schedule), job)
 
     def schedule(self, name: str) -> ScheduleHandle:
         """A handle on the schedule of this name; nothing is asked of the server yet."""
-        _outside_workflows()
+        refuse_within(_AROUND)
         return ScheduleHandle(schedule_name(name), self.store, self._scheduled_runs, self._of_run)
 
     async def schedules(self) -> AsyncGenerator[ScheduleInfo]:
@@ -80,7 +84,7 @@ class ScheduleMethods:
             nightly = Schedule(cron="0 3 * * *")
             await client.sync_schedules({"app-nightly": (nightly, report, {"of": "sales"})}, prefix="app-")
         """
-        _outside_workflows()
+        refuse_within(_AROUND)
         if not isinstance(prefix, str) or not prefix:
             raise InvalidValue("prefix must be what the names of these schedules begin with, such as 'app-'")
         checked = {}
@@ -154,11 +158,6 @@ def _replaced(before: ScheduleRecord, schedule: Schedule, job: Job, now: float) 
     return evolve(before, schedule=schedule, job=job, cursor=max(now, before.cursor), backlog=(), previous=previous)
 
 
-def _outside_workflows() -> None:
-    if ambient() is not None:
-        raise NotDurable("a client can't be used within a workflow: schedules are added by the programs around it")
-
-
 def _checked(schedule: object) -> Schedule:
     if not isinstance(schedule, Schedule):
         raise InvalidValue(
@@ -181,40 +180,22 @@ def _job(ref: ActivityRef | WorkflowRef, text: str) -> Job:
             f"the payload of a schedule may have {PAYLOAD_BYTES // 1024} KiB: store what is larger, and name it here"
         )
     if isinstance(ref, WorkflowRef):
-        asked, usual = ref.start, StartOptions()
-        _refuse(
-            ref.name,
-            id=asked.id is not None,
-            if_exists=asked.if_exists != usual.if_exists,
-            delay=asked.delay is not None,
-            at=asked.at is not None,
-        )
-        if ref.first is not None:
-            raise InvalidValue(f"{ref.name}: a schedule starts a workflow without a signal or an update")
-        settings = ref.settings if isinstance(ref, Workflow) else None
-        options = SubmitOptions(
-            timeout=asked.timeout or (settings.timeout if settings is not None else None),
-            retry=asked.retry,
-            labels={**(settings.labels if settings is not None else {}), **asked.labels},
-        )
-        retention = settings.retention if settings is not None else None
-        return Job("workflow", ref.name, text, options, retention)
+        return _workflow_job(ref, text)
     refuse_local(ref)
-    submission, plain = ref.submission, Submission()
-    _refuse(
-        ref.name,
-        id=submission.id is not None,
-        if_exists=submission.if_exists != plain.if_exists,
-        delay=submission.delay is not None,
-        at=submission.at is not None,
-        debounce=submission.debounce is not None,
-    )
+    refuse_options(ref.name, ref.submission, (*_ITS_OWN, "debounce"), _WHY)
     return Job("activity", ref.name, text, ref.recorded)
 
 
-def _refuse(name: str, **given: bool) -> None:
-    for option, was_given in given.items():
-        if was_given:
-            raise InvalidValue(
-                f"{name}: leave the option {option} out: a schedule's runs get their ids and times from it"
-            )
+def _workflow_job(ref: WorkflowRef, text: str) -> Job:
+    asked = ref.start
+    refuse_options(ref.name, asked, _ITS_OWN, _WHY)
+    if ref.first is not None:
+        raise InvalidValue(f"{ref.name}: a schedule starts a workflow without a signal or an update")
+    settings = ref.settings if isinstance(ref, Workflow) else None
+    options = SubmitOptions(
+        timeout=asked.timeout or (settings.timeout if settings is not None else None),
+        retry=asked.retry,
+        labels={**(settings.labels if settings is not None else {}), **asked.labels},
+    )
+    retention = settings.retention if settings is not None else None
+    return Job("workflow", ref.name, text, options, retention)

@@ -24,9 +24,9 @@ from turnout.core.failure import given_reason
 from turnout.core.schedule import schedule_name
 from turnout.core.spec import valid_name
 from turnout.core.workflows.values import FINAL_STATES, WorkflowState
-from turnout.definition.ambient import ambient
+from turnout.definition.ambient import refuse_within
 from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef, as_workflow, untyped_payload
-from turnout.errors import InvalidValue, NotDurable, UnreadableRecord, WorkflowEnded, WorkflowNotFound
+from turnout.errors import InvalidValue, UnreadableRecord, WorkflowEnded, WorkflowNotFound
 from turnout.store.histories import left_out
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
@@ -104,8 +104,7 @@ class WorkflowMethods:
         Takes the workflow's own arguments, or for a workflow by name its payload. Errors before anything is stored:
         InvalidArguments, InvalidValue. WorkflowExists when the id is taken.
         """
-        if ambient() is not None:
-            raise NotDurable("a client can't be used within a workflow: call the workflow itself, it becomes a child")
+        refuse_within("call the workflow itself, it becomes a child")
         ref = as_workflow(workflow)
         text = ref.bind(*args, **kwargs) if isinstance(ref, Workflow) else untyped_payload(ref.name, args, kwargs)
         return await self._starter.start(ref, text)
