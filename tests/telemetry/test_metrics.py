@@ -177,17 +177,17 @@ from turnout.core.changes import changes
 from turnout.core.record import JobRecord, JobState
 from turnout.core.spec import JobSpec
 from turnout.telemetry import metrics
-from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Known, Metric
+from turnout.telemetry.on_saved import on_saved
 
 metrics.know(["mine"])
 record = JobRecord(JobSpec("j", "mine"), JobState.cancelled)
-metrics.saved(None, record, changes(None, record))                    # nobody listens: not counted
+on_saved(None, record, changes(None, record), str)                    # nobody listens: not counted
 assert not metrics.CANCELLED.read() and not metrics.look()
 metrics.submitted("mine")                      # counted at any rate, it costs nothing
 reader = InMemoryMetricReader()
 api.set_meter_provider(MeterProvider([reader]))
 assert metrics.look()
-metrics.saved(None, record, changes(None, record))
+on_saved(None, record, changes(None, record), str)
 metrics.woke("n", 0.2)
 found = {
     metric.name: metric.data.data_points[0]
