@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import attrs
 
@@ -47,6 +48,8 @@ from turnout.supervisor.workflows import OpenWorkflows
 from turnout.telemetry import group_metrics, log_lines, metrics, workflow_metrics
 
 logger = logging.getLogger("turnout.supervisor")
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -114,19 +117,16 @@ class Supervisor:
     async def run(self) -> None:
         """Connect and supervise. Trouble with the connection is outwaited; only cancellation ends this."""
         connection = await Connection.open(self._connect_options, name="turnout-supervisor")
-        unwatched = metrics.watch_queues(self._look_at_queues)
-        unwatched_limits = metrics.watch_limits(self._look_at_limits)
-        unwatched_workflows = workflow_metrics.watch_open(self._look_at_workflows)
-        unwatched_groups = group_metrics.watch_groups(self._look_at_groups)
         try:
-            with contextlib.suppress(TurnoutError):
-                await connection.sync_clock(self._names.work)
-            await self._supervise(connection)
+            with contextlib.ExitStack() as watched:
+                watched.callback(metrics.watch_queues(self._if_acting(self._queues.look)))
+                watched.callback(metrics.watch_limits(self._if_acting(self._limits.look)))
+                watched.callback(workflow_metrics.watch_open(self._if_acting(self._workflows.look)))
+                watched.callback(group_metrics.watch_groups(self._if_acting(self._groups.look)))
+                with contextlib.suppress(TurnoutError):
+                    await connection.sync_clock(self._names.work)
+                await self._supervise(connection)
         finally:
-            unwatched()
-            unwatched_limits()
-            unwatched_workflows()
-            unwatched_groups()
             await connection.close()
 
     async def _supervise(self, connection: Connection) -> None:
@@ -163,10 +163,8 @@ class Supervisor:
         if self.acting and not duties.started:
             duties.start()
         elif not self.acting and duties.started:
-            self._queues.forget()
-            self._workflows.forget()
-            self._limits.forget()
-            self._groups.forget()
+            for uses in (self._queues, self._workflows, self._limits, self._groups):
+                uses.forget()
             await duties.stop()
 
     def _performer(self, store: Store) -> Performer:
@@ -245,18 +243,6 @@ class Supervisor:
     def _hear(self, _: Message) -> None:
         self._alarmed.set()
 
-    def _look_at_queues(self) -> Mapping[str, metrics.QueueState]:
-        """For whoever collects metrics, in any thread: one supervisor tells it, who knows that it acts still."""
-        return self._queues.look() if self.acting and self.looking else {}
-
-    def _look_at_limits(self) -> Mapping[str, metrics.LimitUse]:
-        """Likewise."""
-        return self._limits.look() if self.acting and self.looking else {}
-
-    def _look_at_workflows(self) -> workflow_metrics.OpenWorkflows:
-        """Likewise."""
-        return self._workflows.look() if self.acting and self.looking else {}
-
-    def _look_at_groups(self) -> group_metrics.OpenGroups:
-        """Likewise."""
-        return self._groups.look() if self.acting and self.looking else {}
+    def _if_acting(self, look: Callable[[], Mapping[str, T]]) -> Callable[[], Mapping[str, T]]:
+        """For whoever collects metrics, in any thread: one supervisor tells them, who knows that it acts still."""
+        return lambda: look() if self.acting and self.looking else {}

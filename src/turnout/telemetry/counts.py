@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
 import attrs
 from opentelemetry import metrics as api
@@ -17,6 +17,8 @@ from opentelemetry import metrics as api
 from turnout.once import warn_once
 
 logger = logging.getLogger("turnout.telemetry")
+
+T = TypeVar("T")
 
 NAMES_MAX = 200
 OTHER = "other"
@@ -140,6 +142,17 @@ class Known:
     def label(self, name: str) -> str:
         """The name as a label."""
         return name if name in self._names else OTHER
+
+
+def keep(looks: dict[object, T], look_at: T) -> Callable[[], None]:
+    """Have `look_at` among what is called whenever metrics are collected; returns what ends that."""
+    key = object()
+    looks[key] = look_at
+
+    def forget() -> None:
+        looks.pop(key, None)
+
+    return forget
 
 
 class Ears:

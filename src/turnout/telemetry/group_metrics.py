@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from turnout.telemetry.counts import Known, Metric, Values, new_counter
+from turnout.telemetry.counts import Known, Metric, Values, keep, new_counter
 
 _BY_ACTIVITY = ("activity",)
 
@@ -53,13 +53,7 @@ def finished(activity: str, *, followed: bool) -> None:
 
 def watch_groups(look_at: Callable[[], OpenGroups]) -> Callable[[], None]:
     """Tell of the open groups whenever that is collected, in any thread; returns what ends it."""
-    key = object()
-    _groups[key] = look_at
-
-    def forget() -> None:
-        _groups.pop(key, None)
-
-    return forget
+    return keep(_groups, look_at)
 
 
 def open_now() -> dict[Values, float]:

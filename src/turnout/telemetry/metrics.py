@@ -27,6 +27,7 @@ from turnout.telemetry.counts import (
     Known,
     Metric,
     Values,
+    keep,
     new_counter,
     new_histogram,
 )
@@ -208,24 +209,12 @@ def watch_node(node: str, use: Callable[[], NodeUse]) -> Callable[[], None]:
 
 def watch_queues(look_at: Callable[[], Mapping[str, QueueState]]) -> Callable[[], None]:
     """Tell how long these queues are, likewise."""
-    key = object()
-    _queues[key] = look_at
-
-    def forget() -> None:
-        _queues.pop(key, None)
-
-    return forget
+    return keep(_queues, look_at)
 
 
 def watch_limits(look_at: Callable[[], Mapping[str, LimitUse]]) -> Callable[[], None]:
     """Tell who uses these limits, likewise."""
-    key = object()
-    _limits[key] = look_at
-
-    def forget() -> None:
-        _limits.pop(key, None)
-
-    return forget
+    return keep(_limits, look_at)
 
 
 # --- being listened to ------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def firing(
 ) -> Iterator[dict[str, str]]:
     """The PRODUCER span of a schedule's run, linked to the span in which the schedule was added; gives its headers."""
     if not tracing_enabled():
-        yield propagation.outgoing(context_api.get_current())
+        yield current_headers()
         return
     attributes = _produced("submit", activity, job_id, destination)
     attributes[SCHEDULE] = schedule
@@ -212,7 +212,7 @@ def firing(
         origin = propagation.incoming(added_with, trace_id_of(added_with, "schedule", schedule))
         links = [Link(trace.get_current_span(origin).get_span_context(), {LINK: "schedule"})]
     with produce(f"fire {schedule}", attributes, links):
-        yield propagation.outgoing(context_api.get_current())
+        yield current_headers()
 
 
 def _produced(operation: str, activity: str, job_id: str | None, destination: str) -> Attributes:

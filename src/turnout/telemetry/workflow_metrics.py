@@ -7,7 +7,7 @@ from typing import Literal
 
 from turnout.core.workflows.caution import POISON
 from turnout.core.workflows.values import FINAL_STATES, Record, RecordKind, WorkflowState
-from turnout.telemetry.counts import OTHER, Ears, Known, Metric, Values, new_counter, new_histogram
+from turnout.telemetry.counts import OTHER, Ears, Known, Metric, Values, keep, new_counter, new_histogram
 
 Source = Literal["cache", "replay", "begin"]
 """Where a task has its code's state from: from memory, from a replay of the history, or it is the first."""
@@ -138,13 +138,7 @@ def serve(names: Iterable[str]) -> None:
 
 def watch_open(look_at: Callable[[], OpenWorkflows]) -> Callable[[], None]:
     """Tell how many workflows are open whenever that is collected, in any thread; returns what ends it."""
-    key = object()
-    _open[key] = look_at
-
-    def forget() -> None:
-        _open.pop(key, None)
-
-    return forget
+    return keep(_open, look_at)
 
 
 def open_now() -> dict[Values, float]:
