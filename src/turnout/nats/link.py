@@ -2,7 +2,7 @@
 
 nats-py does the handshake (TLS, passwords, nkeys, JWT). Everything else of it is left unused, because of what it does
 when things go wrong: its reconnect hangs for minutes on a black hole, a PONG that is late kills its read loop while it
-still says that it is connected, and a raising callback wedges it. So reading (inbound.py), writing, the pings, the
+still says that it is connected, and a raising callback wedges it. So reading (parser.py), writing, the pings, the
 watchdog and the end of the connection are ours, and its private names are used in this file only (a test pins them).
 """
 
@@ -119,7 +119,7 @@ class Link:
         self.hooks = hooks
         self.server = server
         self._client = client
-        self._inbound = Parser(self)
+        self._parser = Parser(self)
         self.servers: list[str] = []
         """The servers of the cluster, by what the server said last, as URLs; empty where it is alone."""
         self._watch_interval_s = watch_interval_s
@@ -171,12 +171,12 @@ class Link:
         unread: bytearray = vars(wire._io_reader)["_buffer"]  # the stream reader's own, which it does not declare
         early = bytes(client._ps.buf) + bytes(unread)
         unread.clear()
-        transport.set_protocol(self._inbound)
+        transport.set_protocol(self._parser)
         self._out_transport = transport
         if early:
-            self._inbound.data_received(early)
+            self._parser.data_received(early)
         self._limit_kernel_patience()
-        self._heard = self._inbound.arrived
+        self._heard = self._parser.arrived
         self._watch = self._loop.call_later(self._watch_interval_s, self._tick)
 
     def _limit_kernel_patience(self) -> None:
@@ -206,8 +206,8 @@ class Link:
         read that brought at most one message.
         """
         out = self._out
-        if urgent and self._inbound.quiet:
-            self._inbound.quiet = False
+        if urgent and self._parser.quiet:
+            self._parser.quiet = False
             out += parts
             self._flush()
             return
@@ -226,7 +226,7 @@ class Link:
         self.write(b"PING\r\n")
         return future
 
-    # -- what arrives (inbound.py) -------------------------------------------------------------------------------------
+    # -- what arrives (parser.py) --------------------------------------------------------------------------------------
 
     def message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         try:
@@ -294,7 +294,7 @@ class Link:
 
     def _tick(self) -> None:
         """The watchdog: any byte that came, or went, since the last tick is a sign of life; a PING asks for one."""
-        heard, unsent = self._inbound.arrived, self.unsent
+        heard, unsent = self._parser.arrived, self.unsent
         alive = heard != self._heard or self._measure_unsent() < unsent
         self._heard = heard
         self._misses = 0 if alive else self._misses + 1
