@@ -137,7 +137,7 @@ async def test_nothing_that_a_hook_does_matters_to_the_job(
 ) -> None:
     """A hook that raises, exits, hangs or won't be cancelled delays no job and loses none; the log tells of it."""
     monkeypatch.setattr(caller, "_CLOSING_S", 2.0)
-    monkeypatch.setattr(caller.HookCaller.__init__, "__defaults__", (0.5,))
+    monkeypatch.setattr(caller, "TIMEOUT_S", 0.5)
     release = threading.Event()
 
     def raises(_: JobInfo) -> None:

@@ -40,16 +40,9 @@ class HookCaller:
     Made on the worker's loop, where async hooks run; `on_saved` is for any thread.
     """
 
-    def __init__(
-        self,
-        activities: Mapping[str, Activity[..., Any]],
-        hooks: Hooks,
-        describe: Describe,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
+    def __init__(self, activities: Mapping[str, Activity[..., Any]], hooks: Hooks, describe: Describe) -> None:
         self._of = {name: (each.settings, hooks) for name, each in activities.items()}
         self._describe = describe
-        self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._last: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._threads = asyncio.Semaphore(THREADS)
@@ -107,17 +100,15 @@ class HookCaller:
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(TIMEOUT_S):
             info = await self._describe(record)
         for change, hook in wanted:
             what = f"the hook for `{change.value}` of job {record.id} ({getattr(hook, '__qualname__', hook)})"
             call = self._loop.create_task(self._call(hook, info))
-            await asyncio.wait({call}, timeout=self._timeout_s)
+            await asyncio.wait({call}, timeout=TIMEOUT_S)
             if not call.done():
                 call.cancel()
-                logger.error(
-                    "%s is left behind: it took longer than %g s", what, self._timeout_s, extra=fields_of(record)
-                )
+                logger.error("%s is left behind: it took longer than %g s", what, TIMEOUT_S, extra=fields_of(record))
                 call.add_done_callback(_look)
             elif not call.cancelled() and (error := call.exception()) is not None:
                 logger.error("%s has failed; the job goes on", what, exc_info=error, extra=fields_of(record))

@@ -7,6 +7,9 @@ import contextvars
 from collections.abc import Callable
 from typing import Protocol
 
+BEGAN_AT = 1_700_000_000.0
+"""Unix seconds when the loop's time was 0."""
+
 
 class Alarm(Protocol):
     """Something that will be called, unless it is cancelled."""
@@ -15,24 +18,23 @@ class Alarm(Protocol):
 
 
 class Clock:
-    """The instant, and timers that run in no client's context. `began_at`: unix seconds when the loop's time was 0."""
+    """The instant, and timers that run in no client's context."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, began_at: float = 1_700_000_000.0) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._began_at = began_at
         self._context = contextvars.copy_context()
 
     def now(self) -> float:
         """Unix seconds."""
-        return self._began_at + self._loop.time()
+        return BEGAN_AT + self._loop.time()
 
     def now_ns(self) -> int:
         """Unix nanoseconds."""
-        return int((self._began_at + self._loop.time()) * 1e9)
+        return int((BEGAN_AT + self._loop.time()) * 1e9)
 
     def at(self, instant: float, callback: Callable[..., object], *args: object) -> Alarm:
         """Call at this instant (unix seconds)."""
-        return self._loop.call_at(instant - self._began_at, callback, *args, context=self._context)
+        return self._loop.call_at(instant - BEGAN_AT, callback, *args, context=self._context)
 
     def soon(self, callback: Callable[..., object], *args: object) -> None:
         """Call in the loop's next turn."""
