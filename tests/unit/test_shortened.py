@@ -32,3 +32,9 @@ def test_a_reason_is_text_and_bounded() -> None:
     assert given_reason("why" * 1_000) == ("why" * 1_000)[:1_000]
     with pytest.raises(InvalidValue, match="reason must be text, not 5"):
         given_reason(5)
+
+
+def test_an_error_reads_as_the_last_line_of_its_traceback() -> None:
+    """Its class alone where it has no message: no colon stands before nothing."""
+    assert str(ErrorInfo("KeyError", "'a'")) == "KeyError: 'a'"
+    assert str(ErrorInfo("TimeoutError", "")) == "TimeoutError"

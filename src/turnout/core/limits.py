@@ -218,9 +218,7 @@ class Places:
         return (self if held_now == self.holders and places is self else evolve(places, holders=held_now)), seated
 
     def spent(self, rule: Rule, now: float) -> Places:
-        """With one more token spent."""
-        if rule.rate is None:
-            return self
+        """With one more token of its rate spent."""
         now = max(now, self.used_at)
         return evolve(self, used=max(0.0, self._spent(rule) - (now - self.used_at) * rule.pace) + 1, used_at=now)
 
