@@ -77,6 +77,7 @@ from turnout.core.parking import is_being_parked, park, send_on, taken_off, unpa
 from turnout.core.record import (
     ATTEMPTS_KEPT,
     FINAL,
+    RETRYABLE,
     AttemptRecord,
     Delivery,
     JobRecord,
@@ -436,7 +437,7 @@ def _retry_requested(record: JobRecord | None, event: RetryRequested) -> Effects
     if record is None and event.delivery is None and event.dead_letter is not None:
         # The dead letter outlived the record, which is put back first: attempts, checkpoint and trace go on from there.
         return (Save(event.dead_letter, expires=True), *_retry_requested(event.dead_letter, event))
-    if record is None or newer(event.delivery, record) or record.state not in (JobState.faulted, JobState.cancelled):
+    if record is None or newer(event.delivery, record) or record.state not in RETRYABLE:
         return ()
     # No record is saved: a message newer than it reads as queued, and one atomic publish can't be half done (P2).
     options = attrs.evolve(record.spec.options, expires_in=None, start_within=None, from_scratch=event.from_scratch)

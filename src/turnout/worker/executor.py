@@ -99,7 +99,6 @@ class Executor:
         self._store = store
         self._node = parts.id
         self._activities = activities
-        self._rules = {name: activity.settings.rules for name, activity in activities.items()}
         self._keeper = parts.keeper
         self._code = parts.code
         self._parts = parts
@@ -206,7 +205,7 @@ class Executor:
             node=self._node,
             nonce=nonce,
             now=self._store.connection.now(),
-            rules=self._rules[activity],
+            rules=self._activities[activity].rules,
             limited=bool(self._activities[activity].limits),
             requires=requires if requires and not self._fits(requires) else None,
             span_id=spans.span_id(tracing.span),

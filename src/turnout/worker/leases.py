@@ -135,8 +135,7 @@ class Leases:
     def release(self, lease: Lease) -> None:
         """Forget it: nobody is told that it is kept from now on."""
         with self._lock:
-            lease.settled = True
-            self._kept.pop(lease.nonce, None)
+            self._forget(lease)
             if len(self._due) > 2 * len(self._kept) + _RELEASED_KEPT:
                 # With a lease of an hour the released would wait there for twenty minutes, however many they are.
                 self._due = [entry for entry in self._due if not entry[2].settled]
@@ -148,9 +147,12 @@ class Leases:
         with self._lock:
             leases = [lease for lease in self._kept.values() if not lease.settled]
             for lease in leases:
-                lease.settled = True
-                self._kept.pop(lease.nonce, None)
+                self._forget(lease)
             return leases
+
+    def _forget(self, lease: Lease) -> None:
+        lease.settled = True
+        self._kept.pop(lease.nonce, None)
 
     # --- when they are due --------------------------------------------------------------------------------------------
 

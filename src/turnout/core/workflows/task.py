@@ -369,13 +369,10 @@ class Draft:
         )
 
 
-def final_record(
-    record: Record, standing: Standing, pending: Iterable[Command], state: WorkflowState, retention: float | None = None
-) -> Record:
+def final_record(record: Record, standing: Standing, pending: Iterable[Command], state: WorkflowState) -> Record:
     """`record` as the end of its life: it takes back what is waited for, and says whom to tell and when it goes."""
     start = standing.start
     by_state = FAULTED_RETENTION_S if state is WorkflowState.faulted else RETENTION_S
-    chosen = retention if retention is not None else start.retention
     parent = () if start.parent is None else (start.parent,)
     lifelong = () if start.timeout is None else (Command(TIMEOUT, CommandKind.timer),)
     return _evolve(
@@ -383,7 +380,7 @@ def final_record(
         state=state,
         withdrawn=(*pending, *lifelong),
         joined=(*parent, *_askers(standing, record)),
-        gc_at=record.at + (by_state if chosen is None else chosen),
+        gc_at=record.at + (by_state if start.retention is None else start.retention),
         summary=_evolve(record.summary, waits=(), waiting=0, finished_at=record.at, due_at=None),
     )
 

@@ -160,8 +160,7 @@ class Instance:
     def trouble(self) -> str | None:
         """Why the code can't go on, or has no object to go on with."""
         if self._broken is not None:
-            info = error_info(self._broken)
-            return f"{info.type}: {info.message}"
+            return str(error_info(self._broken))
         return self._end.failure.error.message if isinstance(self._end, Raised) else None
 
     @property

@@ -279,7 +279,7 @@ class QueryServer:
         except Exception as error:  # one query's trouble is nobody else's, and its asker learns of it
             info = self._shown(error_info(error))
             logger.error("a query of workflow %s has failed: %s", question.id, info.traceback or info.message)
-            return wire.Reply(failed=f"{info.type}: {info.message}")
+            return wire.Reply(failed=str(info))
 
     def _shown(self, error: ErrorInfo) -> ErrorInfo:
         return error if self._redact is None else redacted_error(error, self._redact)

@@ -77,8 +77,7 @@ def ask(instance: Instance, name: str, payload: str) -> str:
         with looking(instance):
             text = handler.codec.encode_result(handler.fn(instance.object, *args, **kwargs))
     except Exception as error:  # a query is user code: whatever it raises is its caller's
-        info = error_info(error)
-        failure = QueryFailed(f"query {name} of workflow {instance.facts.id} failed: {info.type}: {info.message}")
+        failure = QueryFailed(f"query {name} of workflow {instance.facts.id} failed: {error_info(error)}")
     changed = _changed(before, _state(instance.object))
     if changed is None and (not instance.loop.idle or len(instance.loop.tasks) != tasks):
         changed = "it lets code of the workflow run"
