@@ -10,7 +10,7 @@ import logging
 import random
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -140,11 +140,28 @@ async def test_a_limit_takes_the_newest(turnout_client: Client) -> None:
         assert [info.id for info in await listed(turnout_client, limit=limit)] == every[:limit]
 
 
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True, "3"])
+async def test_a_limit_that_is_none(turnout_client: Client, limit: Any) -> None:
+    """What is no number of jobs, workflows or lines is a ValueError that says so, before anything is looked for."""
+    lists: list[AsyncGenerator[Any]] = [
+        turnout_client.jobs(limit=limit),
+        turnout_client.workflows(limit=limit),
+        turnout_client.job("nobody").follow_logs(limit),
+    ]
+    for each in lists:
+        with pytest.raises(ValueError, match="limit must be an integer of at least 1, not "):
+            await anext(each)
+    with pytest.raises(ValueError, match="limit must be an integer of at least 1, not "):
+        await turnout_client.job("nobody").logs(limit)
+
+
 @pytest.mark.parametrize("state", ["asleep", ["running", "asleep"], 3, [None]])
 async def test_a_state_that_is_none(turnout_client: Client, state: Any) -> None:
-    """An unknown state is a ValueError that names it, alone or among others."""
+    """An unknown state is a ValueError that names it, alone or among others, of a job as of a workflow."""
     with pytest.raises(ValueError, match=r"state must be one of .*not "):
         await listed(turnout_client, state=state)
+    with pytest.raises(ValueError, match=r"state must be one of .*not "):
+        await turnout_client.count_workflows(state=state)
 
 
 async def test_an_empty_namespace(turnout_client: Client) -> None:

@@ -12,7 +12,16 @@ from typing import Any, ParamSpec, TypeVar, overload
 import attrs
 
 from turnout.client.bulk import BulkMethods
-from turnout.client.filters import Filters, JobFilters, activity_name, asked, error_name, instant_since, label_of
+from turnout.client.filters import (
+    Filters,
+    JobFilters,
+    activity_name,
+    asked,
+    error_name,
+    instant_since,
+    label_of,
+    limit_of,
+)
 from turnout.client.groups.methods import GroupMethods
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.info import FaultInfo, JobInfo
@@ -235,8 +244,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         have ended. (A crash may leave a record of a job without its message, until the supervisor mends that within a
         minute or so: it is listed when ended jobs are asked for as well.)
         """
-        if limit is not None and (limit < 1):
-            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+        limit = limit_of(limit)
         given: JobFilters = {"state": state, "activity": activity, "node": node, "label": label, "since": since}
         filters = self._asked({**given, "workflow": workflow, "schedule": schedule, "group": group, "error": error})
         async with aclosing(self._reader.jobs(filters, limit)) as jobs:

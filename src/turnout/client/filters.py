@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Iterable
-from typing import TypedDict
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import TypedDict, TypeVar
 
 import attrs
 
@@ -17,6 +18,8 @@ from turnout.core.schedule import schedule_name
 from turnout.core.spec import valid_name
 from turnout.definition.activity import ActivityRef, as_activity
 from turnout.errors import InvalidValue
+
+StateT = TypeVar("StateT", bound=StrEnum)
 
 
 class JobFilters(TypedDict, total=False):
@@ -63,7 +66,7 @@ class Filters:
             (self.states is None or record.state in self.states)
             and (self.activity is None or record.activity == self.activity)
             and (self.node is None or _on_node(record, self.node))
-            and (self.label is None or has_label(record, self.label))
+            and (self.label is None or has_label(record.spec.options.labels, self.label))
             and (self.since is None or record.spec.submitted_at >= self.since)
             and (self.workflow is None or _of_workflow(record, self.workflow))
             and (self.schedule is None or record.spec.options.schedule == self.schedule)
@@ -116,10 +119,10 @@ def _on_node(record: JobRecord, node: str) -> bool:
     return node in (record.token.node, record.token.node.rpartition("-")[0])
 
 
-def has_label(record: JobRecord, label: tuple[str, str | None]) -> bool:
-    """Whether the job has a label of this name, and where one is given of this value."""
+def has_label(labels: Mapping[str, str], label: tuple[str, str | None]) -> bool:
+    """Whether there is a label of this name, and where one is given of this value."""
     name, value = label
-    return name in record.spec.options.labels and value in (None, record.spec.options.labels[name])
+    return name in labels and value in (None, labels[name])
 
 
 def asked(given: JobFilters, now: float) -> Filters:
@@ -127,7 +130,7 @@ def asked(given: JobFilters, now: float) -> Filters:
     node, workflow, schedule = given.get("node"), given.get("workflow"), given.get("schedule")
     group = given.get("group")
     return Filters(
-        states=_states(given.get("state")),
+        states=states_of(JobState, given.get("state")),
         activity=activity_name(given.get("activity")),
         node=None if node is None else valid_name(node, "node"),
         label=label_of(given.get("label")),
@@ -169,14 +172,15 @@ def instant_since(since: dt.datetime | dt.timedelta | float | None, now: float) 
     return now - ago
 
 
-def _states(state: JobState | str | Iterable[JobState | str] | None) -> frozenset[JobState] | None:
-    if state is None:
+def states_of(kind: type[StateT], given: StateT | str | Iterable[StateT | str] | None) -> frozenset[StateT] | None:
+    """The states, one or several of `kind`, that a caller has given. InvalidValue names those there are."""
+    if given is None:
         return None
-    states = [state] if isinstance(state, str) or not isinstance(state, Iterable) else list(state)
+    states = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     for each in states:
-        if not isinstance(each, str) or each not in set(JobState):
-            raise InvalidValue(f"state must be one of {', '.join(JobState)}, not {each!r}")
-    return frozenset(JobState(each) for each in states)
+        if not isinstance(each, str) or each not in set(kind):
+            raise InvalidValue(f"state must be one of {', '.join(kind)}, not {each!r}")
+    return frozenset(kind(each) for each in states)
 
 
 def label_of(label: str | tuple[str, str] | None) -> tuple[str, str | None] | None:
@@ -189,3 +193,10 @@ def label_of(label: str | tuple[str, str] | None) -> tuple[str, str | None] | No
         raise InvalidValue(f'label must be "key", "key=value" or a pair of texts, not {label!r}')
     key, equals, value = label.partition("=")
     return key, value if equals else None
+
+
+def limit_of(limit: int | None) -> int | None:
+    """How many a caller wants at most, None for all. InvalidValue for what can't be."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+    return limit

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from turnout.client.filters import limit_of
 from turnout.client.info import JobInfo, LogLine
 from turnout.client.job_logs import JobLogs
 from turnout.client.outside import OutsideMethods
@@ -24,7 +25,7 @@ from turnout.core.workflows.jobs import ending_of_job
 from turnout.core.workflows.values import InputKind
 from turnout.definition.ambient import waiting
 from turnout.definition.codec import decode_as
-from turnout.errors import InvalidState, InvalidValue, JobCancelled, JobFaulted, TurnoutError
+from turnout.errors import InvalidState, JobCancelled, JobFaulted, TurnoutError
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Conflict
 
@@ -230,7 +231,8 @@ class JobHandle(OutsideMethods, Generic[R]):
         `limit`: how many at most. Lines are kept for 30 days, 64 batches of a job, and are written once a second: those
         of the last second of a node that died are missing. JobNotFound when there is no such job.
         """
-        return await (await self._logs(limit)).last(limit, attempt)
+        most = limit_of(limit)
+        return await (await self._logs()).last(most, attempt)
 
     async def follow_logs(
         self, limit: int | None = None, *, attempt: int | None = None
@@ -240,13 +242,12 @@ class JobHandle(OutsideMethods, Generic[R]):
         async for line in handle.follow_logs():
             print(line.time, line.level, line.message)
         """
-        async with contextlib.aclosing((await self._logs(limit)).follow(limit, attempt)) as lines:
+        most = limit_of(limit)
+        async with contextlib.aclosing((await self._logs()).follow(most, attempt)) as lines:
             async for line in lines:
                 yield line
 
-    async def _logs(self, limit: int | None) -> JobLogs:
-        if limit is not None and limit < 1:
-            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+    async def _logs(self) -> JobLogs:
         return JobLogs(self._store, self._reader, await self._named(), self.id)
 
     async def _named(self) -> str:

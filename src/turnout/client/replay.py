@@ -38,7 +38,7 @@ class DeadLetterFilter:
         return (
             (self.since is None or dead_letter.at >= self.since)
             and (self.error_type is None or (error is not None and error.type == self.error_type))
-            and (self.label is None or has_label(dead_letter.record, self.label))
+            and (self.label is None or has_label(dead_letter.record.spec.options.labels, self.label))
         )
 
 

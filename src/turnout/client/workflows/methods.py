@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import attrs
 
 from turnout import bounded
-from turnout.client.filters import label_of, only_of
+from turnout.client.filters import has_label, label_of, limit_of, only_of, states_of
 from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
 from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
@@ -72,7 +72,7 @@ class _Filters:
             and (self.parent is None or summary.parent == self.parent)
             and (self.schedule is None or summary.schedule == self.schedule)
             and (self.since is None or summary.started_at >= self.since)
-            and (self.label is None or _has_label(summary.labels, *self.label))
+            and (self.label is None or has_label(summary.labels, self.label))
         )
 
 
@@ -134,8 +134,7 @@ class WorkflowMethods:
         `state`: one, or several. `label`: `"key"`, `"key=value"` or a pair. `since`: started at or after this instant,
         or within this many seconds. `schedule`: the runs of this schedule.
         """
-        if limit is not None and limit < 1:
-            raise InvalidValue(f"limit must be an integer of at least 1, not {limit!r}")
+        limit = limit_of(limit)
         given: WorkflowFilters = {"state": state, "name": name, "label": label, "parent": parent, "since": since}
         filters = self._workflow_filters({**given, "schedule": schedule})
         found = await newest_started(self.store, filters.matches, limit) if limit is not None else None
@@ -226,24 +225,10 @@ class WorkflowMethods:
     def _workflow_filters(self, given: WorkflowFilters) -> _Filters:
         name, parent, schedule = given.get("name"), given.get("parent"), given.get("schedule")
         return _Filters(
-            states=_states(given.get("state")),
+            states=states_of(WorkflowState, given.get("state")),
             name=None if name is None else as_workflow(name).name,
             label=label_of(given.get("label")),
             parent=None if parent is None else valid_name(parent, "parent"),
             since=self._workflows_since(given.get("since")),
             schedule=None if schedule is None else schedule_name(schedule),
         )
-
-
-def _states(state: States) -> frozenset[WorkflowState] | None:
-    if state is None:
-        return None
-    states = [state] if isinstance(state, str) else list(state)
-    for each in states:
-        if each not in set(WorkflowState):
-            raise InvalidValue(f"state must be one of {', '.join(WorkflowState)}, not {each!r}")
-    return frozenset(WorkflowState(each) for each in states)
-
-
-def _has_label(labels: dict[str, str], key: str, value: str | None) -> bool:
-    return key in labels if value is None else labels.get(key) == value
