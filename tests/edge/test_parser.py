@@ -64,19 +64,19 @@ def test_however_the_bytes_are_cut_the_same_arrives(
     stream = b"".join(raw for raw, _ in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     notes = Notes()
-    inbound = Parser(notes)
+    parser = Parser(notes)
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        inbound.data_received(stream[begin:end])
+        parser.data_received(stream[begin:end])
     assert notes.told == [told for _, told in sent]
-    assert inbound.arrived == len(stream)
+    assert parser.arrived == len(stream)
 
 
 @given(st.binary(min_size=1, max_size=60))
 def test_nonsense_ends_the_link_and_raises_nothing(garbage: bytes) -> None:
     """Whatever a server sends, what follows is messages or the end of the link, never an exception."""
-    inbound = Parser(Notes())
-    inbound.data_received(garbage)
-    inbound.data_received(b"\r\nMSG a 1 2\r\nhi\r\n")
+    parser = Parser(Notes())
+    parser.data_received(garbage)
+    parser.data_received(b"\r\nMSG a 1 2\r\nhi\r\n")
 
 
 def test_a_negative_size_is_no_size() -> None:
@@ -89,10 +89,10 @@ def test_a_negative_size_is_no_size() -> None:
 def test_a_line_without_an_end_is_given_up() -> None:
     """A peer that is no NATS server cannot fill the memory."""
     notes = Notes()
-    inbound = Parser(notes)
+    parser = Parser(notes)
     for _ in range(20):
         if not notes.dead:
-            inbound.data_received(b"x" * 100_000)
+            parser.data_received(b"x" * 100_000)
     assert notes.dead
 
 
@@ -117,7 +117,7 @@ def test_nothing_is_handed_on_after_the_link_is_dead() -> None:
 )
 def test_a_read_of_one_message_at_most_is_quiet(read: bytes, quiet: bool) -> None:
     """Little goes on when a read brings one message at most, and no piece of another."""
-    inbound = Parser(Notes())
-    assert not inbound.quiet
-    inbound.data_received(read)
-    assert inbound.quiet is quiet
+    parser = Parser(Notes())
+    assert not parser.quiet
+    parser.data_received(read)
+    assert parser.quiet is quiet
