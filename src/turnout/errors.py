@@ -45,6 +45,22 @@ class TurnoutError(Exception):
     """The base of every error of this package."""
 
 
+class _Taken(TurnoutError):
+    """An id is taken: `handle` is what has it."""
+
+    def __init__(self, message: str, handle: Any = None) -> None:
+        super().__init__(message)
+        self.handle = handle
+
+
+class _Ended(TurnoutError):
+    """What was waited for has ended without a result: `info` is what it is like then."""
+
+    def __init__(self, message: str, info: Any = None) -> None:
+        super().__init__(message)
+        self.info = info
+
+
 class InvalidArguments(TurnoutError, TypeError):
     """The arguments do not fit the activity's signature. Nothing was stored."""
 
@@ -65,13 +81,9 @@ class NotInJob(TurnoutError, RuntimeError):
     """`current_job()` was called outside of a running attempt."""
 
 
-class JobExists(TurnoutError):
+class JobExists(_Taken):
     """The id is taken. `handle` is the job that has it; submit with `if_exists="join"` to get it instead, or with
     `"replace"` to have it ended first."""
-
-    def __init__(self, message: str, handle: Any = None) -> None:
-        super().__init__(message)
-        self.handle = handle
 
 
 class JobNotFound(TurnoutError, LookupError):
@@ -94,20 +106,12 @@ class NotCompletable(TurnoutError):
     """A completion from outside came too late, or twice, or for another attempt; nothing has changed."""
 
 
-class JobFaulted(TurnoutError):
+class JobFaulted(_Ended):
     """The job ended by failure. `info` is its `JobInfo`; the text contains the error's message."""
 
-    def __init__(self, message: str, info: Any = None) -> None:
-        super().__init__(message)
-        self.info = info
 
-
-class JobCancelled(TurnoutError):
+class JobCancelled(_Ended):
     """The job was cancelled. `info` is its `JobInfo`; the text contains the reason."""
-
-    def __init__(self, message: str, info: Any = None) -> None:
-        super().__init__(message)
-        self.info = info
 
 
 class NotInWorkflow(TurnoutError, RuntimeError):
@@ -125,12 +129,8 @@ class NonDeterminism(TurnoutError):
     """
 
 
-class WorkflowExists(TurnoutError):
+class WorkflowExists(_Taken):
     """The id is taken. `handle` is the workflow that has it; start with `if_exists="join"` to get it instead."""
-
-    def __init__(self, message: str, handle: Any = None) -> None:
-        super().__init__(message)
-        self.handle = handle
 
 
 class WorkflowNotFound(TurnoutError, LookupError):
@@ -141,21 +141,15 @@ class WorkflowEnded(TurnoutError):
     """The workflow has ended: what was asked of it came too late, and nothing has changed."""
 
 
-class _WorkflowEnd(TurnoutError):
-    def __init__(self, message: str, info: Any = None) -> None:
-        super().__init__(message)
-        self.info = info
-
-
-class WorkflowFaulted(_WorkflowEnd):
+class WorkflowFaulted(_Ended):
     """The workflow ended by failure. `info` is its `WorkflowInfo`; the text contains the error's message."""
 
 
-class WorkflowCancelled(_WorkflowEnd):
+class WorkflowCancelled(_Ended):
     """The workflow was cancelled. `info` is its `WorkflowInfo`; the text contains the reason."""
 
 
-class WorkflowTerminated(_WorkflowEnd):
+class WorkflowTerminated(_Ended):
     """The workflow was terminated. `info` is its `WorkflowInfo`; the text contains the reason."""
 
 
@@ -175,12 +169,8 @@ class ScheduleNotFound(TurnoutError, LookupError):
     """No schedule of this name: never added, deleted, or in another namespace."""
 
 
-class GroupExists(TurnoutError):
+class GroupExists(_Taken):
     """The id is taken. `handle` is the group that has it."""
-
-    def __init__(self, message: str, handle: Any = None) -> None:
-        super().__init__(message)
-        self.handle = handle
 
 
 class GroupNotFound(TurnoutError, LookupError):
