@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import logging
 import math
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnout.cli.exits import BadInput
+from turnout.core.plain import rfc3339, utc
 from turnout.telemetry.log_lines import OF_EACH_JOB
 
 VARIABLE = "TURNOUT_LOG_FORMAT"
@@ -55,9 +55,8 @@ class Json(logging.Formatter):
     gave as `extra`. A field of that which is called like one of ours has `extra_` before its name."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
         fields: dict[str, Any] = {
-            "time": time.replace("+00:00", "Z"),
+            "time": rfc3339(utc(record.created), "milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),

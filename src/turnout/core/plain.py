@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
         found = {name: getattr(value, name) for name in names}
         return {name: item if type(item) in _JSON else _field(name, item) for name, item in found.items()}
     if isinstance(value, dt.datetime):
-        return (value if value.tzinfo is dt.UTC else value.astimezone(dt.UTC)).isoformat().replace("+00:00", "Z")
+        return rfc3339(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -43,6 +43,16 @@ def _field(name: str, value: Any) -> Any:
     if type(value) is float and name.endswith("_at"):  # nodes tell instants as unix seconds
         return plain(utc(value))
     return plain(value)
+
+
+def rfc3339(instant: dt.datetime, timespec: str = "auto") -> str:
+    """An instant as text, in UTC, as all that is told has it. `timespec`: how exact, as of `isoformat`.
+
+    >>> rfc3339(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC), "milliseconds")
+    '2026-01-31T12:00:00.000Z'
+    """
+    in_utc = instant if instant.tzinfo is dt.UTC else instant.astimezone(dt.UTC)
+    return in_utc.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def utc(seconds: float) -> dt.datetime:

@@ -19,6 +19,7 @@ import attrs
 
 from turnout import fastjson
 from turnout.core.loglines import Line
+from turnout.core.plain import rfc3339, utc
 from turnout.errors import PermissionDenied, ServerUnavailable, TurnoutError
 from turnout.nats.connection import ApiError, Connection, Disconnected, NoResponders, PubAck, RequestTimeout
 from turnout.nats.stream import MSG_ID, NOT_FOUND, Stream
@@ -165,10 +166,9 @@ def _batches(lines: Iterable[Line], most: int) -> Iterator[bytes]:
 
 
 def _dump(line: Line) -> bytes:
-    instant = dt.datetime.fromtimestamp(line.at, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return fastjson.dumps(
         {
-            "time": instant,
+            "time": rfc3339(utc(line.at), "milliseconds"),
             "level": line.level,
             "attempt": line.attempt,
             "node": line.node,

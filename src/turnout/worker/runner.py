@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ import attrs
 from turnout import wire
 from turnout.bounded import each
 from turnout.core.catalog import ActivityInfo, NodeInfo
+from turnout.core.plain import rfc3339, utc
 from turnout.core.struct import struct
 from turnout.definition.activity import Activity
 from turnout.errors import TurnoutError
@@ -345,7 +345,7 @@ def _running(attempt: Attempt, now: float) -> dict[str, Any]:
         "id": record.id,
         "activity": record.activity,
         "attempt": record.attempt,
-        "since": dt.datetime.fromtimestamp(started_at, dt.UTC).isoformat(timespec="milliseconds"),
+        "since": rfc3339(utc(started_at), "milliseconds"),
         "running_s": round(now - started_at, 3),
         "cancel_reason": attempt.context.cancel_reason,
     }
