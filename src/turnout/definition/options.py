@@ -99,6 +99,8 @@ def duration(value: float | timedelta, name: str) -> float:
     return result
 
 
+# Type checkers read the type of a keyword off a converter that is a named function, and off nothing else: so each of
+# the durations below has one of its own.
 def timeout_s(value: float | timedelta | None) -> float | None:
     return None if value is None else duration(value, "timeout")
 
