@@ -41,8 +41,7 @@ async def _supervise(name: str, settings: SupervisorOptions, health: tuple[str, 
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         async with contextlib.AsyncExitStack() as stack:
-            patience = reaching.Patience(health=health)
-            client = (await reaching.opened(stack, "turnout-supervisor", patience)).client
+            client = (await reaching.opened(stack, "turnout-supervisor", health=health)).client
             logger.info("supervising namespace %s", client.namespace)
             it = Supervisor(client.connect_options, client.store.names, name=name, options=settings)
             if health is None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import attrs
-
 from turnout.cli import output, session, waiting
 from turnout.cli.exits import NotThere, WaitedTooLong
 from turnout.cli.session import Session
@@ -15,13 +13,6 @@ from turnout.core.routing import spelled
 from turnout.errors import InvalidValue
 
 _LOOK_S = 0.2
-
-
-@attrs.frozen
-class Patience:
-    """Wait for the end, for so many seconds; None: for as long as it takes."""
-
-    timeout_s: float | None
 
 
 async def ls(s: Session) -> int:
@@ -84,22 +75,25 @@ async def show(s: Session, name: str) -> int:
     return 0
 
 
-def drain(name: str, patience: Patience | None) -> int:
-    """Ask a node to drain. NotThere when it does not answer, WaitedTooLong when it has not left in time."""
+def drain(name: str, *, wait: bool, timeout_s: float | None) -> int:
+    """Ask a node to drain, and wait until it has left, or for so many seconds, if that is wanted.
+
+    NotThere when it does not answer, WaitedTooLong when it has not left in time.
+    """
 
     async def work(s: Session) -> int:
         node = await _find(s, name)
         if not await s.client.drain_node(node.id):
             raise NotThere(f"node {node.id} does not answer: is it just dying, or cut off?")
-        if patience is not None:
-            wait.said = f"node {node.id} goes on draining"
-            await _until_it_has_left(s, node.id, patience.timeout_s)
-            wait.ends()
-        state = "gone" if patience is not None else "draining"
+        if wait:
+            waits.said = f"node {node.id} goes on draining"
+            await _until_it_has_left(s, node.id, timeout_s)
+            waits.ends()
+        state = "gone" if wait else "draining"
         s.show({"id": node.id, "state": state}, lambda: [f"{node.id}  {state}"])
         return 0
 
-    with waiting.interruptible() as wait:
+    with waiting.interruptible() as waits:
         return session.run(work)
 
 

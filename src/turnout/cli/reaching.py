@@ -7,8 +7,6 @@ import logging
 from contextlib import AsyncExitStack
 from functools import partial
 
-import attrs
-
 from turnout.cli import session
 from turnout.errors import ServerUnavailable
 from turnout.worker.health import HealthServer, Report
@@ -18,22 +16,17 @@ logger = logging.getLogger("turnout.cli")
 _PAUSE_S = 1.0
 
 
-@attrs.frozen(kw_only=True)
-class Patience:
-    """How long to wait, None for ever; and where the health is told meanwhile."""
+async def opened(
+    stack: AsyncExitStack, name: str, *, wait_s: float | None = None, health: tuple[str, int] | None = None
+) -> session.Session:
+    """A session that ends with the stack, as soon as the server is there. ServerUnavailable when that takes longer than
+    `wait_s`; None waits for ever.
 
-    wait_s: float | None = None
-    health: tuple[str, int] | None = None
-
-
-async def opened(stack: AsyncExitStack, name: str, patience: Patience) -> session.Session:
-    """A session that ends with the stack, as soon as the server is there. ServerUnavailable when that takes too long.
-
-    A process that ended at once would be started again and again, by whatever looks after it; this one is alive, and
-    not ready.
+    The health is told at `health` meanwhile: a process that ended at once would be started again and again, by whatever
+    looks after it; this one is alive, and not ready.
     """
     loop = asyncio.get_running_loop()
-    deadline = None if patience.wait_s is None else loop.time() + patience.wait_s
+    deadline = None if wait_s is None else loop.time() + wait_s
     async with AsyncExitStack() as meanwhile:
         waiting = False
         while True:
@@ -45,8 +38,8 @@ async def opened(stack: AsyncExitStack, name: str, patience: Patience) -> sessio
                 if not waiting:
                     waiting = True
                     logger.warning("waiting for the NATS server: %s", error)
-                    if patience.health is not None:
-                        server = HealthServer(*patience.health, partial(_report, str(error)))
+                    if health is not None:
+                        server = HealthServer(*health, partial(_report, str(error)))
                         await server.start()
                         meanwhile.push_async_callback(server.stop)
             await asyncio.sleep(_PAUSE_S)

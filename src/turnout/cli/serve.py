@@ -131,9 +131,7 @@ async def _work(plan: Plan, definitions: Definitions, ready: Callable[[Worker, C
     logger.info("starting with %d activities and workflows of %s", len(definitions.names), plan.module)
     try:
         async with AsyncExitStack() as stack:
-            s = await reaching.opened(
-                stack, "turnout-worker", reaching.Patience(wait_s=plan.wait_s, health=plan.health)
-            )
+            s = await reaching.opened(stack, "turnout-worker", wait_s=plan.wait_s, health=plan.health)
             node = Worker(
                 s.client,
                 activities=definitions.activities,

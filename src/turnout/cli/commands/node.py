@@ -42,4 +42,4 @@ def drain(name: str, wait: bool, timeout: float | None) -> int:
         raise click.UsageError("--timeout is how long to wait: it goes with --wait")
     from turnout.cli import nodes
 
-    return nodes.drain(name, nodes.Patience(timeout) if wait else None)
+    return nodes.drain(name, wait=wait, timeout_s=timeout)
