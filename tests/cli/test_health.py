@@ -274,8 +274,12 @@ def test_sigusr1_logs_what_runs_with_stacks(cli: Cli) -> None:
         first_document(worker)
         jobs = [begin(cli, "wait"), begin(cli, "sync_wait")]
         lines = lines_of(worker)
-        worker.send_signal(signal.SIGUSR1)
-        text = until(lambda: "turnout-supervisor" in (text := "".join(lines)) and "wait_cancelled" in text and text)
+
+        def told() -> str:
+            worker.send_signal(signal.SIGUSR1)  # again: a job is said to run a moment before its code does
+            return text if "turnout-supervisor" in (text := "".join(lines)) and "wait_cancelled" in text else ""
+
+        text = until(told)
         for job_id in jobs:
             assert f"job {job_id} " in text
         assert "await asyncio.Event().wait()" in text
