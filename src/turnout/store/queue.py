@@ -10,7 +10,7 @@ import attrs
 from turnout import wire
 from turnout.core.record import Delivery, MessageRef
 from turnout.core.spec import DEFAULT_PRIORITY, PRIORITIES, JobSpec, is_express, priority_of
-from turnout.nats.connection import ApiError, Connection, Message, PubAck, StoredMessage
+from turnout.nats.connection import Connection, Message, PubAck, StoredMessage
 from turnout.nats.messages import EXPECTED, EXPECTED_SUBJECT
 from turnout.nats.once import SubjectTaken, store_alone
 from turnout.nats.pages import at_sequences
@@ -96,14 +96,8 @@ class WorkQueue:
 
     async def remove(self, message: MessageRef) -> None:
         """Delete the message at this sequence, if it still is the one of this timestamp."""
-        stored = await self._connection.get_message(self._names.work, seq=message.seq)
-        if stored is None or stored.time_ns != message.time_ns:
-            return
-        try:
-            await Stream(self._connection, self._names.work).delete(message.seq)
-        except ApiError:
-            if await self.exists(message):
-                raise
+        if await self.exists(message):
+            await Stream(self._connection, self._names.work).delete_if_there(message.seq)
 
     def give_back(self, consumer: Consumer, message: MessageRef) -> None:
         """NAK the newest delivery of a message, whoever has it. Nothing happens when it is not in anybody's hands.
