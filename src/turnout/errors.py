@@ -40,6 +40,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+IF_TAKEN = "if_exists='join' or 'replace'"
+"""What a program may choose, beside another id, where one is taken; the command line says it in its own words."""
+
 
 class TurnoutError(Exception):
     """The base of every error of this package."""

@@ -256,7 +256,9 @@ def test_options_of_a_submission(cli: Cli) -> None:
     assert cli.json("job", "submit", "add", "{}", "--at", "2100-01-01T00:00:00+02:00")["state"] == "scheduled"
     assert cli.json("job", "submit", "add", "{}", "--at", "2000-01-01T00:00:00Z", "--id", "past")["id"] == "past"
     assert cli.json("job", "submit", "add", "{}", "--expires-in", "1d", "--id", "once")["state"] == "queued"
-    assert "exists already" in cli.error("job", "submit", "add", "{}", "--id", "once", code=1)
+    taken = cli.error("job", "submit", "add", "{}", "--id", "once", code=1)
+    assert "job once exists already (activity add): choose another id" in taken
+    assert taken.rstrip().endswith("with --if-exists join or replace")
     assert cli.json("job", "submit", "add", "{}", "--id", "once", "--if-exists", "join")["id"] == "once"
 
 

@@ -53,6 +53,8 @@ def test_a_workflow_from_its_start_to_its_result(cli: Cli) -> None:
 def test_what_it_waits_for_is_shown_and_a_signal_lets_it_go_on(cli: Cli) -> None:
     """`show` names the signal and the line of code that waits; `ls` finds it by state, name and label."""
     cli("workflow", "start", "approval", '{"amount": 7}', "--id", "a-1", "--label", "region=eu")
+    taken = cli.error("workflow", "start", "approval", "--id", "a-1", code=1)
+    assert taken.rstrip().endswith("or start it with --if-exists join or replace")
     info = eventually(lambda: cli.json("workflow", "show", "a-1"), lambda found: bool(found["waiting"]))
     (waiting,) = info["waiting"]
     assert (waiting["kind"], waiting["name"]) == ("signal", "decide")

@@ -71,5 +71,6 @@ def code_of(error: BaseException) -> int:
 
 def complain(error: BaseException) -> int:
     """Say on stderr what is wrong, and give the exit code for it."""
-    click.echo(f"turnout: {str(error) or type(error).__name__}", err=True)
+    said = str(error).replace(errors.IF_TAKEN, "--if-exists join or replace")
+    click.echo(f"turnout: {said or type(error).__name__}", err=True)
     return code_of(error)

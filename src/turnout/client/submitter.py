@@ -27,6 +27,7 @@ from turnout.definition.activity import Activity, ActivityRef, NamedActivity, re
 from turnout.definition.codec import encode_json
 from turnout.definition.options import Submission
 from turnout.errors import (
+    IF_TAKEN,
     InvalidArguments,
     InvalidValue,
     JobExists,
@@ -325,7 +326,7 @@ class Submitter:
     def _taken(self, job_id: str, activity: str) -> JobExists:
         handle: JobHandle[Any] = JobHandle(job_id, activity, self._reader, self._performer, self._store)
         what = f"job {job_id} exists already (activity {activity}): choose another id"
-        return JobExists(f"{what}, or submit to that activity with if_exists='join' or 'replace'", handle)
+        return JobExists(f"{what}, or submit to that activity with {IF_TAKEN}", handle)
 
     def at(self, submission: Submission) -> float | None:
         """The instant before which it may not run, if it asks for one."""

@@ -16,7 +16,7 @@ from turnout.core.spec import Body
 from turnout.core.workflows.task import Starting
 from turnout.core.workflows.values import Input, InputKind, Start
 from turnout.definition.workflow import First, Workflow, WorkflowRef
-from turnout.errors import WorkflowEnded, WorkflowExists
+from turnout.errors import IF_TAKEN, WorkflowEnded, WorkflowExists
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import life_owner
@@ -88,8 +88,8 @@ class Starter:
             await self._sender.free(existing)
             return None
         raise WorkflowExists(
-            f"workflow {record.id} exists already ({record.name}, {record.state}): choose another id, or start it with "
-            f"if_exists='join' or 'replace'",
+            f"workflow {record.id} exists already ({record.name}, {record.state}): choose another id, "
+            f"or start it with {IF_TAKEN}",
             self.workflow(record.id, ref, record.life),
         )
 
