@@ -15,6 +15,8 @@ from turnout.core.record import Policy
 from turnout.core.retry import RetryPolicy
 from turnout.core.spec import SubmitOptions
 from turnout.definition import Activity, activity, activity_ref
+from turnout.definition.activity import NamedActivity
+from turnout.definition.workflow import NamedWorkflow, workflow_ref
 from turnout.errors import DefinitionError, InvalidArguments, InvalidValue, TurnoutError
 from turnout.testing import ActivityEnvironment
 from turnout.worker.context import current_job
@@ -224,6 +226,13 @@ def test_a_reference_needs_a_valid_name() -> None:
     assert activity_ref("a").options(id="x").submission.id == "x"
     with pytest.raises(InvalidValue, match="name"):
         activity_ref("a.b")
+
+
+@pytest.mark.parametrize("known", [activity_ref("elsewhere"), workflow_ref("elsewhere")])
+def test_what_is_known_by_its_name_alone_has_no_code_to_call(known: NamedActivity | NamedWorkflow) -> None:
+    """Outside of a workflow, calling it says that a client is what takes it."""
+    with pytest.raises(DefinitionError, match=r"known by its name alone here: (submit|start) it with a client"):
+        _ = known()
 
 
 def test_bind_takes_every_parameter_name() -> None:

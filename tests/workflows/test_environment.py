@@ -77,7 +77,8 @@ async def parent_of_random() -> None:
 
 @workflow
 async def by_name() -> Any:
-    return await activity_ref("elsewhere").execute({"number": 4})
+    elsewhere = activity_ref("elsewhere")
+    return [await elsewhere.execute({"number": 4}), await elsewhere({"number": 5})]
 
 
 async def test_a_year_passes_at_once() -> None:
@@ -136,7 +137,7 @@ async def test_a_fake_by_name_and_an_async_one() -> None:
         return number * 10
 
     async with WorkflowEnvironment(workflows=[by_name], activities={"elsewhere": elsewhere}) as env:
-        assert await (await env.start(by_name)).result() == 40
+        assert await (await env.start(by_name)).result() == [40, 50]
 
 
 async def test_a_failing_fake_faults_the_workflow() -> None:

@@ -82,13 +82,23 @@ class NamedActivity(ActivityRef):
     A class of its own beside `Activity`, so that a typed activity with wrong arguments is not taken for an untyped one.
     """
 
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Within a workflow: a durable job with this payload, and its result, as `execute` gives it."""
+        port = ambient()
+        if port is None:
+            raise DefinitionError(f"activity {self.name} is known by its name alone here: submit it with a client")
+        return port.call_activity(self, args, kwargs)
+
     def execute(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Within a workflow: a durable job with this payload, and its result. NotInWorkflow anywhere else."""
         return needed(f"{self.name}.execute()").call_activity(self, args, kwargs)
 
 
 def activity_ref(name: str) -> NamedActivity:
-    """An activity by name, for `client.submit(activity_ref("convert_video").options(...), payload)`."""
+    """An activity by name, for `client.submit(activity_ref("convert_video").options(...), payload)`.
+
+    Within a workflow it is called: `await activity_ref("convert_video")(payload)`.
+    """
     return NamedActivity(name)
 
 

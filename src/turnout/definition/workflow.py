@@ -120,7 +120,10 @@ class NamedWorkflow(WorkflowRef):
 
 
 def workflow_ref(name: str) -> NamedWorkflow:
-    """A workflow by name, for `client.start(workflow_ref("order").options(...), payload)`."""
+    """A workflow by name, for `client.start(workflow_ref("order").options(...), payload)`.
+
+    Within a workflow it is called, and becomes a child: `await workflow_ref("order")(payload)`.
+    """
     return NamedWorkflow(name)
 
 
