@@ -221,6 +221,7 @@ def _start(queued: JobRecord, event: Received) -> Effects:
         known = evolve(queued, message=message, rules=event.rules)
         return _fault_unstarted(known, event.now, FaultReason.invalid, delivery.problem, Ack(message))
     spec = queued.spec
+    # Few jobs have one: those that have none are spared three calls each.
     if spec.options.has_deadline and (reason := overdue(queued, event.now)) is not None:
         known = evolve(queued, message=message, rules=event.rules)
         return _fault_unstarted(known, event.now, reason, expiry(known, reason), Ack(message))

@@ -129,7 +129,8 @@ _BY_CHANGE = {
 
 
 def saved(before: JobRecord | None, after: JobRecord, changes: Changes) -> None:
-    """Count what a write of a record means."""
+    """Count what a write of a record means. Whoever writes it asks whether anybody listens: most often nobody does, and
+    that is a call less."""
     activity = _known.label(after.activity)
     for change in changes.all:
         if change is Change.faulted:
