@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from tests.edge.conftest import Connect
 from tests.support.proxy import Proxy
 from turnout.nats.connection import Connection, Disconnected, NoResponders, RequestTimeout
 from turnout.nats.direct import Page, page_of
-from turnout.nats.pages import PAGE, Backward, forward, newest_of
+from turnout.nats.pages import PAGE, Backward, few, forward, newest_of
 from turnout.testing.server import NatsServer
 
 BODY: dict[str, Any] = {"seq": 1, "batch": 1000, "next_by_subj": ">"}
@@ -59,7 +60,28 @@ async def test_there_is_more(connection: Connection, stream: str) -> None:
     await asyncio.gather(*(connection.store_nowait(f"{stream}.a", b"") for _ in range(10)))
     assert (await page(connection, stream, batch=9)).more
     assert not (await page(connection, stream, batch=10)).more
-    assert await page(connection, stream, seq=11) == Page([], False)
+    assert await page(connection, stream, seq=11) == Page([], 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 700])
+async def test_a_few_among_very_many_are_all_that_is_asked_for(
+    connect: Connect, connection: Connection, stream: str, count: int
+) -> None:
+    """Whoever reads the messages of a pattern never asks for more than there are: the server would look for what is
+    not there through all that lies behind. The bodies are read off the server itself."""
+    for n in range(count):
+        await asyncio.gather(
+            connection.store(f"{stream}.other.{n}", b""), connection.store(f"{stream}.mine.{n % 600}", b"%d" % n)
+        )
+    asked: list[int] = []
+    other = await connect()
+    await other.subscribe(
+        f"$JS.API.DIRECT.GET.{stream}", lambda message: asked.append(json.loads(message.data)["batch"])
+    )
+    found = [raw async for piece in few(connection, stream, f"{stream}.mine.*") for raw in piece]
+    assert [int(raw.data) for raw in found] == list(range(count))
+    await other.flush()
+    assert asked == {0: [1], 1: [1], 2: [1, 2], 700: [1, 256, 256, 188]}[count]
 
 
 async def test_walks_give_everything_in_their_order(connection: Connection, stream: str) -> None:

@@ -340,6 +340,25 @@ def test_other_loops_see_no_difference() -> None:
     asyncio.run(main())
 
 
+def test_the_tasks_of_many_loops_are_not_compared_with_each_other() -> None:
+    """The main task has the same hash in each loop; asyncio's set of all tasks, which knows them weakly, has others."""
+    loops = [Loop() for _ in range(200)]
+    mains = [loop.create_root(asyncio.sleep(1), "0") for loop in loops]
+    assert len({hash(main) for main in mains}) == 1
+    for loop, main in zip(loops, mains, strict=True):
+        assert asyncio.all_tasks(loop) == {main}
+    if sys.version_info < (3, 14):  # from there on asyncio keeps a list
+        tasks: Any = asyncio.tasks
+        known = tasks._all_tasks if sys.version_info < (3, 12) else tasks._scheduled_tasks
+        ours = [each for each in known.data if each() in mains]
+        assert len({hash(each) for each in ours}) == len(ours) == 200
+        del ours, main, loop
+        for loop in loops:
+            loop.drop()
+        mains.clear()
+        assert not [each for each in known.data if (task := each()) is not None and task.get_loop() in loops]
+
+
 def test_what_reaches_out_is_refused_with_the_owners_error() -> None:
     """Executors, connections, files and signals raise what the owner chose, with a word on what to do."""
 

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import functools
 import sys
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,6 +44,8 @@ def install() -> None:
     tasks.set = _first_seen
     tasks._GatheringFuture.__hash__ = _hash_of_gathering
     _replace("all_tasks", _in_order_of_birth(tasks.all_tasks))
+    known = tasks._all_tasks if sys.version_info < (3, 12) else tasks._scheduled_tasks
+    known.add = functools.partial(_add, known)
     if sys.version_info < (3, 12):
         _replace("wait_for", _in_the_same_task(tasks.wait_for))
 
@@ -69,6 +72,27 @@ def _hash_of_gathering(gathering: Any) -> int:
     if number is None:
         number = gathering._turnout_serial = loop.next_serial()
     return int(number)
+
+
+class _Reference(weakref.ref[Any]):
+    """A weak reference that is like no other. A plain one has the hash of what it refers to."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def _add(known: Any, task: Any) -> None:
+    """Take a task into asyncio's set of the tasks of all loops: `WeakSet.add`, as its C code calls it until 3.13.
+
+    The main tasks of all loops of ours have the same hash, which is for the sets of one loop: among a thousand of them
+    each would be compared with all the others.
+    """
+    ours = isinstance(task, asyncio.Task) and isinstance(task.get_loop(), Ordered)
+    reference = _Reference if ours else weakref.ref
+    if known._pending_removals:
+        known._commit_removals()
+    known.data.add(reference(task, known._remove))
 
 
 def _in_order_of_birth(all_tasks: Any) -> Any:

@@ -106,10 +106,10 @@ class Raw:
 
 
 class Page(NamedTuple):
-    """The messages of one direct read, in the order of the stream; `more`: there are others behind them."""
+    """The messages of one direct read, in the order of the stream; `more`: how many others are behind them."""
 
     messages: list[Raw]
-    more: bool
+    more: int
 
 
 _TIME = b"\r\nNats-Time-Stamp: "
@@ -122,8 +122,7 @@ def page_of(answers: Answers, subject: str) -> Page:
     """The page in the answers to a direct read; raises what the server says is wrong. 12 us of CPU for a record."""
     _, last = answers[-1]
     end = received(b"", b"", b"", last)
-    more = _pending(end, subject) > 0
-    return Page([_raw(data, block) for data, block in answers[:-1]], more)
+    return Page([_raw(data, block) for data, block in answers[:-1]], _pending(end, subject))
 
 
 def raw_of(message: Message) -> Raw:

@@ -34,6 +34,7 @@ WINDOW = 1024
 """About how many messages the first window of a walk backwards has; those after it grow up to a page."""
 
 PAGE_BYTES = 8 * 1024 * 1024
+_FEW = 256
 _SUBJECTS = 1024  # the server's own limit for one read of last values
 _STEP = 16  # by how much a window may be wider than the one before it
 _LEAST_BATCH = 32
@@ -81,8 +82,25 @@ async def unhurried(
 
 
 async def some(connection: Connection, stream: str, subject: str, seq: int, count: int) -> Page:
-    """At most `count` messages on `subject`, the first ones from `seq` on, and whether there are others behind them."""
+    """At most `count` messages on `subject`, the first ones from `seq` on, and how many others are behind them."""
     return await _page(_ask(connection, stream, subject, seq, count), stream)
+
+
+async def few(connection: Connection, stream: str, subject: str) -> AsyncGenerator[list[Raw]]:
+    """All messages on `subject` (wildcards allowed), piece after piece, where others have very many in this stream.
+
+    The first one is read alone, and tells how many there are; then as many are asked for and no more. The server has
+    an index of the first one, but whoever asks for one that is not there has it look through all that lies behind.
+    """
+    page = await some(connection, stream, subject, 1, 1)
+    yield page.messages
+    begin, left = 1, 1 + page.more  # from the beginning once more: only there the server has its count at hand
+    while page.messages and page.more:
+        last = page.messages[-1].seq
+        page = await some(connection, stream, subject, begin, min(left, _FEW))
+        yield [raw for raw in page.messages if raw.seq > last]
+        if page.messages:
+            begin, left = page.messages[-1].seq + 1, page.more
 
 
 async def at_sequences(connection: Connection, stream: str, seqs: Iterable[int]) -> list[Raw]:

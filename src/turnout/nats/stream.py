@@ -7,6 +7,7 @@ import datetime
 import functools
 import math
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ import attrs
 from turnout.bounded import each
 from turnout.nats.connection import Connection
 from turnout.nats.messages import ApiError, StoredMessage, stored_by_direct_get, unix_ns
-from turnout.nats.pages import some
+from turnout.nats.pages import few
 
 NOT_FOUND = 404
 """The code of an `ApiError` for a stream, a consumer or a message that does not exist."""
@@ -42,9 +43,8 @@ _NOT_LAID_OUT = 10049
 _LAY_OUT_AGAIN = (0.01, 0.05, 0.2)
 """Seconds before each further attempt to create it."""
 
-_REMOVED_MOST = 512
 _REMOVED_AT_ONCE = 32
-"""Of many messages that are removed one by one so many are read, and so many removed, at a time."""
+"""So many messages that are removed one by one are removed at a time."""
 
 ACK = b"+ACK"
 """The message is done with. In a work queue it is gone then."""
@@ -235,11 +235,11 @@ class Stream:
         """
         end, more = math.inf if below is None else below, False
         while (first := await self.connection.get_message(self.name, next_by_subj=subject)) and first.seq < end:
-            seqs = [first.seq]
+            seqs = {first.seq}
             if more:  # mostly there is but one
-                page = await some(self.connection, self.name, subject, first.seq + 1, _REMOVED_MOST)
-                seqs += [raw.seq for raw in page.messages if raw.seq < end]
-            await each(self.delete_if_there, seqs, _REMOVED_AT_ONCE)
+                async with aclosing(few(self.connection, self.name, subject)) as pieces:
+                    seqs |= {raw.seq async for piece in pieces for raw in piece if raw.seq < end}
+            await each(self.delete_if_there, sorted(seqs), _REMOVED_AT_ONCE)
             more = True
 
     # --- consumers ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import aclosing
 
 import attrs
 
@@ -17,14 +18,12 @@ from turnout.core.workflows.values import COLLECTION, Ending, Input, InputKind, 
 from turnout.nats.connection import Connection, PubAck, StoredMessage
 from turnout.nats.messages import Message
 from turnout.nats.once import store_once
-from turnout.nats.pages import some
+from turnout.nats.pages import few
 from turnout.nats.stream import Stream, delivery_of, scheduled
 from turnout.store.chance import Chance
 from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
 from turnout.wire import MSG_ID, histories
-
-_BATCH = 256
 
 
 @struct
@@ -144,20 +143,14 @@ class Inbox:
             found[first.seq] = first
             whole = not handed
         if whole or max(found) < max(handed):
-            await self._read_batches(name, workflow_id, found, None if whole else max(handed))
+            subject, upto = self._names.input(name, workflow_id, ">"), None if whole else max(handed)
+            async with aclosing(few(self._connection, self._names.inbox, subject)) as pieces:
+                async for piece in pieces:
+                    found |= {raw.seq: raw.parsed() for raw in piece}
+                    if upto is not None and found and max(found) >= upto:
+                        break
             await self._catch_up(name, workflow_id, found, max(handed, default=0))
         return _lying(self._names, [found[seq] for seq in sorted(found)])
-
-    async def _read_batches(
-        self, name: str, workflow_id: str, found: dict[int, StoredMessage], upto: int | None
-    ) -> None:
-        seq, subject = 1, self._names.input(name, workflow_id, ">")
-        while True:
-            page = await some(self._connection, self._names.inbox, subject, seq, _BATCH)
-            for raw in page.messages:
-                found[raw.seq], seq = raw.parsed(), raw.seq + 1
-            if not page.more or (upto is not None and seq > upto):
-                return
 
     async def _catch_up(self, name: str, workflow_id: str, found: dict[int, StoredMessage], upto: int) -> None:
         """Read from the leader what a replica did not have yet, one by one and without a hole."""

@@ -78,7 +78,7 @@ class Instance:
         self.updates = Updates(self)
         self.calls = Calls(self)
         self.context = WorkflowContext(self)
-        self.random = random.Random()
+        self._random: random.Random | None = None
         self.reseed(facts.life)
         self._guard = Guard(NotDurable, self.loop.time, lambda: self.random, self.context.uuid4)
         self.replaying = False
@@ -142,7 +142,16 @@ class Instance:
 
     def reseed(self, life: str) -> None:
         """From now on the random numbers are those of this life."""
-        self.random.seed(f"{life}.{self.facts.run}")
+        self._seed = f"{life}.{self.facts.run}"
+        if self._random is not None:
+            self._random.seed(self._seed)
+
+    @property
+    def random(self) -> random.Random:
+        """Its random numbers. Made when they are first asked for: most runs want none, and they take 2.5 KB."""
+        if self._random is None:
+            self._random = random.Random(self._seed)
+        return self._random
 
     def drop(self) -> None:
         """Forget it: nothing of its code runs again."""
