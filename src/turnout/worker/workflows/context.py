@@ -107,7 +107,7 @@ class WorkflowContext:
     def random(self) -> random.Random:
         """Random numbers that are the same on replay."""
         self._instance.refuse_reading("it asks for a random number")
-        return self._instance.random
+        return self._instance.chance.numbers
 
     @property
     def log(self) -> WorkflowLog:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -40,6 +39,7 @@ from turnout.flow import Clock, Loop, Scope, Timer, stack_of
 from turnout.flow.guards import Guard, guarded
 from turnout.worker.failure import error_info
 from turnout.worker.workflows.calls import Calls, Views
+from turnout.worker.workflows.chance import Chance
 from turnout.worker.workflows.context import WorkflowContext
 from turnout.worker.workflows.ends import CodeBroke, failure_of, is_cancel, is_fault
 from turnout.worker.workflows.mailbox import Mailbox
@@ -78,9 +78,8 @@ class Instance:
         self.updates = Updates(self)
         self.calls = Calls(self)
         self.context = WorkflowContext(self)
-        self._random: random.Random | None = None
-        self.reseed(facts.life)
-        self._guard = Guard(NotDurable, self.loop.time, lambda: self.random, self.context.uuid4)
+        self.chance = Chance(f"{facts.life}.{facts.run}")
+        self._guard = Guard(NotDurable, self.loop.time, lambda: self.chance.numbers, self.context.uuid4)
         self.replaying = False
         self.reading = False
         """Whether a query runs, which may change nothing."""
@@ -142,16 +141,7 @@ class Instance:
 
     def reseed(self, life: str) -> None:
         """From now on the random numbers are those of this life."""
-        self._seed = f"{life}.{self.facts.run}"
-        if self._random is not None:
-            self._random.seed(self._seed)
-
-    @property
-    def random(self) -> random.Random:
-        """Its random numbers. Made when they are first asked for: most runs want none, and they take 2.5 KB."""
-        if self._random is None:
-            self._random = random.Random(self._seed)
-        return self._random
+        self.chance.reseed(f"{life}.{self.facts.run}")
 
     def drop(self) -> None:
         """Forget it: nothing of its code runs again."""

@@ -39,7 +39,7 @@ class Spoilt(QueryFailed):
 @contextlib.contextmanager
 def looking(instance: Instance) -> Iterator[None]:
     """Within this block the instance's code may look, and what it draws by chance is drawn from a copy."""
-    drawn = functools.cache(lambda: _copied(instance.random))
+    drawn = functools.cache(lambda: _copied(instance.chance.numbers))
     guard = Guard(NotDurable, instance.loop.time, drawn, instance.context.uuid4)
     instance.reading = True
     try:
