@@ -19,6 +19,7 @@ from turnout.nats.messages import (
     encode_headers,
     encode_publish,
     header,
+    header_in,
     parse_headers,
     pub_ack,
     unix_ns,
@@ -146,3 +147,14 @@ def test_json_is_compact_utf8_either_way() -> None:
     for dumps in (fastjson.dumps, fastjson._dumps):
         with pytest.raises(TypeError):
             dumps(object())
+
+
+@given(st.dictionaries(NAMES, st.text("ab: ü", max_size=5), max_size=6))
+def test_one_header_is_what_reading_all_of_them_gives(headers: dict[str, str]) -> None:
+    """Of a repeated name the last counts; a name that only ends like another is not that one."""
+    block = encode_headers({**headers, "xa": "1"})
+    found = parse_headers(block)[2]
+    for name in (*headers, "a", "missing"):
+        value = header_in(block, name.encode())
+        assert (None if value is None else value.decode()) == found.get(name)
+    assert header_in(b"NATS/1.0\r\na: 1\r\na:2 \r\n\r\n", b"a") == b"2"

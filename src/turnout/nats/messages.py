@@ -191,6 +191,19 @@ def parse_headers(raw: bytes | None) -> tuple[int | None, str, dict[str, str]]:
     return (int(code) if code.isdecimal() else None), description, headers
 
 
+def header_in(block: bytes, name: bytes) -> bytes | None:
+    """One header of a block, of a repeated one the last, all others left unread; in the case it is given in.
+
+    >>> header_in(b"NATS/1.0\\r\\na: b\\r\\n\\r\\n", b"a")
+    b'b'
+    """
+    begin = block.rfind(b"\r\n%s:" % name)
+    if begin < 0:
+        return None
+    begin += len(name) + 3
+    return block[begin : block.index(b"\r", begin)].strip()
+
+
 def received(subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> Message:
     """A message as it came. The server carries subjects of any bytes: what is not UTF-8 is shown by replacements."""
     return Message(subject.decode("utf-8", "replace"), reply.decode("utf-8", "replace"), data, block or b"")

@@ -17,7 +17,7 @@ from turnout.core.workflows.standing import BrokenHistory
 from turnout.core.workflows.values import Record, RecordKind
 from turnout.errors import InvalidValue, OutcomeUnknown, ServerUnavailable, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, StoredMessage, WrongLastSequence
-from turnout.nats.messages import EXPECTED, Message, stored_by_direct_get
+from turnout.nats.messages import EXPECTED, Message, header_in, stored_by_direct_get
 from turnout.nats.pages import newest_of
 from turnout.nats.stream import Stream
 from turnout.store.names import Names
@@ -80,10 +80,10 @@ class Histories:
         stored = await self._newest(workflow_id)
         if stored is None:
             return None
-        entry = read_entry(stored)
-        if entry is None:
+        text = stored.headers.get(histories.ENTRY)
+        if text is None:
             raise UnreadableRecord(f"the newest record of workflow {workflow_id} has no entry")
-        return stored.seq, entry
+        return stored.seq, histories.load_entry(text)
 
     async def _newest(self, workflow_id: str) -> StoredMessage | None:
         subject = self._names.records(workflow_id)
@@ -156,27 +156,24 @@ class Histories:
     async def entries(self) -> AsyncIterator[tuple[str, histories.Entry]]:
         """The entry of each workflow, from the headers of its newest record, in the order of their last change."""
         inbox = f"_INBOX.{secrets.token_hex(11)}"
-        queue: asyncio.Queue[Message] = asyncio.Queue()
-        subscription = await self._connection.subscribe(inbox, queue.put_nowait)
+        arrived, news = list[Message](), asyncio.Event()
+
+        def arrives(message: Message) -> None:
+            arrived.append(message)
+            news.set()
+
+        subscription = await self._connection.subscribe(inbox, arrives)
         try:
             left = await self._list_to(inbox)
             while left > 0:
-                if queue.empty():  # a timer for each would cost more than the entry
-                    async with asyncio.timeout(LISTING_S):
-                        message = await queue.get()
-                else:
-                    message = queue.get_nowait()
-                left -= 1
-                text = message.headers.get(histories.ENTRY)
-                if text is None:
-                    continue
-                workflow_id = message.subject.rpartition(".")[2]
-                try:
-                    entry = histories.load_entry(text)
-                except UnreadableRecord as error:
-                    left_out(workflow_id, error)
-                    continue
-                yield workflow_id, entry
+                async with asyncio.timeout(LISTING_S):
+                    await news.wait()
+                news.clear()
+                together = arrived.copy()
+                arrived.clear()
+                left -= len(together)
+                for listed in filter(None, map(_listed, together)):
+                    yield listed
         finally:
             await subscription.close()
 
@@ -184,7 +181,7 @@ class Histories:
         """The entries of these workflows. May be a moment old."""
         subjects = {self._names.records(key).encode(): key for key in ids}
         newest = await newest_of(self._connection, self._names.history, map(bytes.decode, subjects))
-        entries = ((subjects[subject], read_entry(raw.parsed())) for subject, raw in newest.items())
+        entries = ((subjects[subject], entry_in(raw.block)) for subject, raw in newest.items())
         return [(key, entry) for key, entry in entries if entry is not None]
 
     async def _list_to(self, inbox: str) -> int:
@@ -283,7 +280,21 @@ def is_deleted(stored: Stored | None) -> bool:
     return stored is not None and stored.record.kind is RecordKind.deleted
 
 
-def read_entry(message: StoredMessage) -> histories.Entry | None:
-    """What the header of a record tells, None where it has none."""
-    text = message.headers.get(histories.ENTRY)
+def _listed(message: Message) -> tuple[str, histories.Entry] | None:
+    """The workflow whose record this is, and its entry; None where it has none, or one that can't be read."""
+    workflow_id = message.subject.rpartition(".")[2]
+    try:
+        entry = entry_in(message.block)
+        return None if entry is None else (workflow_id, entry)
+    except UnreadableRecord as error:
+        left_out(workflow_id, error)
+        return None
+
+
+def entry_in(block: bytes) -> histories.Entry | None:
+    """What the header of a record tells, from its headers as they came; None where it has none."""
+    text = header_in(block, _ENTRY)
     return None if text is None else histories.load_entry(text)
+
+
+_ENTRY = histories.ENTRY.encode()

@@ -256,9 +256,6 @@ class Entry:
 _ENTRY_PLAIN = ("name", "number", "life", "run", "nonce", "upto", "at", "node", "build", "carries_out")
 
 
-_DEFAULTS: dict[str, Any] = {"name": "", "number": 0, "run": 1, "at": 0.0, "nonce": "", "life": ""}
-
-
 def state_of(entry: bytes) -> WorkflowState:
     """The state that an entry tells, all else left unread. UnreadableRecord as for `load_entry`."""
     return _guarded(lambda raw: WorkflowState(fastjson.loads(raw)["state"]), entry, "a workflow's entry")
@@ -274,19 +271,29 @@ def glance_at(entry: str) -> tuple[RecordKind, int, WorkflowState]:
     return _guarded(glance, entry, "a workflow's entry")
 
 
-def load_entry(text: str) -> Entry:
+def load_entry(text: str | bytes) -> Entry:
     """The entry in a record's header. UnreadableRecord when it is none, or a newer turnout's."""
     return _guarded(_entry, text, "a workflow's entry")
 
 
-def _entry(text: str) -> Entry:
+def _entry(text: str | bytes) -> Entry:
     raw = _versioned(fastjson.loads(text), "a workflow's entry")
+    get = raw.get
     return Entry(
-        kind=RecordKind(raw["kind"]),
-        state=WorkflowState(raw["state"]),
-        begins=raw.get("begins", False),
-        summary=_summary(raw.get("summary")),
-        **_DEFAULTS | {name: raw[name] for name in _ENTRY_PLAIN if name in raw},
+        name=get("name", ""),
+        kind=_RECORD_KINDS[raw["kind"]],
+        number=get("number", 0),
+        life=get("life", ""),
+        run=get("run", 1),
+        state=_STATES[raw["state"]],
+        nonce=get("nonce", ""),
+        upto=get("upto", 0),
+        at=get("at", 0.0),
+        node=get("node", ""),
+        build=get("build", ""),
+        carries_out=get("carries_out", 0),
+        begins=get("begins", False),
+        summary=_summary(get("summary")),
     )
 
 
@@ -307,9 +314,9 @@ def _summary(raw: Mapping[str, Any] | None) -> Summary:
     return Summary(
         float(get("started_at", 0.0)),
         None if finished_at is None else float(finished_at),
-        {str(name): str(value) for name, value in get("labels", _NOTHING).items()},
+        {str(name): str(value) for name, value in labels.items()} if (labels := get("labels")) else {},
         str(get("details", "")),
-        tuple([_wait(each) for each in get("waits", ())]),
+        tuple([_wait(each) for each in waits]) if (waits := get("waits")) else (),
         int(get("waiting", 0)),
         int(get("events", 0)),
         int(get("size", 0)),

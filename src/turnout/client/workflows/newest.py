@@ -15,7 +15,7 @@ from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
 from turnout.nats.pages import Backward, forward
 from turnout.nats.stream import Stream
-from turnout.store.histories import left_out, read_entry
+from turnout.store.histories import entry_in, left_out
 from turnout.store.perform import Store
 from turnout.wire.histories import Entry
 
@@ -77,7 +77,7 @@ class _Found:
             self._known.add(raw.subject)
             workflow_id = raw.subject.decode("utf-8", "replace").rpartition(".")[2]
             try:
-                entry = read_entry(raw.parsed())
+                entry = entry_in(raw.block)
             except UnreadableRecord as error:
                 left_out(workflow_id, error)
                 continue
