@@ -310,6 +310,26 @@ async def test_what_has_not_ended_is_found_without_reading_what_has(crowd: tuple
     assert sent() < 120
 
 
+async def test_what_runs_is_found_without_reading_what_waits(monitored: tuple[NatsServer, int]) -> None:
+    """Thousands of queued jobs cost a listing of those that run nothing: they have no records yet, these have."""
+    server, port = monitored
+    async with own_namespace(server) as client:
+        await client.submit_many(activity_ref("noop"), [{}] * 3_000)
+        now = client.store.connection.now()
+        for number, state in enumerate(["running", "retrying"]):
+            job = record(state, state, now - 20_000 - number)
+            await store(client, [job])
+            await put(client, job)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+            before = int(json.load(answer)["out_msgs"])
+        for state in ("running", "retrying"):
+            assert [info.id for info in await listed(client, state=state)] == [state]
+        assert [info.id for info in await listed(client, node="alpha")] == ["running"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+            assert int(json.load(answer)["out_msgs"]) - before < 120
+        assert len(await listed(client, state=["running", "queued"])) == 3_001
+
+
 async def test_a_rare_state_among_thousands(crowd: tuple[Client, Callable[[], int]]) -> None:
     """All that match are found, newest first, and each is shown before what is older has been read."""
     client, sent = crowd

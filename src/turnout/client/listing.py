@@ -1,9 +1,9 @@
 """Listing jobs without holding them: hundreds of thousands of ended ones may lie beside a few that run.
 
-Ended jobs are known by their records alone: the registry is walked backwards. All others have a message, or a timer,
-in the work stream: that is walked backwards too, and their records are looked up. Where both are wanted, the two walks
-are merged. What changes during the walks is looked for at the ends of the streams last of all, so that no job is
-missed; none is shown twice.
+Ended jobs are known by their records alone: the registry is walked backwards. All others have a message, or a timer, in
+the work stream: that is walked backwards too, and their records are looked up. Where both are wanted, the two walks are
+merged. What runs, or waits for a retry, has both: it is looked for where fewer others lie. What changes during the
+walks is looked for at the ends of the streams last of all, so that no job is missed; none is shown twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from turnout.client.keys import Keys
 from turnout.core.record import JobRecord, JobState
 from turnout.nats.direct import Raw
 from turnout.nats.pages import Backward, forward
-from turnout.nats.stream import kv_stream
+from turnout.nats.stream import Stream, kv_stream
 from turnout.store.perform import Store
 
 Seen = Callable[[JobRecord], JobRecord]
@@ -25,6 +25,9 @@ Seen = Callable[[JobRecord], JobRecord]
 
 _RECORDED = frozenset({JobState.queued, JobState.running, JobState.retrying})
 """Jobs in a line, or on a route, are one of these."""
+
+_BEGUN = frozenset({JobState.running, JobState.retrying})
+"""Jobs in these states have a record, and its message tells nothing else of them."""
 
 _CLOCKS_S = 1.0
 """A job that was submitted so long after the listing began may be shown, if it comes up."""
@@ -49,6 +52,8 @@ class Listing:
             store.connection, kv_stream(store.names.jobs_bucket), store.names.record(activity, "*")
         )
         self._work: list[Backward] = []
+        self._by_records = filters.ended
+        """Whether the registry is walked."""
 
     async def records(self) -> AsyncGenerator[JobRecord]:
         """Every job that matches, once, by its record or the one that its message tells."""
@@ -56,6 +61,8 @@ class Listing:
             return
         shown = Keys()
         subjects = await work_subjects(self._store, self._filters)
+        if self._filters.wanted <= _BEGUN and await self._fewer_records():
+            self._by_records, subjects = True, []
         self._work = [Backward(self._store.connection, self._store.names.work, subject) for subject in subjects]
         async with contextlib.aclosing(self._all()) as jobs:
             async for found in jobs:
@@ -68,7 +75,7 @@ class Listing:
 
     async def _all(self) -> AsyncGenerator[Found]:
         walks = [self._open(walk) for walk in self._work]
-        if self._filters.ended:
+        if self._by_records:
             walks.insert(0, self._ended())  # the first to begin: the others ask how far it goes
         async with contextlib.aclosing(_merged(walks)) as merged:
             async for found in merged:
@@ -98,7 +105,7 @@ class Listing:
     async def _moved(self) -> AsyncGenerator[Found]:
         """What was written during the walks. A job that was submitted meanwhile is none of this listing."""
         connection, names = self._store.connection, self._store.names
-        if self._filters.ended:
+        if self._by_records:
             stream, walk = kv_stream(names.jobs_bucket), self._registry
             async with contextlib.aclosing(forward(connection, stream, walk.subject, walk.top + 1)) as pages:
                 async for page in pages:
@@ -113,7 +120,14 @@ class Listing:
     @property
     def _revision_floor(self) -> int | None:
         """The revision up to which the walk of the registry shows what has a record; None where there is no such."""
-        return self._registry.top if self._filters.ended else None
+        return self._registry.top if self._by_records else None
+
+    async def _fewer_records(self) -> bool:
+        """Whether the registry has fewer records than the work stream has messages."""
+        names = self._store.names
+        streams = (Stream(self._store.connection, name) for name in (kv_stream(names.jobs_bucket), names.work))
+        records, messages = [int((await stream.info())["state"]["messages"]) for stream in streams]
+        return records < messages
 
     def _too_old(self, window: Sequence[Raw]) -> bool:
         return bool(window) and window[-1].time_ns / 1e9 < self._filters.oldest_write
