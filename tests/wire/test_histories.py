@@ -30,7 +30,7 @@ from turnout.core.workflows.values import (
     WaitKind,
     WorkflowState,
 )
-from turnout.wire import histories
+from turnout.wire import entries, histories
 
 ASKER = Asker("p", "parent", "life", 2, "0-1")
 ERROR = ErrorInfo("ValueError", "no", "Traceback ...")
@@ -122,7 +122,7 @@ def test_a_record_for_a_replay_lacks_what_a_listing_shows(start: Start | None) -
 
 def test_the_header_tells_what_a_listing_shows() -> None:
     """The entry has state, name, life, run, number, upto and the summary."""
-    entry = histories.load_entry(histories.dump_with_entry(FULL)[1])
+    entry = entries.load_entry(histories.dump_with_entry(FULL)[1])
     assert (entry.name, entry.state, entry.life, entry.run, entry.number) == ("order", "faulted", "7f3a", 2, 4)
     assert (entry.upto, entry.carries_out, entry.begins, entry.summary) == (9, 11, True, FULL.summary)
 
@@ -131,7 +131,7 @@ def test_a_newer_version_is_refused() -> None:
     """What a later turnout has written is no record to this one, and no damage either."""
     raw = json.loads(histories.dump_history_record(FULL))
     with pytest.raises(UnreadableRecord, match="upgrade"):
-        histories.load_history_record(json.dumps({**raw, "v": histories.VERSION + 1}).encode())
+        histories.load_history_record(json.dumps({**raw, "v": entries.VERSION + 1}).encode())
     with pytest.raises(UnreadableRecord):
         histories.load_history_record(b"[]")
 

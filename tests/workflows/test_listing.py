@@ -8,7 +8,7 @@ from tests.workflows.definitions import approval, patient
 from turnout import Client, WorkflowState
 from turnout.client.workflows import newest
 from turnout.nats import pages
-from turnout.wire.histories import Entry
+from turnout.wire.entries import Entry
 
 STARTED = 48
 

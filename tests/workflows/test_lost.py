@@ -16,7 +16,7 @@ from turnout.client.workflows.handle import AnyWorkflowHandle
 from turnout.core.workflows.values import COLLECTION, InputKind, key_of
 from turnout.nats.stream import Stream, kv_stream
 from turnout.supervisor.histories import HistoryWalk
-from turnout.wire.histories import ENTRY
+from turnout.wire.entries import ENTRY
 
 
 @workflow(name="lost_child")

@@ -24,6 +24,7 @@ from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
 from turnout.telemetry import workflows
 from turnout.wire import histories
+from turnout.wire.entries import ENTRY, Entry, load_entry
 
 logger = logging.getLogger("turnout.store")
 
@@ -72,7 +73,7 @@ class Histories:
         stored = await self._newest(workflow_id)
         return stored is not None and stored.seq == seq
 
-    async def entry(self, workflow_id: str) -> tuple[int, histories.Entry] | None:
+    async def entry(self, workflow_id: str) -> tuple[int, Entry] | None:
         """Where the newest record lies by the word of the leader, and what its header tells: its body is left unread.
 
         None when there is no history.
@@ -80,10 +81,10 @@ class Histories:
         stored = await self._newest(workflow_id)
         if stored is None:
             return None
-        text = stored.headers.get(histories.ENTRY)
+        text = stored.headers.get(ENTRY)
         if text is None:
             raise UnreadableRecord(f"the newest record of workflow {workflow_id} has no entry")
-        return stored.seq, histories.load_entry(text)
+        return stored.seq, load_entry(text)
 
     async def _newest(self, workflow_id: str) -> StoredMessage | None:
         subject = self._names.records(workflow_id)
@@ -96,7 +97,7 @@ class Histories:
         whoever reads the history from its beginning finds out.
         """
         body, entry = histories.dump_with_entry(record)
-        headers = {EXPECTED: str(expected), histories.ENTRY: entry}
+        headers = {EXPECTED: str(expected), ENTRY: entry}
         if len(body) > min(OFFLOAD_BYTES, self._connection.max_payload // 2):
             owner = life_owner(record.id, record.life)
             offloaded = await self._payloads.put(body.decode(), "record", owner, key=record.nonce)
@@ -153,7 +154,7 @@ class Histories:
             return first
         return (await self.read(newest.record.id, newest))[0].record
 
-    async def entries(self) -> AsyncIterator[tuple[str, histories.Entry]]:
+    async def entries(self) -> AsyncIterator[tuple[str, Entry]]:
         """The entry of each workflow, from the headers of its newest record, in the order of their last change."""
         inbox = f"_INBOX.{secrets.token_hex(11)}"
         arrived, news = list[Message](), asyncio.Event()
@@ -177,7 +178,7 @@ class Histories:
         finally:
             await subscription.close()
 
-    async def entries_of(self, ids: Iterable[str]) -> list[tuple[str, histories.Entry]]:
+    async def entries_of(self, ids: Iterable[str]) -> list[tuple[str, Entry]]:
         """The entries of these workflows. May be a moment old."""
         subjects = {self._names.records(key).encode(): key for key in ids}
         newest = await newest_of(self._connection, self._names.history, map(bytes.decode, subjects))
@@ -280,7 +281,7 @@ def is_deleted(stored: Stored | None) -> bool:
     return stored is not None and stored.record.kind is RecordKind.deleted
 
 
-def _listed(message: Message) -> tuple[str, histories.Entry] | None:
+def _listed(message: Message) -> tuple[str, Entry] | None:
     """The workflow whose record this is, and its entry; None where it has none, or one that can't be read."""
     workflow_id = message.subject.rpartition(".")[2]
     try:
@@ -291,10 +292,10 @@ def _listed(message: Message) -> tuple[str, histories.Entry] | None:
         return None
 
 
-def entry_in(block: bytes) -> histories.Entry | None:
+def entry_in(block: bytes) -> Entry | None:
     """What the header of a record tells, from its headers as they came; None where it has none."""
     text = header_in(block, _ENTRY)
-    return None if text is None else histories.load_entry(text)
+    return None if text is None else load_entry(text)
 
 
-_ENTRY = histories.ENTRY.encode()
+_ENTRY = ENTRY.encode()

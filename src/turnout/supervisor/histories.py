@@ -50,7 +50,7 @@ from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.perform import Performer, Store
 from turnout.wire import load_brief
-from turnout.wire.histories import Entry
+from turnout.wire.entries import Entry
 
 logger = logging.getLogger("turnout.supervisor")
 

@@ -7,7 +7,7 @@ What every record and every input has is written by hand, since a replay reads v
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -31,23 +31,17 @@ from turnout.core.workflows.values import (
     Input,
     InputKind,
     Record,
-    RecordKind,
     Shared,
     Start,
     Summary,
     Wait,
-    WorkflowState,
 )
-from turnout.errors import InvalidValue, UnreadableRecord
+from turnout.errors import InvalidValue
 from turnout.wire.converter import converter as _converter
 from turnout.wire.converter import register
+from turnout.wire.entries import PLAIN, RECORD_KINDS, STATES, VERSION, guarded, summary_of, versioned
 from turnout.wire.messages import MSG_ID, PAYLOAD, parse_body, traceparent_of
 from turnout.wire.records import dump_record, load_record
-
-VERSION = 1
-
-ENTRY = "Turnout-Workflow"
-"""The header of a record that tells what a listing shows, and what a reader needs to know of it without its body."""
 
 LIFE = "Turnout-Life"
 RUN = "Turnout-Run"
@@ -60,16 +54,6 @@ OFFLOADED = "Turnout-Offloaded"
 T = TypeVar("T")
 
 register(ChildOptions, Failure, Wait, Summary, Answer, Shared, Fork)
-
-
-def _guarded(load: Callable[[Any], T], raw: Any, what: str) -> T:
-    """What `load` makes of it; UnreadableRecord for what no turnout up to this one has written."""
-    try:
-        return load(raw)
-    except UnreadableRecord:
-        raise
-    except Exception as error:  # cattrs raises groups of whatever the conversions raised
-        raise UnreadableRecord(f"not {what} of turnout: {str(raw)[:80]}") from error
 
 
 # --- bodies, inputs, commands ----------------------------------------------------------------------------------------
@@ -134,8 +118,6 @@ def _input_to_json(given: Input) -> dict[str, Any]:
 _INPUT_KINDS = {kind.value: kind for kind in InputKind}
 _COMMAND_KINDS = {kind.value: kind for kind in CommandKind}
 _END_KINDS = {kind.value: kind for kind in EndKind}
-_RECORD_KINDS = {kind.value: kind for kind in RecordKind}
-_STATES = {state.value: state for state in WorkflowState}
 
 
 def _input(raw: Mapping[str, Any]) -> Input:
@@ -233,121 +215,6 @@ def _start(raw: Mapping[str, Any]) -> Start:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
-class Entry:
-    """What the header of a record tells: who wrote it, how the workflow stands, what a listing shows of it."""
-
-    name: str
-    kind: RecordKind
-    number: int
-    life: str
-    run: int
-    state: WorkflowState
-    nonce: str
-    upto: int = 0
-    at: float = 0.0
-    node: str = ""
-    build: str = ""
-    carries_out: int = 0
-    begins: bool = False
-    summary: Summary = attrs.field(factory=Summary)
-
-
-_ENTRY_PLAIN = ("name", "number", "life", "run", "nonce", "upto", "at", "node", "build", "carries_out")
-
-
-def state_of(entry: bytes) -> WorkflowState:
-    """The state that an entry tells, all else left unread. UnreadableRecord as for `load_entry`."""
-    return _guarded(lambda raw: WorkflowState(fastjson.loads(raw)["state"]), entry, "a workflow's entry")
-
-
-def glance_at(entry: str) -> tuple[RecordKind, int, WorkflowState]:
-    """The kind, the number and the state that an entry tells, all else left unread. UnreadableRecord as above."""
-
-    def glance(text: str) -> tuple[RecordKind, int, WorkflowState]:
-        raw = fastjson.loads(text)
-        return _RECORD_KINDS[raw["kind"]], raw.get("number", 0), _STATES[raw["state"]]
-
-    return _guarded(glance, entry, "a workflow's entry")
-
-
-def load_entry(text: str | bytes) -> Entry:
-    """The entry in a record's header. UnreadableRecord when it is none, or a newer turnout's."""
-    return _guarded(_entry, text, "a workflow's entry")
-
-
-def _entry(text: str | bytes) -> Entry:
-    raw = _versioned(fastjson.loads(text), "a workflow's entry")
-    get = raw.get
-    return Entry(
-        name=get("name", ""),
-        kind=_RECORD_KINDS[raw["kind"]],
-        number=get("number", 0),
-        life=get("life", ""),
-        run=get("run", 1),
-        state=_STATES[raw["state"]],
-        nonce=get("nonce", ""),
-        upto=get("upto", 0),
-        at=get("at", 0.0),
-        node=get("node", ""),
-        build=get("build", ""),
-        carries_out=get("carries_out", 0),
-        begins=get("begins", False),
-        summary=_summary(get("summary")),
-    )
-
-
-def _versioned(raw: Any, what: str) -> dict[str, Any]:
-    version = raw["v"]
-    if not isinstance(version, int) or version > VERSION:
-        raise UnreadableRecord(f"{what} of version {version}, this turnout reads up to {VERSION}: upgrade it")
-    found: dict[str, Any] = raw
-    return found
-
-
-def _summary(raw: Mapping[str, Any] | None) -> Summary:
-    """Somebody else may have written it, and a listing shows it: each field is made what it has to be."""
-    if not raw:
-        return NO_SUMMARY
-    get = raw.get
-    finished_at, due_at, cancel_request = get("finished_at"), get("due_at"), get("cancel_request")
-    return Summary(
-        float(get("started_at", 0.0)),
-        None if finished_at is None else float(finished_at),
-        {str(name): str(value) for name, value in labels.items()} if (labels := get("labels")) else {},
-        str(get("details", "")),
-        tuple([_wait(each) for each in waits]) if (waits := get("waits")) else (),
-        int(get("waiting", 0)),
-        int(get("events", 0)),
-        int(get("size", 0)),
-        str(get("parent", "")),
-        str(get("trace_id", "")),
-        None if due_at is None else float(due_at),
-        None if cancel_request is None else str(cancel_request),
-        float(get("run_at", 0.0)),
-        str(get("traceparent", "")),
-        str(get("pin", "")),
-        str(get("schedule", "")),
-    )
-
-
-def _wait(raw: Mapping[str, Any]) -> Wait:
-    get = raw.get
-    since, due_at, attempt = get("since"), get("due_at"), get("attempt")
-    return Wait(
-        str(raw["kind"]),
-        str(get("name", "")),
-        str(get("id", "")),
-        None if since is None else float(since),
-        None if due_at is None else float(due_at),
-        str(get("code", "")),
-        None if attempt is None else int(attempt),
-    )
-
-
-_NOTHING: Mapping[str, Any] = {}
-
-
 _RECORD_PLAIN = (
     *("id", "name", "number", "life", "run", "nonce", "at", "node", "build", "upto", "reason", "gc_at"),
     *("behind", "carries_out", "left", "unreceived"),
@@ -362,7 +229,7 @@ def dump_history_record(record: Record) -> bytes:
 def dump_with_entry(record: Record) -> tuple[bytes, str]:
     """The record as the history keeps it, and its entry, which is a part of that."""
     raw = _record_to_json(record)
-    entry = {name: raw[name] for name in ("v", "kind", "state", *_ENTRY_PLAIN) if name in raw}
+    entry = {name: raw[name] for name in ("v", "kind", "state", *PLAIN) if name in raw}
     if record.start is not None:
         entry["begins"] = True
     return fastjson.dumps(raw), fastjson.dumps(entry | {"summary": raw["summary"]}).decode()
@@ -406,7 +273,7 @@ def load_history_record(data: bytes, *, of_run: bool = False) -> Record:
     `of_run`: it is wanted for what its run took and asked for. Of its summary only the size is read then, unless it
     begins a run: what a listing shows of a record that others lie behind is no more to anybody.
     """
-    return _guarded(lambda raw: _record(raw, of_run), data, "a workflow's record")
+    return guarded(lambda raw: _record(raw, of_run), data, "a workflow's record")
 
 
 _RECORD_DEFAULTS: dict[str, Any] = {
@@ -416,16 +283,16 @@ _RECORD_FIELDS = {"v", *_RECORD_DEFAULTS}
 
 
 def _record(data: bytes, of_run: bool) -> Record:
-    raw = _versioned(fastjson.loads(data), "a workflow's record")
+    raw = versioned(fastjson.loads(data), "a workflow's record")
     if not raw.keys() <= _RECORD_FIELDS:
         raw = {name: value for name, value in raw.items() if name in _RECORD_FIELDS}
     del raw["v"]
     get = raw.get
-    raw["id"], raw["kind"], raw["state"] = raw["id"], _RECORD_KINDS[raw["kind"]], _STATES[raw["state"]]
+    raw["id"], raw["kind"], raw["state"] = raw["id"], RECORD_KINDS[raw["kind"]], STATES[raw["state"]]
     if (start := get("start")) is not None:
         raw["start"] = _start(start)
     summary = get("summary")
-    raw["summary"] = _size_alone(summary) if of_run and start is None else _summary(summary)
+    raw["summary"] = _size_alone(summary) if of_run and start is None else summary_of(summary)
     if inputs := get("inputs"):
         raw["inputs"] = tuple([_input(each) for each in inputs])
     if commands := get("commands"):
@@ -493,9 +360,9 @@ def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers:
     body = NO_BODY
     try:
         if found in (InputKind.done, InputKind.started):
-            ending = _ending(_versioned(fastjson.loads(data), "an ending"))
+            ending = _ending(versioned(fastjson.loads(data), "an ending"))
         elif found is InputKind.joining:
-            asker = _checked(_converter.structure(_versioned(fastjson.loads(data), "a join"), Asker))
+            asker = _checked(_converter.structure(versioned(fastjson.loads(data), "a join"), Asker))
         else:
             body = parse_body(data, headers)
     except Exception:  # whatever a stranger's message does to its parser: it is none of ours

@@ -30,7 +30,7 @@ from turnout.errors import InvalidValue, UnreadableRecord, WorkflowEnded, Workfl
 from turnout.store.histories import left_out
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
-from turnout.wire.histories import Entry
+from turnout.wire.entries import Entry
 
 P = ParamSpec("P")
 R = TypeVar("R")

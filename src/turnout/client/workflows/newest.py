@@ -17,7 +17,7 @@ from turnout.nats.pages import Backward, forward
 from turnout.nats.stream import Stream
 from turnout.store.histories import entry_in, left_out
 from turnout.store.perform import Store
-from turnout.wire.histories import Entry
+from turnout.wire.entries import Entry
 
 MANY = 2_000
 """Of fewer workflows than that all entries are read: they are few, and come without their records."""

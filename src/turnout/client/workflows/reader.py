@@ -20,7 +20,7 @@ from turnout.nats.messages import Message, NoResponders
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
-from turnout.wire import histories as wire
+from turnout.wire import entries
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class WorkflowReader:
         about = f"no workflow {workflow_id} in namespace {self._store.names.ns}"
         return WorkflowNotFound(f"{about}: is the id right, or has it expired?")
 
-    async def entry(self, workflow_id: str) -> tuple[int, wire.Entry]:
+    async def entry(self, workflow_id: str) -> tuple[int, entries.Entry]:
         """Where the newest record lies by the word of the leader, and what it tells in its header. WorkflowNotFound."""
         found = await self._store.histories.entry(workflow_id)
         if found is None or found[1].kind is RecordKind.deleted:
@@ -166,7 +166,7 @@ class WorkflowReader:
                 raise
             return None
 
-    async def all(self) -> AsyncIterator[tuple[str, wire.Entry]]:
+    async def all(self) -> AsyncIterator[tuple[str, entries.Entry]]:
         """The entries of all workflows, unsorted; those that were deleted are left out."""
         async for workflow_id, entry in self._store.histories.entries():
             if entry.kind is not RecordKind.deleted:
@@ -218,6 +218,6 @@ class Changes:
 def _tells_end(notice: Message) -> bool:
     """Whether this may tell of a workflow that has ended; whoever reads its record will know."""
     try:
-        return wire.state_of(notice.headers.get(wire.ENTRY, "").encode()).final
+        return entries.state_of(notice.headers.get(entries.ENTRY, "").encode()).final
     except UnreadableRecord:
         return True

@@ -23,7 +23,7 @@ from turnout.store.payloads import life_owner
 from turnout.store.perform import Store
 from turnout.store.starts import IdTaken, Starts
 from turnout.telemetry import spans, workflow_metrics
-from turnout.wire.histories import Entry
+from turnout.wire.entries import Entry
 
 _TRIES = 10
 

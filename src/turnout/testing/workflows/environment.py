@@ -26,6 +26,7 @@ from turnout.testing.workflows.fakes import Fakes, activities_of
 from turnout.testing.workflows.time import CountingNetwork, Skipper, SkippingClock
 from turnout.testing.workflows.verifier import replay_all
 from turnout.wire import histories as wire
+from turnout.wire.entries import ENTRY, glance_at
 from turnout.worker.runner import Runner, RunnerSettings, new_node
 from turnout.worker.workflows.bodies import Bodies
 from turnout.worker.workflows.build import build_of
@@ -62,7 +63,7 @@ class _Watch:
     def _stored(self, message: Message) -> None:
         workflow_id = message.subject.rpartition(".")[2]
         history = self.histories.setdefault(workflow_id, [])
-        kind, number, state = wire.glance_at(message.headers[wire.ENTRY])
+        kind, number, state = glance_at(message.headers[ENTRY])
         if number == 0:
             history.clear()
         history.append(message)
