@@ -542,6 +542,17 @@ async def limited(s: Scene) -> None:
     await s.no_place_is_held()
 
 
+async def limited_by_a_deadline(s: Scene) -> None:
+    """The same for a job that may have come too late: that is looked at first, then it is decided that it needs a
+    place."""
+    victim = await s.victim()
+    handle = await s.client.submit(play_limited.options(expires_in=600))
+    await s.died(victim)
+    await s.healthy()
+    await s.ends(handle, "completed")
+    await s.no_place_is_held()
+
+
 async def held_up(s: Scene) -> None:
     """A worker dies while it parks a job whose limit has no place."""
     await s.client.set_limit("crash", 0)
@@ -854,7 +865,7 @@ PHASES: dict[str, list[tuple[str, Play]]] = {
         ("Stuck.Save:2", swallowed_again_and_again),
     ],
     "limited": [
-        ("Received.Admit", limited),
+        ("Received.Admit", limited_by_a_deadline),
         ("execute.admitted", limited),
         ("places.stored", limited),
         ("Received.Save", limited),

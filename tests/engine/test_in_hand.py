@@ -12,7 +12,6 @@ from tests.support.waiting import parked, until
 from turnout import Client, JobHandle, JobState, Limit, activity
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
-from turnout.store.places import Patience
 from turnout.worker import admission
 
 order: list[str] = []
@@ -114,11 +113,14 @@ async def test_a_node_keeps_few_in_hand(turnout_client: Client, turnout_worker: 
 async def test_who_waits_in_hand_has_his_turn_by_priority(turnout_client: Client) -> None:
     """Then in the order in which they came."""
     places, key = turnout_client.store.places, LimitKey("one", "one", Rule(1))
-    patience = Patience(asyncio.get_running_loop().time() + 600, lambda: True)
+
+    class Patient:
+        def lasts(self) -> bool:
+            return True
 
     async def run(name: str, rank: int) -> None:
         holder = Holder("held", name, 1, 1, 0.0, "a")
-        assert await places.take(key, holder, rank, patience) is Entry.held
+        assert await places.take(key, holder, rank, Patient()) is Entry.held
         order.append(name)
         await gates[0].wait()
         await places.leave(key, holder)

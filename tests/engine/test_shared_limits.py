@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from functools import partial
@@ -15,6 +16,8 @@ from tests.support.rawsocket import raw_publish
 from tests.support.waiting import parked, until
 from turnout import Client, InvalidValue, JobHandle, JobState, Limit, LimitInfo, RetryPolicy, activity, current_job
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
+from turnout.nats.stream import Stream
+from turnout.store import places
 from turnout.store.consumers import consumer_of
 from turnout.testing import NatsServer
 from turnout.testing.fixtures import WorkerFactory
@@ -243,6 +246,55 @@ async def test_two_that_change_places_at_once_give_none_twice(turnout_client: Cl
             await asyncio.gather(*(attempt(client, name, n) for n in range(40) for client, name in both))
     assert most == 3
     found = (await turnout_client.store.places.load("few"))[0]
+    assert found is not None
+    assert found.holders == ()
+
+
+async def test_many_wishes_are_written_together(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node at which many ask for places at once, none of them in vain, rests behind their write: who asks one after
+    the other meanwhile is written once. Who asks alone does not wait for others."""
+    desks, key = turnout_client.store.places, LimitKey("roomy", "roomy", Rule(1000))
+
+    def take(name: str) -> asyncio.Future[Entry]:
+        return desks.take(key, Holder("left", name, 1, 1, 0.0, "a"))
+
+    async def written() -> int:
+        return await Stream(turnout_client.store.connection, turnout_client.store.names.limits).last_seq()
+
+    monkeypatch.setattr(places, "_REST_S", (1.0, 1.0))
+    before = await written()
+    assert set(await asyncio.gather(*(take(f"first-{n}") for n in range(places._MANY)))) == {Entry.held}
+    later = []
+    for n in range(10):
+        later.append(take(f"later-{n}"))
+        await asyncio.sleep(0.005)
+    assert set(await asyncio.gather(*later)) == {Entry.held}
+    assert await written() == before + 2
+    monkeypatch.setattr(places, "_REST_S", (3600.0, 3600.0))
+    assert [await take(f"alone-{n}") for n in range(3)] == [Entry.held] * 3
+
+
+async def test_what_is_let_go_is_free_once_the_server_is_back(
+    nats_server: NatsServer, turnout_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for that, nor does it get lost; whoever stops waits until it is done."""
+
+    async def failed() -> bool:
+        return "are not free yet" in caplog.text
+
+    desks, key = turnout_client.store.places, LimitKey("roomy", "roomy", Rule(1000))
+    holder = Holder("left", "a-job", 1, 1, 0.0, "a")
+    assert await desks.take(key, holder) is Entry.held
+    await asyncio.to_thread(nats_server.stop)
+    with caplog.at_level(logging.DEBUG, "turnout.store"):
+        desks.let_go(key, holder)
+        settled = asyncio.ensure_future(desks.settled())
+        assert await until(failed)
+    assert not settled.done()
+    await asyncio.to_thread(nats_server.start)
+    async with asyncio.timeout(60):
+        await settled
+    found = (await desks.load("roomy"))[0]
     assert found is not None
     assert found.holders == ()
 

@@ -133,6 +133,17 @@ class Ranked(Limiting):
     turns = 0
     _holders: frozenset[tuple[str, int]] = frozenset()
 
+    def __init__(self, plan: Plan, patches: Iterable[Patch] = ()) -> None:
+        super().__init__(plan, patches)
+        self._ranked: dict[str, tuple[int, float]] = {}
+        """Of which priority each job is, and since when."""
+
+    def _written(self, job_id: str) -> None:
+        super()._written(job_id)
+        rank = self._rank(job_id)
+        if self._ranked.get(job_id, (0, 0.0))[0] != rank:
+            self._ranked[job_id] = rank, self.world.now
+
     def _places(self, message: Message) -> None:
         super()._places(message)
         if message.subject.startswith(self.names.places("")):
@@ -143,9 +154,11 @@ class Ranked(Limiting):
             self._holders = frozenset((holder.id, holder.turn) for holder in holders)
 
     def _turn(self, holder: Holder, message: Message) -> None:
-        """L4: where nobody dies, no job has its turn while one of a higher priority has waited for a second. (There
-        are too few for one that goes to who has waited longest.)"""
+        """L4: where nobody dies, no job that has been of its priority for a second has its turn while one of a higher
+        priority has waited for a second. (There are too few for one that goes to who has waited longest.)"""
         self.turns += 1
+        if self.world.now - self._ranked[holder.id][1] <= 1.0:
+            return  # whoever gives it the place may have read its record before
         for entry in self.work.messages.values() if not self.plan.crash else ():
             named = self.names.parked_of(entry.subject)
             if named is not None and named.id != holder.id and message.time_ns - entry.time_ns > 1e9:

@@ -129,8 +129,9 @@ class Holder:
         return turn and self.id == other.id and self.activity == other.activity
 
     def freed_by(self, other: Holder) -> bool:
-        """Whether this place is free as soon as that attempt wants none."""
-        return self.same(other) and not (self.node and not other.node)
+        """Whether this place is free as soon as that attempt of a job of this id wants none."""
+        same = self.turn == other.turn and self.generation == other.generation and self.activity == other.activity
+        return same and not (self.node and not other.node)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -190,7 +191,7 @@ class Places:
         places, (seated,) = self.seating([holder], rule, now)
         return places if seated else None
 
-    def seating(self, wanting: Iterable[Holder], rule: Rule, now: float) -> tuple[Places, list[bool]]:
+    def seating(self, wanting: Collection[Holder], rule: Rule, now: float) -> tuple[Places, list[bool]]:
         """With places for these attempts, one after the other, as far as there are any; which of them have one.
 
         A job has one place at most: the one of its earlier attempt, which is over, becomes that of the later one. Each
@@ -198,13 +199,14 @@ class Places:
         """
         places, seated, counts = self, list[bool](), rule.counts
         holders = {(each.id, each.activity): each for each in self.holders}
+        for_all = self.vacant(rule, len(wanting) - 1)
         for holder in wanting:
             job = holder.id, holder.activity
             held = holders.get(job)
             if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
                 seated.append(True)  # the record will say to a late one that it is late
                 continue
-            has = held is not None or self.vacant(rule, len(holders) - len(self.holders))
+            has = for_all or held is not None or self.vacant(rule, len(holders) - len(self.holders))
             if rule.rate is not None and has:
                 others = evolve(places, holders=tuple(each for each in holders.values() if each is not held))
                 has = others.due(rule) <= now
@@ -228,10 +230,10 @@ class Places:
         leaving: dict[str, list[Holder]] = {}
         for holder in holders:
             leaving.setdefault(holder.id, []).append(holder)
-        left = tuple(
+        left = [
             each for each in self.holders if each.id not in leaving or not any(map(each.freed_by, leaving[each.id]))
-        )
-        return self if len(left) == len(self.holders) else evolve(self, holders=left)
+        ]
+        return self if len(left) == len(self.holders) else evolve(self, holders=tuple(left))
 
     def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:
         """With the place of this attempt free, and the token that it took for nothing, as far as it has not come back

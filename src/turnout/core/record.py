@@ -337,3 +337,8 @@ class Delivery:
     @property
     def generation(self) -> int:
         return self.spec.generation
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the message itself may keep its job from beginning: by a problem, or by a deadline."""
+        return self.problem is not None or self.spec.options.has_deadline

@@ -73,7 +73,7 @@ def priority_of(lane: int) -> int:
     >>> priority_of(2), priority_of(2 + EXPRESS)
     (2, 2)
     """
-    return lane - EXPRESS if is_express(lane) else lane
+    return lane - EXPRESS if lane > EXPRESS else lane
 
 
 def checked_priority(value: object) -> int:

@@ -107,7 +107,7 @@ _DELETION_LOOK_S = 0.1
 _UNCONFIRMED_S = 2.0
 """How soon to ask again after a node that is silent, by one that can't be sure of itself."""
 
-_UNAVAILABLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError, NoResponders, ServerUnsuitable)
+UNAVAILABLE = (OutcomeUnknown, ServerUnavailable, StorageRefused, ApiError, NoResponders, ServerUnsuitable)
 """What passes: a stream without a leader does not respond, a server that runs out of disk switches JetStream off."""
 
 _Other = (
@@ -224,13 +224,13 @@ async def retry_while_away(call: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await call()
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             log_rarely(logger, level_of(error, logging.WARNING), "store", "waiting for the server: %s", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _RETRY_S[1])
 
 
-@attrs.frozen
+@struct
 class Gates:
     """What a job may have to pass before it starts. `isolate` returns when the node runs nothing but this job (P6).
     `admit` takes the places of an attempt (generation, turn, payload) of it: None, or a limit that had none (P13)."""
@@ -291,7 +291,7 @@ class Performer:
                     job = None  # that may have taken long
             except (Conflict, _MovedOn):
                 job = None
-            except _UNAVAILABLE as error:
+            except UNAVAILABLE as error:
                 if not self._retry_while_away:
                     raise
                 # Nobody knows whether it was stored; reading the record tells (P1).

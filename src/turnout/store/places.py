@@ -30,10 +30,9 @@ import contextlib
 import logging
 import math
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from operator import attrgetter
-
-import attrs
+from typing import Protocol
 
 from turnout.core.evolve import evolve
 from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
@@ -46,7 +45,7 @@ from turnout.nats.connection import Connection, WrongLastSequence
 from turnout.nats.messages import EXPECTED
 from turnout.nats.once import SubjectTaken
 from turnout.nats.stream import TTL, Stream, for_seconds
-from turnout.once import warn_once
+from turnout.once import log_rarely, warn_once
 from turnout.store.limits import BELIEVED_S, Limits
 from turnout.store.lines import Head, Lines, Look, Parked, key_of
 from turnout.store.names import Names
@@ -79,16 +78,25 @@ _LOOK_S = 0.1
 _IDLE_S = 1.0
 """For so long a desk at which nobody asks remembers what it knows."""
 
+_MANY = 32
+_REST_S = 0.0, 0.005
+"""After as many wishes at once, while nobody waits, a desk rests for as long as they have taken, within these bounds:
+more come together then, and all holders are written more rarely."""
+
+_SETTLING_LOOK_S = 0.01
+
+_AGAIN_S = 0.5
+"""So long after a failure what nobody waits for is tried again."""
+
 _BY_RANK = attrgetter("rank")
 
 
-@struct
-class Patience:
-    """How an attempt may wait for its place: until then by the loop's clock, as long as `may_wait` allows it, which is
-    asked when it comes to that."""
+class Patience(Protocol):
+    """How long an attempt may wait at the desk for its place."""
 
-    until: float
-    may_wait: Callable[[], bool]
+    def lasts(self) -> bool:
+        """Whether it may wait now; asked whenever it comes to that."""
+        ...
 
 
 @struct
@@ -96,7 +104,8 @@ class _Wish:
     """What somebody wants of a desk: a place, one to be free, or with neither that free places are handed on.
     `unused`: it was taken for nothing, and so was its token. `lanes`: in these jobs may wait.
     `idle`, `busy`: of these activities nobody can start a job now, of those somebody can again. `rank`: those of a
-    lower one have their turn first. `patience`: it may wait for the place."""
+    lower one have their turn first. `patience`: it may wait for the place. `done`: who waits for the answer; None:
+    nobody, and it is seen to whatever comes in between."""
 
     take: Holder | None = None
     leave: Holder | None = None
@@ -106,7 +115,7 @@ class _Wish:
     busy: Collection[str] = ()
     rank: int = 0
     patience: Patience | None = None
-    done: asyncio.Future[Entry] = attrs.field(kw_only=True)
+    done: asyncio.Future[Entry] | None = None
 
 
 class PlaceDesks:
@@ -123,6 +132,8 @@ class PlaceDesks:
         self._desks: dict[str, _Desk] = {}
         self._alarms: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.leaving = 0
+        """How many were let go and are not free yet."""
         self.nonce = secrets.token_hex(8)
         """What it is called as the one who wakes a line."""
 
@@ -131,8 +142,12 @@ class PlaceDesks:
     ) -> asyncio.Future[Entry]:
         """Whether this attempt has a place now, or has had a token where that is all it needs. With `patience` it may
         have waited for that here, behind those who wait in the line and those of a lower `rank`."""
-        desk = self._desk(key)
-        return desk.ask(_Wish(take=holder, rank=rank, patience=patience, done=desk.loop.create_future()))
+        desk = self._desks.get(key.key) or self._opened(key)
+        done = desk.loop.create_future()
+        desk.wishes.append(_Wish(holder, rank=rank, patience=patience, done=done))
+        if desk.task is None:
+            desk.begin()
+        return done
 
     def hurry(self) -> None:
         """Some of those who wait here may not do so any longer."""
@@ -142,16 +157,33 @@ class PlaceDesks:
     def leave(self, key: LimitKey, holder: Holder, *, unused: bool = False) -> asyncio.Future[Entry]:
         """Free the place of this attempt, if it has one, and hand it on. `unused`: its token was taken for nothing,
         and is handed on as well."""
-        desk = self._desk(key)
-        return desk.ask(_Wish(leave=holder, unused=unused, done=desk.loop.create_future()))
+        desk = self._desks.get(key.key) or self._opened(key)
+        done = desk.loop.create_future()
+        desk.ask(_Wish(leave=holder, unused=unused, done=done))
+        return done
+
+    def let_go(self, key: LimitKey, holder: Holder) -> None:
+        """Free the place of this attempt, if it has one, and hand it on, as soon as the server can be reached."""
+        self.leaving += 1
+        desk = self._desks.get(key.key) or self._opened(key)
+        desk.wishes.append(_Wish(leave=holder))
+        if desk.task is None:
+            desk.begin()
+
+    async def settled(self) -> None:
+        """Wait until all that was let go is free."""
+        while self.leaving:
+            await asyncio.sleep(_SETTLING_LOOK_S)
 
     async def hand_on(
         self, key: LimitKey, lanes: Collection[int] = (), idle: Collection[str] = (), busy: Collection[str] = ()
     ) -> None:
         """Give what is free to those who wait in the line. `lanes`: jobs wait in these, be that noted or not. From now
         on jobs of the activities that are `idle` are passed over, and those of the `busy` ones are not."""
-        desk = self._desk(key)
-        await desk.ask(_Wish(lanes=lanes, idle=idle, busy=busy, done=desk.loop.create_future()))
+        desk = self._desks.get(key.key) or self._opened(key)
+        done = desk.loop.create_future()
+        desk.ask(_Wish(lanes=lanes, idle=idle, busy=busy, done=done))
+        await done
 
     async def park(self, record: JobRecord) -> None:
         """Put the job into the line that its record says it waits in, and hand on what is free of it."""
@@ -287,10 +319,8 @@ class PlaceDesks:
         """Nobody wants anything of this key now."""
         self._desks.pop(key.key, None)
 
-    def _desk(self, key: LimitKey) -> _Desk:
-        desk = self._desks.get(key.key)
-        if desk is None:
-            desk = self._desks[key.key] = _Desk(self, key)
+    def _opened(self, key: LimitKey) -> _Desk:
+        desk = self._desks[key.key] = _Desk(self, key)
         return desk
 
 
@@ -301,12 +331,12 @@ class _Desk:
         self._places = places
         self._key = key
         self.loop = asyncio.get_running_loop()
-        self._wishes: list[_Wish] = []
+        self.wishes: list[_Wish] = []
         self._standing: list[_Wish] = []
         """Those who wait here, in the order of their turns."""
         self._looking: asyncio.TimerHandle | None = None
         self._look_sure = False
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
         self._forget()
         self._owed: Set[int] | None = None
@@ -320,45 +350,64 @@ class _Desk:
         self._rule = Rule()
         self._rule_until = 0.0
 
-    def ask(self, wish: _Wish) -> asyncio.Future[Entry]:
-        self._wishes.append(wish)
-        self._begin()
-        return wish.done
+    def ask(self, wish: _Wish) -> None:
+        self.wishes.append(wish)
+        if self.task is None:
+            self.begin()
 
     def look(self) -> None:
         """See whether there are places for those who wait here: others free some as well."""
         self._look_sure = bool(self._standing)
-        if self._standing:
-            self._begin()
+        if self._standing and self.task is None:
+            self.begin()
 
-    def _begin(self) -> None:
-        if self._task is not None:
-            return
+    def begin(self) -> None:
         if self._closing is not None:
             self._closing.cancel()
-        self._task = self.loop.create_task(self._work())
+        self.task = self.loop.create_task(self._work())
 
     async def _work(self) -> None:
         try:
-            while self._wishes or self._owed is not None or self._look_sure:
-                wishes = [wish for wish in (*self._standing, *self._wishes) if not wish.done.done()]
+            while self.wishes or self._owed is not None or self._look_sure:
+                wishes = [wish for wish in self._standing if wish.done is not None and not wish.done.done()]
+                wishes += [wish for wish in self.wishes if wish.done is None or not wish.done.done()]
                 wishes.sort(key=_BY_RANK)
-                self._wishes, self._standing = [], []
+                self.wishes, self._standing = [], []
+                began = self.loop.time()
                 try:
                     await self._round(wishes)
                 except Exception as error:  # whatever it is, those who asked are told, and ask again
                     self._forget()
-                    for wish in wishes:
-                        if not wish.done.done():
-                            wish.done.set_exception(error)
+                    self._failed(wishes, error)
+                if len(wishes) >= _MANY and self._at_ease:
+                    await asyncio.sleep(min(max(self.loop.time() - began, _REST_S[0]), _REST_S[1]))
         finally:
-            self._task = None
+            self.task = None
             if self._looking is not None:
                 self._looking.cancel()
             self._looking = self.loop.call_later(_LOOK_S, self.look) if self._standing else None
             self._closing = self.loop.call_later(_IDLE_S, self._places.close, self._key)
-            for wish in self._wishes:
-                wish.done.cancel()
+            for wish in self.wishes:
+                if wish.done is not None:
+                    wish.done.cancel()
+
+    @property
+    def _at_ease(self) -> bool:
+        """Whether nobody waits for a place, as far as is known."""
+        places = self._known[0]
+        return places is not None and not places.lanes and not self._standing and self._owed is None
+
+    def _ask_all(self, wishes: Iterable[_Wish]) -> None:
+        for wish in wishes:
+            self.ask(wish)
+
+    def _failed(self, wishes: Sequence[_Wish], error: Exception) -> None:
+        for wish in wishes:
+            if wish.done is not None and not wish.done.done():
+                wish.done.set_exception(error)
+        if left := [wish for wish in wishes if wish.done is None]:
+            log_rarely(logger, logging.INFO, "places", "places of limit %s are not free yet: %s", self._key.key, error)
+            self.loop.call_later(_AGAIN_S, self._ask_all, left)
 
     async def _round(self, wishes: Sequence[_Wish]) -> None:
         """Fulfil these with one write, and look at the line if anybody has made room or a look is owed."""
@@ -369,8 +418,7 @@ class _Desk:
         sure, self._look_sure = self._look_sure, False
         while True:
             head, believing = self._head.copy(), self._known[0] is not None and not sure
-            old, revision, rule, look = await self._read(wishes, looked_at, sure)
-            places = self._left(old, wishes, rule)
+            old, places, revision, rule, look = await self._read(wishes, looked_at, sure)
             granted: list[Parked] = []
             if look is not None:
                 places, granted = await self._granted(places, rule, look)
@@ -391,9 +439,13 @@ class _Desk:
             self._head, sure = head, True
         self._known = places, revision
         self._standing = [wish for wish, stays in zip(wishes, waits, strict=True) if stays]
+        let_go = 0
         for wish, answer, stays in zip(wishes, answers, waits, strict=True):
-            if not stays and not wish.done.done():
+            if wish.done is None:
+                let_go += 1
+            elif not stays and not wish.done.done():
                 wish.done.set_result(answer)
+        self._places.leaving -= let_go
         self._places.release_soon(granted)
         if places.waker == self._places.nonce and not math.isinf(due := places.due(rule)):
             self._places.wake_at(self._key, due)
@@ -405,9 +457,9 @@ class _Desk:
 
     async def _read(
         self, wishes: Sequence[_Wish], lanes: Set[int] | None, sure: bool
-    ) -> tuple[Places, int, Rule, Look | None]:
-        """Who holds the places and what holds for them; and the line, if these lanes of it are to be looked at. What is
-        known is believed but for `sure`."""
+    ) -> tuple[Places, Places, int, Rule, Look | None]:
+        """Who holds the places, and who does without those who leave; what holds for them; and the line, if these lanes
+        of it are to be looked at. What is known is believed but for `sure`."""
         (places, revision), rule, look, now = self._known, self._rule, None, self.loop.time()
         if places is None or sure:
             (places, revision), rule = await asyncio.gather(
@@ -420,14 +472,15 @@ class _Desk:
                 self._places.rule(self._key), self._line(self._left(places, wishes, rule), rule, lanes)
             )
             self._rule_until = now + BELIEVED_S
+        left = self._left(places, wishes, rule)
         if look is None:
-            look = await self._line(self._left(places, wishes, rule), rule, lanes)
+            look = await self._line(left, rule, lanes)
         self._rule = rule
-        return places, revision, rule, look
+        return places, left, revision, rule, look
 
     async def _line(self, places: Places, rule: Rule, lanes: Set[int] | None) -> Look | None:
         """A look at the line, which is read as far as there is room; None: none is wanted."""
-        if lanes is None:
+        if lanes is None or not (lanes or places.lanes or places.waker):
             return None
         if places.idle:
             self._head = Head()
@@ -462,8 +515,7 @@ class _Desk:
 
     def _waits(self, wish: _Wish, rule: Rule) -> bool:
         """Whether it stays here, though there is no place for it. For tokens nobody does: they have an alarm."""
-        patience = wish.patience
-        return patience is not None and rule.rate is None and self.loop.time() < patience.until and patience.may_wait()
+        return wish.patience is not None and rule.rate is None and wish.patience.lasts()
 
     async def _granted(self, places: Places, rule: Rule, look: Look) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""

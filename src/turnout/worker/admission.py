@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from turnout.core.limits import Entry, Holder, LimitKey, is_over
 from turnout.core.record import Delivery, JobRecord, JobState
@@ -13,11 +13,14 @@ from turnout.crashpoints import reach
 from turnout.definition.activity import Activity
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store, retry_while_away
-from turnout.store.places import Patience
 
 YOUNG_S = 0.5
 """For so long a job waits in hand, before it is put into the line: that costs several writes, and most wait for less
 where a limit lets many through."""
+
+
+_Taken: TypeAlias = dict[str, tuple[LimitKey, Entry]]
+"""What was taken of each limit, by its key."""
 
 
 class Seat(Protocol):
@@ -38,19 +41,20 @@ class Seat(Protocol):
 
 
 class Admission:
-    """The places of the job that was delivered: all that its activity asks for, or none."""
+    """The places of the job that was delivered: all that its activity asks for, or none. The patience of the job."""
 
     def __init__(self, store: Store, activity: Activity[..., Any], delivery: Delivery, node: str, seat: Seat) -> None:
         self._seat = seat
         self._stood = False
-        self._young_until = asyncio.get_running_loop().time() + YOUNG_S
+        self._young_until: float | None = None
         self._store = store
         self._activity = activity
         self._delivery = delivery
         self._node = node
-        self._keys = activity.fixed_limit_keys or ()
+        self._fixed = activity.fixed_limit_keys
+        self._keys = self._fixed or ()
         self._keyed: Body | None = None
-        self._taken: dict[tuple[int, int], tuple[Holder, dict[LimitKey, Entry]]] = {}
+        self._taken: dict[tuple[int, int], tuple[Holder, _Taken]] = {}
         """What was taken for which attempt, by its generation and turn."""
 
     async def take(self, generation: int, turn: int, payload: Body) -> LimitKey | None:
@@ -59,71 +63,71 @@ class Admission:
 
         Errors are those of the connection; what was taken before is still taken, and taking it again changes nothing.
         """
-        if self._activity.fixed_limit_keys is None and payload != self._keyed:
+        if self._fixed is None and payload != self._keyed:
             self._keys, self._keyed = await self._find_keys(payload), payload
-        delivery, now = self._delivery, self._store.connection.now()
-        holder = Holder(delivery.activity, delivery.id, generation, turn, now, self._node)
-        _, taken = self._taken.setdefault((generation, turn), (holder, {}))
+        delivery, places, attempt = self._delivery, self._store.places, (generation, turn)
+        if attempt not in self._taken:
+            spec, now = delivery.spec, self._store.connection.now()
+            self._taken[attempt] = Holder(spec.activity, spec.id, generation, turn, now, self._node), {}
+        holder, taken = self._taken[attempt]
         rank = priority_of(delivery.message.priority)
+        # It may wait in hand while it holds nothing of another limit. Not for a place of its payload's own: those
+        # behind it in the queue may want others.
+        patient = not taken and not delivery.replaced and self._fixed is not None
         for key in self._keys:  # in one order everywhere: no two jobs wait for each other
-            if taken.get(key) is Entry.passed:
+            if key.key in taken and taken[key.key][1] is Entry.passed:
                 continue
-            entry = await self._store.places.take(key, holder, rank, self._patience(taken))
+            entry = await places.take(key, holder, rank, self if patient else None)
             if entry is not Entry.refused:
-                taken[key] = entry
-            if not self._sits() or entry is Entry.refused:
+                taken[key.key] = key, entry
+                patient = False
+            sits = not self._stood or self._sits()
+            if not sits or entry is Entry.refused:
                 await self._give_back(holder, taken, key)
                 return key
             reach("execute.admitted")
         return None
 
-    def _patience(self, taken: dict[LimitKey, Entry]) -> Patience | None:
-        """How the job may wait in hand: while it is young and holds nothing of another limit. Not for a place of its
-        payload's own: those behind it in the queue may want others."""
-        if taken or self._delivery.replaced or self._activity.fixed_limit_keys is None:
-            return None
-        return Patience(self._young_until, self._may_wait)
-
-    def _may_wait(self) -> bool:
+    def lasts(self) -> bool:
+        """Whether the job may wait in hand for its place: while it is young, and by the leave of its seat."""
+        now = asyncio.get_running_loop().time()
+        if self._young_until is None:
+            self._young_until = now + YOUNG_S
+        if now >= self._young_until:
+            return False
         self._stood = self._stood or self._seat.stand()
         return self._stood and not self._seat.closed
 
     def _sits(self) -> bool:
-        """Whether the job has a slot, if it has left its own."""
-        stood, self._stood = self._stood, False
-        return not stood or self._seat.sit()
+        """Whether the job has a slot again, which has left its own."""
+        self._stood = False
+        return self._seat.sit()
 
-    async def _give_back(self, holder: Holder, taken: dict[LimitKey, Entry], full: LimitKey) -> None:
+    async def _give_back(self, holder: Holder, taken: _Taken, full: LimitKey) -> None:
         """Free what was taken for nothing, and what was kept for the job if it comes from the line of another limit."""
-        others = [key for key in self._keys if key not in taken and key != full]
+        others = [key for key in self._keys if key.key not in taken and key != full]
         for key in others if self._delivery.replaced else ():
             await self._store.places.leave(key, holder)
-        for key, entry in list(taken.items()):
+        for key, entry in list(taken.values()):
             if entry is Entry.passed:
-                del taken[key]  # before: a token that is given back twice would be one too many
+                del taken[key.key]  # before: a token that is given back twice would be one too many
             await self._store.places.leave(key, holder, unused=True)
-            taken.pop(key, None)
+            taken.pop(key.key, None)
 
-    def leave(self, finishing: set[asyncio.Future[Any]]) -> None:
-        """Free all that was taken: the attempt has ended here. What is under way then is in `finishing` meanwhile."""
-        for key, holder in self._held():
-            finishing.add(freed := self._store.places.leave(key, holder))
-            freed.add_done_callback(partial(self._freed, finishing, key, holder))
-
-    def _freed(
-        self, finishing: set[asyncio.Future[Any]], key: LimitKey, holder: Holder, freed: asyncio.Future[Entry]
-    ) -> None:
-        finishing.discard(freed)
-        if not freed.cancelled() and freed.exception() is not None:
-            leaving = retry_while_away(partial(self._store.places.leave, key, holder))
-            finishing.add(task := asyncio.get_running_loop().create_task(leaving))
-            task.add_done_callback(finishing.discard)
+    def leave(self) -> None:
+        """Free all that was taken: the attempt has ended here. Nobody has to wait for that."""
+        for holder, taken in self._taken.values():
+            for key, entry in taken.values():
+                if entry is Entry.held:
+                    self._store.places.let_go(key, holder)
 
     async def leave_over(self, record: JobRecord) -> None:
         """Free what was taken for nothing: the record tells what is over; other attempts may be at work elsewhere."""
-        for key, holder in self._held():
+        for holder, taken in self._taken.values():
             if is_over(holder, record.state, record.generation, record.begun):
-                await retry_while_away(partial(self._store.places.leave, key, holder))
+                for key, entry in taken.values():
+                    if entry is Entry.held:
+                        await retry_while_away(partial(self._store.places.leave, key, holder))
         if self._delivery.replaced and record.state is JobState.queued and record.waits_for is None:
             await retry_while_away(partial(self._leave_in_vain, record))
 
@@ -139,14 +143,9 @@ class Admission:
         for key in await self._find_keys(record.spec.payload):
             await self._store.places.leave(key, holder)
 
-    def _held(self) -> list[tuple[LimitKey, Holder]]:
-        """The places that were taken."""
-        taken = self._taken.values()
-        return [(key, holder) for holder, keys in taken for key, entry in keys.items() if entry is Entry.held]
-
     async def _find_keys(self, payload: Body) -> tuple[LimitKey, ...]:
-        if (fixed := self._activity.fixed_limit_keys) is not None:
-            return fixed
+        if self._fixed is not None:
+            return self._fixed
         try:
             return self._activity.limit_keys(await self._store.payloads.get(payload))
         except ObjectGone:

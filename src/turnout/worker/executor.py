@@ -30,7 +30,7 @@ from turnout.definition.bounds import Bounds
 from turnout.errors import PayloadTooLarge, TurnoutError, UnreadableRecord
 from turnout.nats.stream import ACK
 from turnout.once import log_rarely
-from turnout.store.perform import Applied, Gates, OnSaved, Performer, Store, retry_while_away
+from turnout.store.perform import UNAVAILABLE, Applied, Gates, OnSaved, Performer, Store, retry_while_away
 from turnout.store.records import Versioned
 from turnout.telemetry import attempts, spans
 from turnout.telemetry.attempts import AttemptSpan
@@ -94,8 +94,7 @@ class Executor:
         self._aborting = False
         self._declining: set[asyncio.Task[Applied]] = set()
         self.finishing: set[asyncio.Future[Any]] = set()
-        """See to what is left of jobs that have ended here: their places of limits, or the word of the workflow that is
-        at work on that."""
+        """See to what is left of jobs that have ended here: the word of the workflow that is at work on that, say."""
         self._store = store
         self._node = parts.id
         self._activities = activities
@@ -126,7 +125,7 @@ class Executor:
             gates=self._gates if admission is None else Gates(self._parts.isolate, admission.take),
         )
         try:
-            job, tracing = await self._start(delivery, nonce, performer)
+            job, tracing = await self._start(delivery, nonce, performer, admission)
             record = job.record
             if record is not None and spec.generation > record.spec.generation:
                 logger.warning(
@@ -145,7 +144,7 @@ class Executor:
                 reach("execute.started")
                 over = await self._attempt(job, performer, lease, tracing)
                 if admission is not None and over:
-                    admission.leave(self.finishing)  # without a slot
+                    admission.leave()  # without a slot
             elif admission is not None and record is not None:
                 await admission.leave_over(record)
         except NodeStops:
@@ -190,14 +189,26 @@ class Executor:
         if waiting >= self._parts.slots:
             log_rarely(logger, logging.WARNING, "waiting", _ALL_WAIT, waiting)
 
-    async def _start(self, delivery: Delivery, nonce: str, performer: Performer) -> tuple[Versioned, AttemptSpan]:
+    async def _start(
+        self, delivery: Delivery, nonce: str, performer: Performer, admission: Admission | None
+    ) -> tuple[Versioned, AttemptSpan]:
         """Decide whether the job starts; its span begins before, since the start record names it."""
         activity, job_id = delivery.spec.activity, delivery.spec.id
         if (bounds := self._activities[activity].settings.bounds) is not None:
             delivery = await self._within_bounds(delivery, bounds)
         # A message that was requeued carries on what earlier attempts began, and their record says what.
         first = delivery.number == 1 and delivery.spec.generation == 1 and not delivery.replaced
-        requires = delivery.spec.options.requires
+        wanted = delivery.spec.options.requires
+        requires = wanted if wanted and not self._fits(wanted) else None
+        admitted = full = None
+        if admission is not None and first and requires is None and not delivery.doubtful:
+            # No more than that would be decided first, mostly. Where something else may keep it from its start, that is
+            # looked at before it takes a place.
+            try:
+                full = await admission.take(delivery.spec.generation, 1, delivery.spec.payload)
+                admitted = (delivery.spec.generation, 1) if full is None else None
+            except UNAVAILABLE:
+                pass  # it is asked for again
         job = Versioned() if first else await retry_while_away(lambda: self._store.registry.load(activity, job_id))
         tracing = attempts.begin(job.record, delivery, self._node, self._store.names.bare)
         event = Received(
@@ -206,8 +217,10 @@ class Executor:
             nonce=nonce,
             now=self._store.connection.now(),
             rules=self._activities[activity].rules,
-            limited=bool(self._activities[activity].limits),
-            requires=requires if requires and not self._fits(requires) else None,
+            limited=admission is not None,
+            admitted=admitted,
+            full=full,
+            requires=requires,
             span_id=spans.span_id(tracing.span),
         )
         # What was read for the span is not decided upon: between then and now the job may have gone (P9).

@@ -254,6 +254,7 @@ class Runner:
             async with asyncio.timeout(CLEANUP_S):
                 while self._executor.finishing:  # what fails there goes on as another
                     await asyncio.wait(self._executor.finishing)
+                await self._store.places.settled()
         if self._loops:
             await asyncio.wait(self._loops)
         self._draining = True
