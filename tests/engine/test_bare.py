@@ -305,12 +305,15 @@ async def test_a_huge_body(publish: Publish, turnout_client: Client, turnout_wor
 async def test_a_huge_body_that_is_invalid(
     publish: Publish, turnout_client: Client, turnout_worker: WorkerFactory, body: bytes
 ) -> None:
-    """A bad body as large as the server takes is faulted like a small one, and replayable from its dead letter."""
+    """A bad body as large as the server takes is faulted like a small one, and replayable from its dead letter. Bytes
+    that are no UTF-8 are spelt out at its beginning, the others have a sign each: spelling all of them takes long."""
     async with turnout_worker(size):
         publish("size", body)
         info = await ended(turnout_client)
     assert (info.state, info.attempt <= 1) == ("faulted", True)
     assert len([fault async for fault in turnout_client.faults()]) == 1
+    if body.startswith(b"\xff"):
+        assert info.payload == "\\xff" * 16_384 + "\ufffd" * (len(body) - 16_384)
 
 
 async def test_a_huge_queued_body_can_be_cancelled_and_retried(

@@ -108,6 +108,9 @@ def message_headers(
     return headers
 
 
+_SPELT_OUT = 16 * 1024
+"""How much of a body that is no UTF-8 is spelt out, in bytes."""
+
 _PLAIN = frozenset({MSG_ID, "Nats-Expected-Last-Subject-Sequence"})
 """The headers of the plainest submission: nothing of them becomes part of a job."""
 
@@ -187,7 +190,7 @@ def parse_delivery(
         try:
             payload = Body(text=data.decode(), size=len(data))
         except UnicodeDecodeError as error:
-            payload = Body(text=data.decode(errors="backslashreplace"), size=len(data))
+            payload = Body(text=_spelt_out(data, error.start), size=len(data))
             problem = ErrorInfo("InvalidPayload", f"the payload is not UTF-8: {error}")
     spec = JobSpec(
         id=name,
@@ -290,6 +293,21 @@ def _parse_ref(text: str | None) -> Body:
 
 
 def parse_body(data: bytes, headers: Mapping[str, str]) -> Body:
-    """The body that a message carries, or that its header says is in the object store. What is no UTF-8 is escaped."""
+    """The body that a message carries, or that its header says is in the object store; no UTF-8 is spelt out."""
     body = _parse_ref(headers.get(PAYLOAD))
-    return body if body.ref is not None else Body(text=data.decode(errors="backslashreplace"), size=len(data))
+    if body.ref is not None:
+        return body
+    try:
+        return Body(text=data.decode(), size=len(data))
+    except UnicodeDecodeError as error:
+        return Body(text=_spelt_out(data, error.start), size=len(data))
+
+
+def _spelt_out(data: bytes, begin: int) -> str:
+    """A body that is no UTF-8 from `begin` on, for people to look at: from there bytes are spelt out, as in `\\xff`.
+
+    That takes 0.2 us for each, on the event loop: so no more than so many are, and a sign stands for the others.
+    """
+    end = begin + _SPELT_OUT
+    spelt = data[begin:end].decode(errors="backslashreplace")
+    return data[:begin].decode() + spelt + data[end:].decode(errors="replace")

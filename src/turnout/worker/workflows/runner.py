@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from turnout import wire
-from turnout.core.spec import Body
 from turnout.core.workflows.task import Starting, first_record
 from turnout.core.workflows.values import InputKind, Start, WorkflowState
 from turnout.definition.workflow import Workflow, workflow_of
@@ -176,7 +175,7 @@ class WorkflowRunner:
         at, workflow_id = wakeup.time_ns / 1e9, wire.bare_id(wakeup.seq, wakeup.time_ns, headers)
         workflow = self._workflows[wakeup.name]
         start = Start(
-            payload=_payload(wakeup.data),
+            payload=wire.parse_body(wakeup.data, {}),
             at=at,
             wake=wakeup.seq,
             labels=workflow.settings.labels,
@@ -198,13 +197,6 @@ class WorkflowRunner:
         own = histories.input_headers(life=life)
         await self._store.inbox.append(wakeup.name, workflow_id, InputKind.start, headers=own)
         self._settling.remove(wakeup)
-
-
-def _payload(data: bytes) -> Body:
-    try:
-        return Body(text=data.decode(), size=len(data))
-    except UnicodeDecodeError:
-        return Body(text=data.decode(errors="backslashreplace"), size=len(data))
 
 
 def workflows_by_name(given: Any) -> dict[str, Workflow[..., Any]]:
