@@ -26,6 +26,7 @@ from turnout.core.workflows.values import Ending
 from turnout.definition.activity import Activity
 from turnout.definition.hooks import Hooks
 from turnout.errors import DefinitionError, InvalidValue
+from turnout.nats.once import AWAY_S
 from turnout.store.nodes import MAX_TTL_S
 from turnout.store.perform import Performer
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
@@ -164,9 +165,10 @@ class Worker:
         return running_stacks(self._runner.attempts if self._runner is not None else [])
 
     async def start(self) -> None:
-        """Returns when the node is registered and pulling."""
+        """Returns when the node is registered and pulling. A connection that is away for a moment is waited for."""
         if self._runner is not None:
             raise DefinitionError("this worker has been started before; make a new one")
+        await self._client.store.connection.wait_up(timeout_s=AWAY_S)
         node = attrs.evolve(self._node, started_at=self._client.store.connection.now())
         self._caller = self._make_caller()
         settings = RunnerSettings(

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import attrs
 
 from turnout import bounded
+from turnout.client.away import outwaits
 from turnout.client.filters import JobFilters, asked, only_of
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
@@ -33,6 +34,7 @@ class BulkMethods:
     _reader: Reader
     _performer: Performer
 
+    @outwaits
     async def cancel_jobs(self, *, reason: str = "", **filters: Unpack[JobFilters]) -> int:
         """Cancel every job that has not ended and matches; how many that were. Those that run are asked to stop.
 
@@ -41,6 +43,7 @@ class BulkMethods:
         given_reason(reason)
         return await self._each(filters, CANCELLABLE, lambda handle: handle.cancel(reason))
 
+    @outwaits
     async def retry_jobs(self, *, checkpoint: bool = True, **filters: Unpack[JobFilters]) -> int:
         """Run every faulted or cancelled job that matches again; how many that were. `checkpoint`: as of a job's retry.
 
@@ -48,6 +51,7 @@ class BulkMethods:
         """
         return await self._each(filters, RETRYABLE, lambda handle: handle.retry(checkpoint=checkpoint))
 
+    @outwaits
     async def delete_jobs(self, *, unbegun: bool = False, **filters: Unpack[JobFilters]) -> int:
         """Forget every job that has ended and matches; how many that were.
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import attrs
 
+from turnout.client.away import is_there, outwaits
 from turnout.client.bulk import BulkMethods
 from turnout.client.filters import (
     Filters,
@@ -50,6 +51,9 @@ R = TypeVar("R")
 class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseMethods, LimitMethods):
     """Submits jobs and asks about them, over one connection. Use it on the event loop that connected it.
 
+    Whatever it or one of its handles is asked while the connection is away, because the server restarts, say, waits for
+    that for up to 15 s before it is sent; ServerUnavailable then. What has a `timeout` keeps to that alone.
+
     async with Client.connect("nats://127.0.0.1:4222") as client:
         handle = await client.submit(convert_video, path="a.mp4")
         print(await handle.result())
@@ -57,7 +61,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
 
     def __init__(self, connection: Connection, names: Names, options: ConnectOptions) -> None:
         self.connect_options = options
-        self.store = Store.over(connection, names)
+        self._store = self.store = Store.over(connection, names)
         performer = Performer(self.store)
         self._performer = performer
         self._reader = Reader(self.store, performer)
@@ -124,6 +128,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
 
     # --- the namespace ------------------------------------------------------------------------------------------------
 
+    @outwaits
     async def set_retention(self, retention: Retention) -> None:
         """Keep the records of ended jobs for so long, whoever ends them: it is a setting of the namespace.
 
@@ -160,6 +165,8 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         """
         ref = as_activity(activity)
         text = ref.bind(*args, **kwargs) if isinstance(ref, Activity) else self._submitter.untyped(ref, args, kwargs)
+        if not self.store.connection.up:  # what `outwaits` does, without its call: nothing is asked more often
+            await is_there(self.store)
         if not isinstance(ref, Activity):
             await self._submitter.contracts.check(ref.name, [text])
         since = asyncio.get_running_loop().time()
@@ -184,6 +191,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
     async def submit_many(
         self, activity: str | NamedActivity, payloads: Iterable[Any], *, ids: Sequence[str] | None = None
     ) -> list[AnyHandle]: ...
+    @outwaits
     async def submit_many(
         self, activity: str | ActivityRef, payloads: Iterable[Any], *, ids: Sequence[str] | None = None
     ) -> list[AnyHandle]:
@@ -215,6 +223,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         valid_name(job_id, "id")
         return self._handle(job_id, None if activity is None else as_activity(activity))
 
+    @outwaits
     async def jobs(
         self,
         *,
@@ -251,6 +260,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
             async for info in jobs:
                 yield info
 
+    @outwaits
     async def count(
         self,
         *,
@@ -270,10 +280,12 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
             self._asked({**given, "workflow": workflow, "schedule": schedule, "group": group, "error": error})
         )
 
+    @outwaits
     async def nodes(self) -> list[NodeInfo]:
         """The living nodes."""
         return await self.store.nodes.living()
 
+    @outwaits
     async def drain_node(self, node_id: str) -> bool:
         """Ask a node to take no more jobs and to stop; False when no node of this id answers.
 
@@ -282,6 +294,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         """
         return await self.store.nodes.drain(valid_name(node_id, "node_id"))
 
+    @outwaits
     async def activities(self) -> list[ActivityInfo]:
         """The activities that workers have declared; `.nodes` of 0 tells that nobody works on one now."""
         pauses = await self.store.pauses.held()
@@ -290,6 +303,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
             for each in await self.store.nodes.activities()
         ]
 
+    @outwaits
     async def faults(
         self,
         *,
@@ -308,6 +322,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
 
     # --- dead letters -------------------------------------------------------------------------------------------------
 
+    @outwaits
     async def replay(self, job_id: str, activity: str | ActivityRef | None = None) -> AnyHandle:
         """Run a faulted (or cancelled) job again, also when only its dead letter is left; returns when that is stored.
 
@@ -318,6 +333,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         await handle.retry()
         return handle
 
+    @outwaits
     async def replay_faults(
         self,
         *,
@@ -335,6 +351,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
         """
         return await self._replays.every(self._faulted(activity, since, error_type, label))
 
+    @outwaits
     async def count_faults(
         self,
         *,
@@ -358,6 +375,7 @@ class Client(WorkflowMethods, ScheduleMethods, GroupMethods, BulkMethods, PauseM
     ) -> DeadLetterFilter:
         return DeadLetterFilter(activity_name(activity), self._since(since), error_name(error_type), label_of(label))
 
+    @outwaits
     async def drop_fault(self, job_id: str, activity: str | ActivityRef | None = None) -> int:
         """Remove the dead letters of a job; its record stays as it is. How many there were; JobNotFound for none."""
         valid_name(job_id, "job_id")

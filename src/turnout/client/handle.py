@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from turnout.client.away import outwaits
 from turnout.client.filters import limit_of
 from turnout.client.info import JobInfo, LogLine
 from turnout.client.job_logs import JobLogs
@@ -71,6 +72,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         """The activity's name; None until the first call when the handle was made from an id alone."""
         return self._activity
 
+    @outwaits
     async def info(self) -> JobInfo:
         """The job as it stands. JobNotFound when there is none."""
         return await self._reader.info(await self._reader.read(await self._named(), self.id))
@@ -106,6 +108,7 @@ class JobHandle(OutsideMethods, Generic[R]):
                 raise
             raise TimeoutError(f"job {self.id} has not ended after {limit_s:g} s; it goes on") from None
 
+    @outwaits
     async def cancel(self, reason: str = "") -> None:
         """Ask for the job's end. A job that has not started is cancelled when this returns; a running one has been
         asked to stop; for one that has ended nothing happens. The reason (its first 1,000 characters) is kept."""
@@ -117,6 +120,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         event = CancelRequested(reason=kept, now=now, delivery=found)
         await self._performer.apply(activity, self.id, event)
 
+    @outwaits
     async def retry(self, *, checkpoint: bool = True) -> None:
         """Run a faulted or cancelled job again: same id, fresh budgets, its last checkpoint kept.
 
@@ -129,6 +133,7 @@ class JobHandle(OutsideMethods, Generic[R]):
             self._activity = await replays.locate(self.id)
         await replays.again(self._activity, self.id, checkpoint=checkpoint)
 
+    @outwaits
     async def set_priority(self, priority: int) -> None:
         """Let a job that waits start before others, or after them: 1 first, 5 last.
 
@@ -138,6 +143,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         """
         await self._prioritize(checked_priority(priority), at_once=False)
 
+    @outwaits
     async def run_now(self) -> None:
         """Let a job that waits start as soon as it can: as one of priority 1, and before its time if it waits for a
         delay or a retry.
@@ -156,6 +162,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         if record is not None and _ends_or_runs(record):
             raise InvalidState(f"job {self.id} is {record.state}; only a job that waits has a priority to change")
 
+    @outwaits
     async def delete(self, *, unbegun: bool = False) -> None:
         """Forget a job that has ended: its message first, then its record, its log lines and its large bodies.
 
@@ -225,6 +232,7 @@ class JobHandle(OutsideMethods, Generic[R]):
                     return
                 before = info
 
+    @outwaits
     async def logs(self, limit: int | None = None, *, attempt: int | None = None) -> list[LogLine]:
         """The last lines that the job's code has given to `job.log`, of all attempts in order or of one.
 
@@ -234,6 +242,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         most = limit_of(limit)
         return await (await self._logs()).last(most, attempt)
 
+    @outwaits
     async def follow_logs(
         self, limit: int | None = None, *, attempt: int | None = None
     ) -> AsyncGenerator[LogLine, None]:

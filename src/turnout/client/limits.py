@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 
+from turnout.client.away import outwaits
 from turnout.client.info import instant
 from turnout.core.limits import Effective, Holder, Rule, effective
 from turnout.core.plain import Plain
@@ -52,6 +53,7 @@ class LimitMethods:
 
     store: Store
 
+    @outwaits
     async def set_limit(
         self,
         name: str,
@@ -84,6 +86,7 @@ class LimitMethods:
         await self.store.limits.give(name, rule, until)
         await self._hand_on(name)
 
+    @outwaits
     async def clear_limit(self, name: str) -> None:
         """End what `set_limit` has set, or `slow_down`: what is declared counts again. Nothing happens if nothing was.
 
@@ -100,6 +103,7 @@ class LimitMethods:
             if name in (key.key, key.name):
                 await self.store.places.hand_on(key, line.lanes)
 
+    @outwaits
     async def limits(self) -> AsyncGenerator[LimitInfo]:
         """Every limit that was declared or set, by name, and each key that somebody holds or waits for just now.
 

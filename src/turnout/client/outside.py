@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from turnout.client.away import outwaits
 from turnout.client.reader import Reader
 from turnout.core.ends import OUTSIDE_ERROR
 from turnout.core.events import Answered, KeptAlive
@@ -33,6 +34,7 @@ class OutsideMethods:
     _performer: Performer
     _store: Store
 
+    @outwaits
     async def complete(self, value: Any = None, attempt: int | None = None) -> None:
         """The job has ended with this result, which has to fit the activity's return type: InvalidValue if not.
 
@@ -44,6 +46,7 @@ class OutsideMethods:
         body = await self._store.payloads.put(text, "result", self.id)
         await self._answer(activity, Answer(attempt, result=body))
 
+    @outwaits
     async def fail(self, message: str, fatal: bool = False, attempt: int | None = None) -> None:
         """The attempt has failed, as `message` says: the retry policy decides what follows, unless it is `fatal`.
 
@@ -55,6 +58,7 @@ class OutsideMethods:
         error = ErrorInfo(OUTSIDE_ERROR, message)
         await self._answer(await self._named(), Answer(attempt, error=error, fatal=bool(fatal)))
 
+    @outwaits
     async def heartbeat(self, attempt: int | None = None) -> None:
         """Somebody is at work on it: the timeout of `CompleteLater` begins anew.
 
@@ -62,6 +66,7 @@ class OutsideMethods:
         """
         await self._keep_alive(attempt, None)
 
+    @outwaits
     async def progress(
         self, done: float, total: float | None = None, message: str = "", attempt: int | None = None
     ) -> None:

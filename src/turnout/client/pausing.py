@@ -6,6 +6,7 @@ import logging
 from datetime import timedelta
 
 from turnout.bounded import each
+from turnout.client.away import outwaits
 from turnout.core.failure import one_line
 from turnout.core.retry import seconds
 from turnout.core.spec import valid_name
@@ -25,6 +26,7 @@ class PauseMethods:
 
     store: Store
 
+    @outwaits
     async def pause(
         self, activity: str | ActivityRef, note: str = "", duration: float | timedelta | None = None
     ) -> None:
@@ -51,6 +53,7 @@ class PauseMethods:
         await self._announce(name)
         await self._tell_lines(name, paused=True)
 
+    @outwaits
     async def resume(self, activity: str | ActivityRef) -> None:
         """Begin attempts of this activity again; nothing happens if it is not paused. ActivityNotFound as of `pause`.
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TypeVar
 
 from turnout import wire
+from turnout.client.away import outwaits
 from turnout.client.counting import Counting
 from turnout.client.filters import Filters
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
@@ -44,6 +45,7 @@ class Reader:
         self._store = store
         self._performer = performer
 
+    @outwaits
     async def locate(self, job_id: str) -> str:
         """The activity of the job with this id. JobNotFound, AmbiguousJob."""
         for _ in range(2):

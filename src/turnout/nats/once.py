@@ -28,6 +28,9 @@ _TRIES = 3
 _RETRY_S = 5.0
 _LEADERLESS_S = 6.0
 
+AWAY_S = _TRIES * _RETRY_S
+"""For so long a connection that is away is waited for before anything was sent."""
+
 _UNANSWERED = "nobody has said whether the message on %s is stored, and it is sent again under its id: %s"
 
 

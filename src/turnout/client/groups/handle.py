@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from turnout import wire
 from turnout.bounded import each
+from turnout.client.away import outwaits
 from turnout.client.groups.info import GroupInfo, group_info
 from turnout.client.handle import JobHandle, failure_of
 from turnout.client.info import JobInfo
@@ -55,6 +56,7 @@ class GroupHandle(Generic[R]):
     def __repr__(self) -> str:
         return f"<GroupHandle {self.id}>"
 
+    @outwaits
     async def info(self) -> GroupInfo:
         """The group as it stands. GroupNotFound when there is none."""
         return await info_of(self._members, await self._record())
@@ -67,8 +69,8 @@ class GroupHandle(Generic[R]):
         when the record of a job has expired.
         """
         limit_s = None if timeout is None else seconds(timeout, "timeout")
-        record = await self._record()
-        if record.finished_at is None:
+        record = await self._reader.unless_away(self._record())
+        if record is None or record.finished_at is None:
             record = await self._finished(limit_s)
         activity_of = await self._members.activities(record)
         found: list[R | JobFaulted | JobCancelled] = []
@@ -83,6 +85,7 @@ class GroupHandle(Generic[R]):
             found += [result for (result,) in await each(one, numbers, _AT_ONCE)]
         return found
 
+    @outwaits
     async def jobs(self) -> AsyncGenerator[JobInfo]:
         """Its jobs in order. One whose record has expired, or that is not submitted yet, is left out."""
         record = await self._record()
@@ -93,6 +96,7 @@ class GroupHandle(Generic[R]):
                 if info is not None:
                     yield info
 
+    @outwaits
     async def cancel(self, reason: str = "") -> None:
         """Ask every job of it to end that has not, as `JobHandle.cancel` does; also those that somebody is about to
         submit. Nothing happens to a group that has finished. What is to follow when all have ended does."""

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import attrs
 
+from turnout.client.away import outwaits
 from turnout.client.groups.handle import GroupHandle, info_of
 from turnout.client.groups.info import GroupInfo
 from turnout.client.handle import AnyHandle
@@ -100,6 +101,7 @@ class GroupMethods:
         then: str | ActivityRef | None = None,
         then_on: ThenOn = "ended",
     ) -> GroupHandle[Any]: ...
+    @outwaits
     async def submit_group(
         self,
         activity: str | ActivityRef | Iterable[tuple[str | ActivityRef, Any]],
@@ -147,6 +149,7 @@ class GroupMethods:
         the activity's type."""
         return self._group(valid_group_id(group_id), [] if activity is None else [as_activity(activity)])
 
+    @outwaits
     async def groups(self) -> AsyncGenerator[GroupInfo]:
         """The groups whose records are kept, the newest first."""
         kept = {each.record.id: each.record async for _, each in self.store.groups.written_since(0) if each.record}

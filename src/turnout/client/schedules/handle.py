@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 from turnout.bounded import each
+from turnout.client.away import outwaits
 from turnout.client.handle import AnyHandle
 from turnout.client.schedules.info import ScheduleInfo, schedule_info
 from turnout.client.workflows.handle import AnyWorkflowHandle
@@ -37,10 +38,12 @@ class ScheduleHandle:
     def __repr__(self) -> str:
         return f"<ScheduleHandle {self.name}>"
 
+    @outwaits
     async def info(self) -> ScheduleInfo:
         """The schedule as it stands. ScheduleNotFound when there is none."""
         return await info_of(self._store, self._runs, (await self._load())[0])
 
+    @outwaits
     async def pause(self, note: str = "") -> None:
         """Fire no more until `resume`. The note is kept, and shown. Runs that have begun go on."""
         if not isinstance(note, str):
@@ -48,12 +51,14 @@ class ScheduleHandle:
         now = self._store.connection.now()
         await self._change(lambda record: record.pause(one_line(note), now))
 
+    @outwaits
     async def resume(self) -> None:
         """Fire again; what was missed meanwhile goes by the schedule's `catch_up`."""
         now = self._store.connection.now()
         await self._change(lambda record: record.resume(now))
         await self._store.schedules.wake(self.name)
 
+    @outwaits
     async def trigger(self) -> RunHandle:
         """Run it now, also while it is paused, whatever else runs, and leave the plan alone. The run's handle."""
         record, _ = await self._load()
@@ -63,6 +68,7 @@ class ScheduleHandle:
         await self._note([Run(now, begun)])
         return self._of_run(record.job, begun)
 
+    @outwaits
     async def backfill(self, start: dt.datetime, end: dt.datetime) -> list[RunHandle]:
         """Run each tick of the plan from `start` to `end`, which lie in the past; their handles, the oldest first.
 
@@ -75,6 +81,7 @@ class ScheduleHandle:
         await self._note([Run(ids[name], name) for name, new in zip(ids, begun, strict=True) if new])
         return [self._of_run(record.job, name) for name in ids]
 
+    @outwaits
     async def delete(self) -> None:
         """Remove the schedule, and its ticks. Runs that have begun go on."""
         while True:

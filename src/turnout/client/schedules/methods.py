@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from turnout.client.away import outwaits
 from turnout.client.handle import AnyHandle
 from turnout.client.schedules.handle import RunHandle, ScheduleHandle, info_of
 from turnout.client.schedules.info import ScheduleInfo
@@ -47,6 +48,7 @@ class ScheduleMethods:
     _starter: Starter
     _handle: Callable[[str, ActivityRef | None], AnyHandle]
 
+    @outwaits
     async def add_schedule(
         self, name: str, schedule: Schedule, activity: Scheduled, /, *args: Any, **kwargs: Any
     ) -> ScheduleHandle:
@@ -69,12 +71,14 @@ class ScheduleMethods:
         refuse_within(_AROUND)
         return ScheduleHandle(schedule_name(name), self.store, self._scheduled_runs, self._of_run)
 
+    @outwaits
     async def schedules(self) -> AsyncGenerator[ScheduleInfo]:
         """All schedules, by their names."""
         records = [record async for record in self.store.schedules.scan()]
         for record in sorted(records, key=lambda record: record.name):
             yield await info_of(self.store, self._scheduled_runs, record)
 
+    @outwaits
     async def sync_schedules(self, wanted: Mapping[str, tuple[Any, ...]], *, prefix: str) -> None:
         """Have just these schedules among those whose names begin with `prefix`: add, replace, and delete the rest.
 

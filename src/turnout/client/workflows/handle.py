@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import attrs
 
+from turnout.client.away import outwaits
 from turnout.client.workflows.asker import WITHIN_S, Asker
 from turnout.client.workflows.forker import Forked, Forker
 from turnout.client.workflows.history import History
@@ -25,6 +26,7 @@ from turnout.definition.handlers import NamedUpdate, Query, Signal, Update
 from turnout.definition.workflow import named_call
 from turnout.errors import InvalidState, WorkflowCancelled, WorkflowExists, WorkflowFaulted, WorkflowTerminated
 from turnout.store.histories import Stored
+from turnout.store.perform import Store
 from turnout.store.starts import IdTaken
 
 P = ParamSpec("P")
@@ -36,6 +38,7 @@ T = TypeVar("T")
 class Reach:
     """What a handle reaches its workflow by."""
 
+    store: Store
     reader: WorkflowReader
     sender: Sender
     updater: Updater
@@ -60,6 +63,7 @@ class WorkflowHandle(Generic[R]):
         first_update: UpdateHandle[Any] | None = None,
     ) -> None:
         self.id = workflow_id
+        self._store = reach.store
         self._reader = reach.reader
         self._sender = reach.sender
         self._updater = reach.updater
@@ -74,10 +78,12 @@ class WorkflowHandle(Generic[R]):
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.id}>"
 
+    @outwaits
     async def info(self) -> WorkflowInfo:
         """The workflow as it stands. WorkflowNotFound when there is none."""
         return await self._reader.info(await self._reader.newest(self.id))
 
+    @outwaits
     async def history(self) -> History:
         """The events of the newest run. WorkflowNotFound when there is none."""
         return await self._reader.history(self.id)
@@ -117,6 +123,7 @@ class WorkflowHandle(Generic[R]):
     async def signal(self, signal: Signal[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
     @overload
     async def signal(self, signal: str, /, *args: Any, **kwargs: Any) -> None: ...
+    @outwaits
     async def signal(self, signal: str | Signal[Any, Any], /, *args: Any, **kwargs: Any) -> None:
         """Send a signal; returns when it is stored.
 
@@ -157,6 +164,7 @@ class WorkflowHandle(Generic[R]):
     async def update(self, update: Update[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     async def update(self, update: str | NamedUpdate, /, *args: Any, **kwargs: Any) -> Any: ...
+    @outwaits
     async def update(self, update: str | NamedUpdate | Update[Any, Any], /, *args: Any, **kwargs: Any) -> Any:
         """Send an update and wait for what its handler returns; the errors of `UpdateHandle.result`.
 
@@ -173,6 +181,7 @@ class WorkflowHandle(Generic[R]):
     async def start_update(self, update: Update[P, T], /, *args: P.args, **kwargs: P.kwargs) -> UpdateHandle[T]: ...
     @overload
     async def start_update(self, update: str | NamedUpdate, /, *args: Any, **kwargs: Any) -> UpdateHandle[Any]: ...
+    @outwaits
     async def start_update(
         self, update: str | NamedUpdate | Update[Any, Any], /, *args: Any, **kwargs: Any
     ) -> UpdateHandle[Any]:
@@ -199,6 +208,7 @@ class WorkflowHandle(Generic[R]):
             raise InvalidState(f"workflow {self.id} was not started with an update by this handle: see with_update()")
         return self._first_update
 
+    @outwaits
     async def cancel(self, reason: str = "") -> None:
         """Ask for its end: its code sees CancelledError and may clean up. Returns when that is stored.
 
@@ -206,6 +216,7 @@ class WorkflowHandle(Generic[R]):
         """
         await self._sender.send(self.id, self._life, Given(InputKind.cancel, given_reason(reason)))
 
+    @outwaits
     async def resume(self) -> None:
         """Have a stuck workflow tried again now, by whatever worker has its code. WorkflowNotFound, WorkflowEnded.
 
@@ -214,15 +225,18 @@ class WorkflowHandle(Generic[R]):
         """
         await self._sender.resume(self.id, self._life)
 
+    @outwaits
     async def terminate(self, reason: str = "") -> None:
         """End it at once: no code of it runs any more. WorkflowNotFound, WorkflowEnded."""
         await self._sender.terminate(self.id, self._life, given_reason(reason))
 
+    @outwaits
     async def delete(self) -> None:
         """Forget a workflow that has ended; its id may be started again. InvalidState for one that goes on,
         WorkflowNotFound."""
         await self._sender.delete(self.id, self._life)
 
+    @outwaits
     async def fork(self, at: int, id: str | None = None) -> WorkflowHandle[R]:
         """A new workflow that shares the events before number `at` of this one's newest run, whatever became of that.
 
@@ -232,6 +246,7 @@ class WorkflowHandle(Generic[R]):
         """
         return await self._forked(self._forker.fork(self.id, self._life, at, id))
 
+    @outwaits
     async def retry(self, id: str | None = None) -> WorkflowHandle[R]:
         """A new workflow that goes on from where this one faulted: the activity or child that it failed by runs again.
 

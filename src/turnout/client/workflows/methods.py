@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 import attrs
 
 from turnout import bounded
+from turnout.client.away import outwaits
 from turnout.client.filters import has_label, label_of, limit_of, only_of, states_of
 from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
@@ -87,7 +88,7 @@ class WorkflowMethods:
         updater = Updater(self.store, self._workflow_reader, sender)
         asker = Asker(self.store, self._workflow_reader, sender)
         forker = Forker(self.store, self._workflow_reader)
-        self._starter = Starter(self.store, Reach(self._workflow_reader, sender, updater, asker, forker))
+        self._starter = Starter(self.store, Reach(self.store, self._workflow_reader, sender, updater, asker, forker))
         self._workflows_since = since
 
     def make_workflow_reader(self) -> WorkflowReader:
@@ -98,6 +99,7 @@ class WorkflowMethods:
     async def start(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkflowHandle[R]: ...
     @overload
     async def start(self, workflow: str | NamedWorkflow, /, *args: Any, **kwargs: Any) -> AnyWorkflowHandle: ...
+    @outwaits
     async def start(self, workflow: str | WorkflowRef, /, *args: Any, **kwargs: Any) -> AnyWorkflowHandle:
         """Start a workflow; returns when JetStream has stored it.
 
@@ -118,6 +120,7 @@ class WorkflowMethods:
         valid_name(workflow_id, "id")
         return self._starter.workflow(workflow_id, None if workflow is None else as_workflow(workflow))
 
+    @outwaits
     async def workflows(
         self,
         *,
@@ -160,6 +163,7 @@ class WorkflowMethods:
             left_out(workflow_id, error)
             return None
 
+    @outwaits
     async def count_workflows(
         self,
         *,
@@ -176,6 +180,7 @@ class WorkflowMethods:
         counted = Counter([each.state async for _, each in self._workflow_reader.all() if filters.matches(each)])
         return {each: counted[each] for each in WorkflowState}
 
+    @outwaits
     async def cancel_workflows(self, *, reason: str = "", **filters: Unpack[WorkflowFilters]) -> int:
         """Ask every workflow that has not ended and matches to end; how many that were.
 
@@ -186,6 +191,7 @@ class WorkflowMethods:
         """
         return await self._each_workflow(filters, lambda handle: handle.cancel(reason), reason, at_once=_SENT_AT_ONCE)
 
+    @outwaits
     async def terminate_workflows(self, *, reason: str = "", **filters: Unpack[WorkflowFilters]) -> int:
         """End every workflow that has not ended and matches, at once; how many that were. As `cancel_workflows`.
 
