@@ -319,11 +319,11 @@ async def test_a_run_that_waits_for_its_retry_is_still_running(
 
 
 async def test_a_run_that_faults_does_not_stop_the_next(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
-    """Each tick has its run."""
+    """Each tick has its run, and says why it has faulted."""
     client = turnout_client
     async with turnout_worker(fault):
         await client.add_schedule("f", EACH_SECOND, fault)
-        await ran(client, "f", 2, "faulted")
+        assert {run.reason for run in await ran(client, "f", 2, "faulted")} == {"failed: ValueError: never"}
         await client.schedule("f").delete()
 
 

@@ -132,7 +132,7 @@ def _lines(info: ScheduleInfo, now: float) -> list[str]:
 
 
 def _run(run: ScheduleRun) -> Sequence[str]:
-    return output.instant(run.due_at), run.id, run.state, run.reason or ""
+    return output.instant(run.due_at), run.id, run.state, output.one_line(run.reason or "", 80)
 
 
 def _plan(schedule: Schedule) -> str:

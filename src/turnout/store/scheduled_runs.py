@@ -9,10 +9,12 @@ import attrs
 
 from turnout import wire
 from turnout.core.events import CancelRequested, Submitted
+from turnout.core.failure import ErrorInfo
+from turnout.core.record import JobState
 from turnout.core.schedule import Job, ScheduleRecord
 from turnout.core.spec import JobSpec
 from turnout.core.workflows.task import Starting
-from turnout.core.workflows.values import InputKind, Start
+from turnout.core.workflows.values import InputKind, Start, WorkflowState
 from turnout.nats.once import SubjectTaken
 from turnout.store.commit import Committer
 from turnout.store.histories import Stored, is_deleted
@@ -24,6 +26,14 @@ from turnout.telemetry import metrics, spans
 from turnout.wire import histories
 
 
+@attrs.frozen
+class Standing:
+    """How a run stands, and in a few words why it has not completed, where it has failed or somebody has ended it."""
+
+    state: JobState | WorkflowState
+    reason: str | None = None
+
+
 class ScheduledRuns:
     """Begins runs, and says whether they go on. Errors are those of the connection."""
 
@@ -33,20 +43,26 @@ class ScheduledRuns:
         self._starts = Starts(store.inbox, store.histories)
         self._committer = Committer(store)
 
-    async def state(self, job: Job, run_id: str) -> str | None:
-        """The state of a run; None when nothing of it is kept, or nobody has begun it."""
+    async def stands(self, job: Job, run_id: str) -> Standing | None:
+        """How a run stands; None when nothing of it is kept, or nobody has begun it."""
         if job.is_workflow:
             newest = await self._newest(run_id)
-            return None if newest is None else str(newest.record.state)
+            if newest is None:
+                return None
+            failure = newest.record.failure
+            return _standing(newest.record.state, newest.record.reason, failure.error if failure else None)
         record = (await self._store.registry.load(job.name, run_id)).record
         if record is not None:
-            return str(record.state)
+            return _standing(record.state, record.reason, record.error)
         found = await self._store.queue.find_named(job.name, run_id)
-        return None if found is None else "queued"
+        return None if found is None else Standing(JobState.queued)
 
     async def going_on(self, job: Job, run_id: str) -> bool:
         """Whether the run has not ended; one that waits for its retry has not."""
-        return bool(run_id) and await self.state(job, run_id) not in (None, *_FINAL)
+        if not run_id:
+            return False
+        standing = await self.stands(job, run_id)
+        return standing is not None and not standing.state.final
 
     async def begin(self, schedule: ScheduleRecord, run_id: str, *, fresh: bool = False) -> bool:
         """Begin the run; False when it is there already, whoever has begun it.
@@ -54,7 +70,7 @@ class ScheduledRuns:
         `fresh`: it is hardly there, so that is not looked for. A second message of a run that waits is refused, and
         one of a run that has ended is dropped by whoever gets it.
         """
-        if not fresh and await self.state(schedule.job, run_id) is not None:
+        if not fresh and await self.stands(schedule.job, run_id) is not None:
             return False
         names, job = self._store.names, schedule.job
         destination = names.bare_start(job.name) if job.is_workflow else names.bare(job.name)
@@ -124,4 +140,10 @@ class ScheduledRuns:
         return None if newest is None or is_deleted(newest) else newest
 
 
-_FINAL = ("completed", "faulted", "cancelled", "terminated")
+_REASON_CHARS = 200
+
+
+def _standing(state: JobState | WorkflowState, reason: str | None, error: ErrorInfo | None) -> Standing:
+    """An error that was got over is no reason."""
+    said = "" if state == "completed" else ": ".join(str(each) for each in (reason, error) if each)
+    return Standing(state, said[:_REASON_CHARS] or None)

@@ -148,7 +148,7 @@ class Ticks:
         active = await self._runs.going_on(record.job, record.previous)
         fresh = due is not None and not again and not due.missed
         begun = (
-            due is not None and not fresh and await self._runs.state(record.job, record.run_id(due.tick)) is not None
+            due is not None and not fresh and await self._runs.stands(record.job, record.run_id(due.tick)) is not None
         )
         turn = advance(record, now, active=active, begun=begun)
         if turn.record == record:

@@ -132,7 +132,7 @@ class ScheduleHandle:
 
 
 async def info_of(store: Store, runs: ScheduledRuns, record: ScheduleRecord) -> ScheduleInfo:
-    """The schedule as users see it, with the states of its recent runs."""
+    """The schedule as users see it, and how its recent runs stand."""
     ids = [run.id for run in record.recent if not run.skipped]
-    states = await each(lambda name: runs.state(record.job, name), ids, _AT_ONCE)
-    return schedule_info(record, store.connection.now(), dict(zip(ids, states, strict=True)))
+    found = await each(lambda name: runs.stands(record.job, name), ids, _AT_ONCE)
+    return schedule_info(record, store.connection.now(), dict(zip(ids, found, strict=True)))

@@ -11,8 +11,9 @@ import attrs
 
 from turnout.client.parsed import parsed_payload
 from turnout.core.plain import Plain, utc
-from turnout.core.schedule import Schedule, ScheduleRecord
+from turnout.core.schedule import Run, Schedule, ScheduleRecord
 from turnout.core.spec import DEFAULT_PRIORITY
+from turnout.store.scheduled_runs import Standing
 
 NEXT = 5
 SKIPPED = "skipped"
@@ -21,8 +22,8 @@ GONE = "gone"
 
 @attrs.frozen(kw_only=True)
 class ScheduleRun(Plain):
-    """What became of one tick. `state`: that of its job or workflow, "skipped" with the reason when there is none, or
-    "gone" when the run's record is not kept any more."""
+    """What became of one tick. `state`: that of its job or workflow, "skipped" when there is none, or "gone" when the
+    run's record is not kept any more. `reason`: why it was skipped, or in a few words why it has failed, or ended."""
 
     due_at: dt.datetime
     id: str
@@ -50,8 +51,8 @@ class ScheduleInfo(Plain):
     priority: int = DEFAULT_PRIORITY
 
 
-def schedule_info(record: ScheduleRecord, now: float, states: Mapping[str, str | None]) -> ScheduleInfo:
-    """The record as users see it, with the states of its runs by their ids."""
+def schedule_info(record: ScheduleRecord, now: float, standing: Mapping[str, Standing | None]) -> ScheduleInfo:
+    """The record as users see it, with how its runs stand by their ids."""
     return ScheduleInfo(
         name=record.name,
         schedule=record.schedule,
@@ -60,19 +61,20 @@ def schedule_info(record: ScheduleRecord, now: float, states: Mapping[str, str |
         paused=record.paused,
         note=record.note,
         next=[utc(tick) for tick in islice(_coming(record, now), NEXT)],
-        recent=[
-            ScheduleRun(
-                due_at=utc(run.due_at),
-                id=run.id,
-                state=SKIPPED if run.skipped else states.get(run.id) or GONE,
-                reason=run.skipped or None,
-            )
-            for run in record.recent
-        ],
+        recent=[_run(run, standing.get(run.id)) for run in record.recent],
         kind=record.job.kind,
         requires=dict(record.job.options.requires),
         priority=record.job.options.priority or DEFAULT_PRIORITY,
     )
+
+
+def _run(run: Run, standing: Standing | None) -> ScheduleRun:
+    due_at = utc(run.due_at)
+    if run.skipped:
+        return ScheduleRun(due_at=due_at, id=run.id, state=SKIPPED, reason=run.skipped)
+    if standing is None:
+        return ScheduleRun(due_at=due_at, id=run.id, state=GONE)
+    return ScheduleRun(due_at=due_at, id=run.id, state=str(standing.state), reason=standing.reason)
 
 
 def _coming(record: ScheduleRecord, now: float) -> Iterator[float]:
