@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.cli.conftest import TURNOUT, Cli, all_of, has_letter
+from tests.cli.conftest import TURNOUT, Cli, all_of, first_document, has_letter
 from tests.support.waiting import until
 from turnout import Client, JobInfo
 
@@ -248,6 +248,20 @@ def test_reading_creates_nothing(cli: Cli) -> None:
     assert listed.stdout == "[]\n"
     assert "there is no namespace typo" in listed.stderr
     assert "there is no namespace typo" in cli("node", "ls", "-n", "typo").stderr
+
+
+def test_a_job_that_is_due_while_all_are_busy_says_so(cli: Cli) -> None:
+    """It is scheduled until somebody takes it, but what it waits for is no longer its time."""
+    with cli.process("worker", "odd", "-c", "1", "-o", "json") as worker:
+        first_document(worker)
+        runs = cli("job", "submit", "wait").stdout.strip()
+        cli.until(runs, lambda info: info.state == "running")
+        later = cli("job", "submit", "wait", "--delay", "1h").stdout.strip()
+        due = cli("job", "submit", "wait", "--delay", "1").stdout.strip()
+        cli.until(due, lambda info: info.waiting_for is not None)
+        states = {line.split()[0]: line for line in cli("job", "ls").stdout.splitlines()}
+        assert "scheduled (due)" in states[due]
+        assert "scheduled (due)" not in states[later]
 
 
 def test_options_of_a_submission(cli: Cli) -> None:

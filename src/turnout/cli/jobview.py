@@ -46,6 +46,8 @@ def state(info: JobInfo) -> str:
         return "cancelling"
     found = info.waiting_for
     why = _WAITS.get(found.kind) if found is not None else None
+    if found is not None and found.kind == "slot" and info.state is not JobState.queued:
+        why = "due"  # for its time it waits no more
     if found is not None and found.kind == "node" and found.name != info.activity:
         why = f"no node with {found.name}"
     if found is not None and found.kind == "limit":

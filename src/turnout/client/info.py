@@ -66,10 +66,11 @@ class JobInfo(Plain):
     `aborts` count in this generation; `attempt` and `attempts` go on over retries (the list is bounded, the newest are
     kept). `suspect`: it runs on a node that has not been heard of for a while. `cancel_requested`: while it goes on,
     why somebody has asked for its end ("" without a reason); None if nobody has. `waiting_for`: what a job that might
-    run now waits for. `snoozes`: how often its code has raised `Snooze` in this generation; while it waits for that,
-    `reason` is what it said. `workflow`, `schedule`, `group`: which one has submitted it. `requires`: the properties
-    that its node must have. `priority`: 1 starts first, 5 last. `unused_answer`: what somebody outside has said of its
-    end, "completed" or "failed: ...", and what did not count, since its code has not raised `CompleteLater`.
+    run now waits for, also one that is scheduled or retrying still though its time has come. `snoozes`: how often its
+    code has raised `Snooze` in this generation; while it waits for that, `reason` is what it said. `workflow`,
+    `schedule`, `group`: which one has submitted it. `requires`: the properties that its node must have. `priority`: 1
+    starts first, 5 last. `unused_answer`: what somebody outside has said of its end, "completed" or "failed: ...", and
+    what did not count, since its code has not raised `CompleteLater`.
 
         return JSONResponse((await client.job(job_id).info()).to_dict())
     """
