@@ -128,11 +128,7 @@ class Executor:
             job, tracing = await self._start(delivery, nonce, performer, admission)
             record = job.record
             if record is not None and spec.generation > record.spec.generation:
-                logger.warning(
-                    "a message that claims to be generation %d of job %s is dropped: it does not follow generation %d",
-                    *(delivery.generation, delivery.id, record.generation),
-                    extra=fields(delivery.id, delivery.activity, node=self._node),
-                )
+                self._warn_of_generation(delivery, record)
             if (
                 record is not None
                 and record.token is not None
@@ -150,16 +146,26 @@ class Executor:
         except NodeStops:
             self.decline(delivery)
         except UnreadableRecord as error:
-            # Newer nodes than this one are at work, and one of them will take it. Asked at once it would be here again.
-            logger.warning(
-                "job %s is given back for %g s: %s",
-                *(delivery.id, UNREADABLE_PAUSE_S, error),
-                extra=fields(delivery.id, delivery.activity, node=self._node),
-            )
-            performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
+            self._leave_to_newer(delivery, performer, error)
         finally:
             if not lease.handed_over:
                 self._keeper.release(lease)
+
+    def _warn_of_generation(self, delivery: Delivery, record: JobRecord) -> None:
+        logger.warning(
+            "a message that claims to be generation %d of job %s is dropped: it does not follow generation %d",
+            *(delivery.generation, delivery.id, record.generation),
+            extra=fields(delivery.id, delivery.activity, node=self._node),
+        )
+
+    def _leave_to_newer(self, delivery: Delivery, performer: Performer, error: UnreadableRecord) -> None:
+        """Newer nodes than this one are at work, and one will take the job. Asked at once it would be here again."""
+        logger.warning(
+            "job %s is given back for %g s: %s",
+            *(delivery.id, UNREADABLE_PAUSE_S, error),
+            extra=fields(delivery.id, delivery.activity, node=self._node),
+        )
+        performer.give_back(delivery.message, UNREADABLE_PAUSE_S)
 
     def decline(self, delivery: Delivery) -> None:
         """Give back a delivery that was not begun, for want of a slot, say. That never counts against the job."""
@@ -272,12 +278,7 @@ class Executor:
         finally:
             del self.attempts[lease.nonce]
         if outcome is None:
-            logger.warning(
-                "job %s attempt %d: the lease is lost, its result is dropped",
-                *(job.record.id, job.record.attempt),
-                extra=job_fields(attempt.context),
-            )
-            self._finish(self._count_loss(job.record))
+            self._drop_result(attempt, job.record)
             return True  # whoever counts the loss ends its span
         reach("execute.ended")
         parent, workflows = spec.options.parent, self._parts.workflows
@@ -295,6 +296,15 @@ class Executor:
         record = None if applied.abandoned else applied.job.record
         tracing.ended(record)
         return record is None or record.outside is None
+
+    def _drop_result(self, attempt: Attempt, record: JobRecord) -> None:
+        """The lease was lost meanwhile: the attempt is somebody else's to count."""
+        logger.warning(
+            "job %s attempt %d: the lease is lost, its result is dropped",
+            *(record.id, record.attempt),
+            extra=job_fields(attempt.context),
+        )
+        self._finish(self._count_loss(record))
 
     async def _count_loss(self, record: JobRecord) -> None:
         """Say that the attempt is lost, unless somebody has: none that asks may be left, where its message is exhausted
