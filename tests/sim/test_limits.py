@@ -55,6 +55,7 @@ class Limiting(Simulation):
         self.server.streams[self.names.limits].on_store = self._places
 
     def _written(self, job_id: str) -> None:
+        super()._written(job_id)
         record = self.invariants.records.get(job_id)
         if record is not None and record.state is JobState.running:
             if (turn := (job_id, record.begun)) not in self._begun_turns:
@@ -66,8 +67,12 @@ class Limiting(Simulation):
         if message.subject.startswith(self.names.places("")) and message.data:
             places = load_places(message.data)
             self._held[places.key] = len(places.holders)
-            if len(places.holders) > (1 if places.key == "alone" else BURST):
+            if len(places.holders) > self.most(places.key):
                 raise Violation("L1 never more holders", repr(places))
+
+    def most(self, key: str) -> int:
+        """How many may hold a place of this key at once."""
+        return 1 if key == "alone" else BURST
 
     def unrest(self) -> str:
         """L3: no place is lost, so none is held in the end."""
@@ -141,7 +146,7 @@ class Ranked(Limiting):
     def _written(self, job_id: str) -> None:
         super()._written(job_id)
         rank = self._rank(job_id)
-        if self._ranked.get(job_id, (0, 0.0))[0] != rank:
+        if rank and self._ranked.get(job_id, (0, 0.0))[0] != rank:
             self._ranked[job_id] = rank, self.world.now
 
     def _places(self, message: Message) -> None:
@@ -157,16 +162,18 @@ class Ranked(Limiting):
         """L4: where nobody dies, no job that has been of its priority for a second has its turn while one of a higher
         priority has waited for a second. (There are too few for one that goes to who has waited longest.)"""
         self.turns += 1
-        if self.world.now - self._ranked[holder.id][1] <= 1.0:
+        if self.world.now - self._ranked.get(holder.id, (0, 0.0))[1] <= 1.0:
             return  # whoever gives it the place may have read its record before
         for entry in self.work.messages.values() if not self.plan.crash else ():
             named = self.names.parked_of(entry.subject)
             if named is not None and named.id != holder.id and message.time_ns - entry.time_ns > 1e9:
-                if self._rank(named.id) < self._rank(holder.id):
+                if 0 < self._rank(named.id) < self._rank(holder.id):
                     raise Violation("L4 by priority", f"{holder.id} before {named.id}")
 
     def _rank(self, job_id: str) -> int:
-        return self.invariants.records[job_id].spec.priority
+        """Of which priority a job is; 0 while it has no record."""
+        record = self.invariants.records.get(job_id)
+        return 0 if record is None else record.spec.priority
 
 
 RANKED = Plan(
