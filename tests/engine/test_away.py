@@ -29,6 +29,17 @@ async def noop() -> None: ...
 async def nothing() -> None: ...
 
 
+@workflow
+class Asked:
+    @workflow.run
+    async def run(self) -> None:
+        await asyncio.sleep(3600)
+
+    @workflow.query
+    def answer(self) -> int:
+        return 42
+
+
 async def _asked(question: Awaitable[Any] | AsyncIterable[Any]) -> Any:
     if isinstance(question, AsyncIterable):
         return [each async for each in question]
@@ -128,6 +139,22 @@ async def test_whatever_a_client_is_asked_while_the_connection_is_away_is_outwai
             await worker.stop(0)
             found = zip(questions, answers, strict=True)
             assert {name: answer for name, answer in found if isinstance(answer, BaseException)} == {}
+
+
+async def test_so_is_a_query(tmp_path: Path) -> None:
+    """It waits for as long as it waits for its answer; ServerUnavailable then."""
+    with NatsServer(store_dir=tmp_path) as server:
+        async with Client.connect(server.url) as client, Worker(client, workflows=[Asked]):
+            handle = await client.start(Asked.run)
+            assert await handle.query(Asked.answer) == 42
+            await asyncio.to_thread(server.stop)
+            while client.store.connection.up:
+                await asyncio.sleep(0.01)
+            with pytest.raises(ServerUnavailable):
+                await handle.with_timeout(0.2).query(Asked.answer)
+            asked = asyncio.ensure_future(handle.with_timeout(60).query(Asked.answer))
+            await asyncio.to_thread(server.start)
+            assert await asked == 42
 
 
 async def test_a_connection_that_stays_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

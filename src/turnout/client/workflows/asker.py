@@ -69,6 +69,7 @@ class Asker:
 
     async def _ask(self, questions: _Questions, life: str | None) -> wire.Reply:
         workflow_id, within_s = questions.id, questions.within_s
+        await self._store.connection.wait_up(timeout_s=within_s)
         known = self._known.get(workflow_id)
         if known is not None and life in (None, known.life):
             questions.ask(known)
