@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cli
-from turnout import Client
+from turnout import Client, RetryPolicy, Worker, activity
 from turnout.cli import group_checks
 from turnout.core.evolve import evolve
 from turnout.core.group import Ends
@@ -41,6 +41,23 @@ def test_a_group_from_its_submission_to_its_results(cli: Cli) -> None:
     results = cli.json("group", "results", "night", code=3)
     assert results[0] == {"id": "night-0", "state": "cancelled", "result": None, "error": None}
     assert "no group nobody" in cli.error("group", "show", "nobody", code=4)
+
+
+@activity(retry=RetryPolicy.none())
+async def too_slow() -> None:
+    raise TimeoutError
+
+
+def test_an_error_without_a_message_is_told_by_its_class_alone(cli: Cli) -> None:
+    """In the list of results as everywhere."""
+
+    async def run() -> None:
+        async with Client.connect(cli.url, namespace=cli.namespace) as client, Worker(client, activities=[too_slow]):
+            await (await client.submit_group(too_slow, [{}], id="late")).results(timeout=60)
+
+    asyncio.run(run())
+    shown = cli("group", "results", "late", code=1).stdout
+    assert [line.split() for line in shown.splitlines()][1] == ["late-0", "faulted", "TimeoutError"]
 
 
 def test_doctor_calls_no_group_halted_that_waits_for_its_jobs(cli: Cli) -> None:

@@ -56,7 +56,7 @@ def results(group_id: str, timeout_s: float | None) -> int:
 
 def _print_ends(s: Session, group_id: str, ended: Sequence[Any]) -> int:
     shown = [_ended(member_id(group_id, number), result) for number, result in enumerate(ended)]
-    rows = [(each["id"], each["state"], _outcome(each)) for each in shown]
+    rows = [(each["id"], each["state"], _outcome(result)) for each, result in zip(shown, ended, strict=True)]
     s.show(shown, lambda: output.table(("job", "state", "result"), rows))
     if any(isinstance(result, JobFaulted) for result in ended):
         return exits.FAILED
@@ -71,11 +71,11 @@ def _ended(job_id: str, result: Any) -> dict[str, Any]:
     return {"id": job_id, "state": JobState.completed, "result": result, "error": None}
 
 
-def _outcome(ended: dict[str, Any]) -> str:
-    error = ended["error"]
-    if error is not None:
-        return output.one_line(f"{error['type']}: {error['message']}")
-    return output.one_line(ended["result"]) if ended["state"] is JobState.completed else ""
+def _outcome(result: Any) -> str:
+    if isinstance(result, JobFaulted | JobCancelled):
+        error = result.info.error if result.info is not None else None
+        return output.one_line(str(error)) if error is not None else ""
+    return output.one_line(result)
 
 
 def _row(info: GroupInfo, now: float) -> Sequence[str]:
