@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from turnout.cli import bulk, exits, jobs, jobview, output, pasting
-from turnout.cli.exits import NotThere
 from turnout.cli.session import Session
 from turnout.client.handle import AnyHandle
 from turnout.client.info import FaultInfo
+from turnout.client.pausing import undeclared
+from turnout.client.replay import no_dead_letter
 from turnout.core.catalog import ActivityInfo
 from turnout.core.spec import valid_name
 
@@ -45,13 +46,12 @@ def _paused(activity: ActivityInfo) -> str:
 
 
 async def schema(s: Session, name: str) -> int:
-    """Show an activity's contract. NotThere names the ones there are."""
+    """Show an activity's contract. ActivityNotFound names the ones there are."""
     valid_name(name, "activity")
     every = await s.client.activities()
     found = next((each for each in every if each.name == name), None)
     if found is None:
-        known = ", ".join(each.name for each in every) or "none"
-        raise NotThere(f"no worker has declared an activity {name}; those known are: {known}")
+        raise undeclared(name, every)
     s.show(found, lambda: _contract(found, s.client.namespace))
     return 0
 
@@ -133,10 +133,10 @@ async def faults(s: Session, activity: str | None, since: dt.datetime | float | 
 
 
 async def fault(s: Session, job_id: str, activity: str | None) -> int:
-    """Show the newest dead letter of a job. NotThere when it has none."""
+    """Show the newest dead letter of a job. JobNotFound when it has none."""
     found = [dead_letter async for dead_letter in s.client.faults(activity=activity, job_id=job_id)]
     if not found:
-        raise NotThere(f"there is no dead letter of a job {job_id} in namespace {s.client.namespace}")
+        raise no_dead_letter(job_id, s.client.namespace)
     newest = found[-1]
     s.show(newest, lambda: _dead_letter(newest, s.now))
     return 0

@@ -9,7 +9,7 @@ import attrs
 
 from turnout import bounded
 from turnout.client.away import outwaits
-from turnout.client.filters import JobFilters, asked, only_of
+from turnout.client.filters import JobFilters, asked, some_of
 from turnout.client.handle import AnyHandle, JobHandle
 from turnout.client.reader import Reader
 from turnout.client.unbegun import UNBEGUN
@@ -72,10 +72,8 @@ class BulkMethods:
         as_stored: bool = False,
     ) -> int:
         """Act on the jobs in these states that match: their ids first, so that what is done moves nothing under it."""
-        only_of(JobFilters, given)
+        some_of(JobFilters, given, "jobs")
         wanted = asked(given, self.store.connection.now())
-        if all(value is None for value in given.values()):
-            raise InvalidValue(f"which jobs? Give at least one of {', '.join(JobFilters.__annotations__)}")
         narrowed = states if wanted.states is None else wanted.states & states
         if not narrowed:
             names = ", ".join(sorted(states))

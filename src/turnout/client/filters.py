@@ -36,10 +36,14 @@ class JobFilters(TypedDict, total=False):
     error: str | type[BaseException] | None
 
 
-def only_of(filters: type, given: Iterable[str]) -> None:
-    """TypeError for a filter that `filters`, a TypedDict, does not have: without it all would be acted on."""
-    if unknown := sorted(set(given) - filters.__annotations__.keys()):
-        raise TypeError(f"there is no filter {unknown[0]}; these are {', '.join(filters.__annotations__)}")
+def some_of(filters: type, given: Mapping[str, object], what: str) -> None:
+    """Nobody acts on all by mistake: TypeError for a filter that `filters`, a TypedDict, does not have, InvalidValue
+    where none is given."""
+    known = ", ".join(filters.__annotations__)
+    if unknown := sorted(given.keys() - filters.__annotations__.keys()):
+        raise TypeError(f"there is no filter {unknown[0]}; these are {known}")
+    if all(value is None for value in given.values()):
+        raise InvalidValue(f"which {what}? Give at least one of {known}")
 
 
 _PLAIN = re.compile(r"[ !#-\[\]-~]*")

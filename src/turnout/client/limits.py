@@ -12,13 +12,12 @@ from turnout.client.away import outwaits
 from turnout.client.info import instant
 from turnout.core.limits import Effective, Holder, Rule, effective
 from turnout.core.plain import Plain
-from turnout.core.retry import seconds
 from turnout.definition.limits import checked_name, checked_rule, undeclared
+from turnout.definition.options import duration as positive
 from turnout.errors import InvalidValue
 from turnout.store.perform import Store
 
 MOST_HOLDERS = 100
-_LONGEST_S = 100 * 365 * 86_400.0
 
 
 @attrs.frozen(kw_only=True)
@@ -79,9 +78,7 @@ class LimitMethods:
         rule = checked_rule(checked_name(name), concurrency, rate, per, burst, least=0)
         if rule is None:
             raise InvalidValue("set_limit needs a concurrency or a rate; clear_limit ends what was set")
-        length_s = None if duration is None else seconds(duration, "duration")
-        if length_s is not None and not 0 < length_s < _LONGEST_S:
-            raise InvalidValue(f"duration must be more than 0 seconds and less than 100 years, not {duration!r}")
+        length_s = None if duration is None else positive(duration, "duration")
         until = None if length_s is None else self.store.connection.now() + length_s
         await self.store.limits.give(name, rule, until)
         await self._hand_on(name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 
 from turnout.bounded import each
 from turnout.client.away import outwaits
+from turnout.core.catalog import ActivityInfo
 from turnout.core.failure import one_line
-from turnout.core.retry import seconds
 from turnout.core.spec import valid_name
 from turnout.definition.activity import ActivityRef
+from turnout.definition.options import duration as positive
 from turnout.errors import ActivityNotFound, InvalidValue, TurnoutError
 from turnout.store.pauses import Pause
 from turnout.store.perform import Store
@@ -18,7 +20,12 @@ from turnout.store.perform import Store
 logger = logging.getLogger("turnout.client")
 
 _AT_ONCE = 20
-_LONGEST_S = 100 * 365 * 86_400.0
+
+
+def undeclared(name: str, known: Iterable[ActivityInfo]) -> ActivityNotFound:
+    """No worker has declared an activity of this name; what it says lists those that are known."""
+    names = ", ".join(each.name for each in known) or "none"
+    return ActivityNotFound(f"no worker has declared an activity {name}; those known are: {names}")
 
 
 class PauseMethods:
@@ -40,12 +47,7 @@ class PauseMethods:
         """
         if not isinstance(note, str):
             raise InvalidValue(f"note must be text, not {note!r}")
-        length_s = None if duration is None else seconds(duration, "duration")
-        if length_s is not None and not 0 < length_s < _LONGEST_S:
-            raise InvalidValue(
-                f"duration must be more than 0 seconds and less than 100 years, not {duration!r}; "
-                "None pauses until somebody resumes"
-            )
+        length_s = None if duration is None else positive(duration, "duration")
         name = await self._declared(activity)
         now = self.store.connection.now()
         until = None if length_s is None else now + length_s
@@ -68,8 +70,7 @@ class PauseMethods:
         """The activity's name, if a worker has declared it."""
         name = activity.name if isinstance(activity, ActivityRef) else valid_name(activity, "activity")
         if await self.store.nodes.contract(name) is None:
-            known = ", ".join(each.name for each in await self.store.nodes.activities()) or "none"
-            raise ActivityNotFound(f"no worker has declared an activity {name}; those known are: {known}")
+            raise undeclared(name, await self.store.nodes.activities())
         return name
 
     async def _tell_lines(self, activity: str, *, paused: bool) -> None:

@@ -50,6 +50,11 @@ class _Found:
     matches: bool
 
 
+def no_dead_letter(job_id: str, namespace: str) -> JobNotFound:
+    """What is said of a job that has none."""
+    return JobNotFound(f"there is no dead letter of a job {job_id} in namespace {namespace}")
+
+
 class Replays:
     """Retries and replays jobs, and drops dead letters. Errors are those of the connection and what each one says."""
 
@@ -151,7 +156,7 @@ class Replays:
         """Remove the dead letters of a job; its record stays. How many there were; JobNotFound when there is none."""
         dead_letters = await self._dead_letters(activity, job_id)
         if not dead_letters:
-            raise JobNotFound(f"there is no dead letter of a job {job_id} in namespace {self._store.names.ns}")
+            raise no_dead_letter(job_id, self._store.names.ns)
         for dead_letter in dead_letters:
             await self._store.dead_letters.remove(dead_letter.seq)
         return len(dead_letters)

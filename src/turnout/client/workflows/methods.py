@@ -11,7 +11,7 @@ import attrs
 
 from turnout import bounded
 from turnout.client.away import outwaits
-from turnout.client.filters import has_label, label_of, limit_of, only_of, states_of
+from turnout.client.filters import has_label, label_of, limit_of, some_of, states_of
 from turnout.client.workflows.asker import Asker
 from turnout.client.workflows.forker import Forker
 from turnout.client.workflows.handle import AnyWorkflowHandle, Reach, WorkflowHandle
@@ -209,9 +209,7 @@ class WorkflowMethods:
     ) -> int:
         """Act on the open ones that match: their ids and lives first, so that what is done moves nothing under it."""
         given_reason(reason)
-        only_of(WorkflowFilters, given)
-        if all(value is None for value in given.values()):
-            raise InvalidValue(f"which workflows? Give at least one of {', '.join(WorkflowFilters.__annotations__)}")
+        some_of(WorkflowFilters, given, "workflows")
         wanted = self._workflow_filters(given)
         states = OPEN if wanted.states is None else wanted.states & OPEN
         if not states:
