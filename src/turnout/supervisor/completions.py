@@ -6,7 +6,6 @@ what could not be dealt with is kept, and tried again.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 
@@ -18,7 +17,7 @@ from turnout.core.record import Answer, JobRecord, JobState
 from turnout.definition.fits import misfit
 from turnout.definition.plain_json import PayloadProblem, decode_json
 from turnout.errors import AmbiguousJob, TurnoutError
-from turnout.nats.connection import ApiError, StoredMessage
+from turnout.nats.connection import StoredMessage
 from turnout.nats.stream import Stream
 from turnout.store.perform import Performer, Store
 from turnout.store.records import scan
@@ -56,8 +55,7 @@ class Completions:
             if connection.now() < again_at:
                 kept[stored.seq] = times, again_at
             elif await self._dealt_with(stored):
-                with contextlib.suppress(ApiError):
-                    await Stream(connection, names.completions).delete(stored.seq)
+                await Stream(connection, names.completions).delete_if_there(stored.seq)
             else:
                 kept[stored.seq] = times + 1, connection.now() + min(_AGAIN_S * 2.0**times, _SELDOM_S)
         self._failed = kept
