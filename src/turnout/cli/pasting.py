@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 
 import click
 
-from turnout.cli import options
+from turnout.cli import contexts, options
 
-_USUAL_SERVERS = ("nats://127.0.0.1:4222", "nats://localhost:4222")
+_USUAL_SERVERS = (contexts.DEFAULT_SERVER, "nats://localhost:4222")
 _KEPT = ("context", "creds", "user", "nkey", "tlsca", "tlscert", "tlskey", "inbox_prefix")
 """What is repeated as it was given. Passwords and tokens are not: the reader knows them, and the log need not."""
 
@@ -40,7 +39,7 @@ def _server() -> list[str]:
 def _namespace() -> list[str]:
     """Named wherever another shell might mean another one."""
     given = _given()
-    name = given.get("namespace") or os.environ.get("TURNOUT_NAMESPACE") or "turnout"
+    name = contexts.namespace(given)
     return ["-n", shlex.quote(name)] if "namespace" in given or name != "turnout" else []
 
 

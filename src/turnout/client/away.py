@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from turnout.nats.messages import NoResponders
 from turnout.nats.once import AWAY_S
 from turnout.store.perform import Store
 
+T = TypeVar("T")
 Asks = TypeVar("Asks", bound=Callable[..., Any])
 
 
@@ -43,3 +45,13 @@ def outwaits(method: Asks) -> Asks:
 async def is_there(store: Store) -> None:
     """Wait for the connection; ServerUnavailable after `AWAY_S`, or at once if the client is closed."""
     await store.connection.wait_up(timeout_s=AWAY_S)
+
+
+async def unless_away(store: Store, answer: Awaitable[T]) -> T | None:
+    """The answer, or None while the server or the stream's leader is away: ask again. A closed client raises."""
+    try:
+        return await answer
+    except (ConnectionError, TimeoutError, NoResponders):
+        if store.connection.closed:
+            raise
+        return None

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TypeVar
 
 from turnout import wire
-from turnout.client.away import outwaits
+from turnout.client.away import outwaits, unless_away
 from turnout.client.counting import Counting
 from turnout.client.filters import Filters
 from turnout.client.info import Bodies, FaultInfo, JobInfo, fault_info, inline, job_info
@@ -23,7 +23,7 @@ from turnout.core.lifecycle import newer, record_of
 from turnout.core.record import RETRYABLE, JobRecord, JobState
 from turnout.core.spec import Body
 from turnout.errors import AmbiguousJob, JobNotFound, TurnoutError, UnreadableRecord
-from turnout.nats.connection import Message, NoResponders
+from turnout.nats.connection import Message
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
@@ -205,12 +205,7 @@ class Reader:
 
     async def unless_away(self, answer: Awaitable[T]) -> T | None:
         """The answer, or None while the server or the stream's leader is away: ask again. A closed client raises."""
-        try:
-            return await answer
-        except (ConnectionError, TimeoutError, NoResponders):
-            if self._store.connection.closed:
-                raise
-            return None
+        return await unless_away(self._store, answer)
 
     async def _ended(self, activity: str, job_id: str) -> bool:
         """Whether the job has ended, or nobody knows."""

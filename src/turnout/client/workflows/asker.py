@@ -12,10 +12,10 @@ from collections import OrderedDict
 
 import attrs
 
-from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.reader import WorkflowReader, refuse_another
 from turnout.client.workflows.sender import Sender
 from turnout.core.evolve import evolve
-from turnout.errors import QueryFailed, UnreadableRecord, WorkflowNotFound
+from turnout.errors import QueryFailed, UnreadableRecord
 from turnout.nats.connection import Disconnected, RequestTimeout
 from turnout.nats.messages import Message, NoResponders
 from turnout.store.perform import Store
@@ -74,8 +74,7 @@ class Asker:
         if known is not None and life in (None, known.life):
             questions.ask(known)
         seq, newest = await self._reader.entry(workflow_id)
-        if life is not None and newest.life != life:
-            raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+        refuse_another(workflow_id, newest.life, life)
         whom = Whom(newest.name, newest.summary.pin, newest.life)
         if not newest.begins:  # the first task of a run may pin it
             self._know(workflow_id, whom)

@@ -8,12 +8,12 @@ import attrs
 
 from turnout import wire
 from turnout.client.submitter import new_id
-from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.reader import WorkflowReader, refuse_another
 from turnout.core.spec import valid_name
 from turnout.core.workflows.fork import Forking, failed_at, forked
 from turnout.core.workflows.task import Starting
 from turnout.core.workflows.values import Command, Record, WorkflowState
-from turnout.errors import InvalidState, WorkflowNotFound
+from turnout.errors import InvalidState
 from turnout.store.commit import Committer
 from turnout.store.ends import Ends
 from turnout.store.forks import Forks
@@ -55,8 +55,7 @@ class Forker:
             valid_name(fork_id, "id")
             await self._check_free(fork_id)
         newest = await self._reader.newest(workflow_id)
-        if life is not None and newest.record.life != life:
-            raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+        refuse_another(workflow_id, newest.record.life, life)
         records = [stored.record for stored in await self._store.histories.read(workflow_id, newest)]
         now, chance = self._store.connection.now(), self._store.chance
         forking = Forking(id=fork_id or new_id(), life=chance.nonce(), at=now)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
+from turnout.client.away import unless_away
 from turnout.client.notices import Notices
 from turnout.client.workflows.history import History
 from turnout.client.workflows.info import Texts, WorkflowInfo, workflow_info
@@ -16,7 +17,7 @@ from turnout.core.spec import Body
 from turnout.core.workflows.standing import BrokenHistory
 from turnout.core.workflows.values import Record, RecordKind
 from turnout.errors import UnreadableRecord, WorkflowNotFound
-from turnout.nats.messages import Message, NoResponders
+from turnout.nats.messages import Message
 from turnout.store.histories import Stored, is_deleted
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
@@ -127,8 +128,7 @@ class WorkflowReader:
     async def _end(self, workflow_id: str, life: str | None) -> Stored:
         async with self.listening(workflow_id, ends_only=True) as notices:
             async for stored in self.changes(workflow_id, notices):
-                if life is not None and stored.record.life != life:
-                    raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
+                refuse_another(workflow_id, stored.record.life, life)
                 if stored.record.state.final:
                     return stored
         raise WorkflowNotFound(f"no workflow {workflow_id}")
@@ -159,12 +159,7 @@ class WorkflowReader:
 
     async def unless_away(self, workflow_id: str) -> Stored | None:
         """The newest record; None where the server does not answer just now. WorkflowNotFound."""
-        try:
-            return await self.newest(workflow_id)
-        except (ConnectionError, TimeoutError, NoResponders):
-            if self._store.connection.closed:
-                raise
-            return None
+        return await unless_away(self._store, self.newest(workflow_id))
 
     async def all(self) -> AsyncIterator[tuple[str, entries.Entry]]:
         """The entries of all workflows, unsorted; those that were deleted are left out."""
@@ -213,6 +208,12 @@ class Changes:
         if came is None:
             return await self._reader.unless_away(self._id)
         return self._reader.there(self._id, came) if came.seq > self._seq else None
+
+
+def refuse_another(workflow_id: str, found: str, life: str | None) -> None:
+    """WorkflowNotFound where a handle knows its `life`, and another one is what was found."""
+    if life is not None and found != life:
+        raise WorkflowNotFound(f"workflow {workflow_id} is gone; its id has been started again")
 
 
 def _tells_end(notice: Message) -> bool:

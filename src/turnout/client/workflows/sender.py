@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 import attrs
 
-from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.reader import WorkflowReader, refuse_another
 from turnout.core.workflows.caution import RESUME
 from turnout.core.workflows.values import InputKind, WorkflowState
 from turnout.errors import (
@@ -17,7 +17,6 @@ from turnout.errors import (
     ServerUnavailable,
     TurnoutError,
     WorkflowEnded,
-    WorkflowNotFound,
 )
 from turnout.nats.connection import NoResponders
 from turnout.store.commit import Committer
@@ -175,7 +174,7 @@ class Sender:
 
     def _opened(self, workflow_id: str, life: str | None, newest: Stored | None) -> Stored:
         newest = self._reader.there(workflow_id, newest)
-        _same(newest, life)
+        refuse_another(workflow_id, newest.record.life, life)
         if newest.record.state.final:
             raise WorkflowEnded(f"workflow {workflow_id} has ended: it is {newest.record.state}")
         return newest
@@ -225,19 +224,13 @@ class Sender:
     async def delete(self, workflow_id: str, life: str | None) -> None:
         """Forget an ended one. InvalidState for one that goes on."""
         newest = await self._reader.newest(workflow_id)
-        _same(newest, life)
+        refuse_another(workflow_id, newest.record.life, life)
         if not newest.record.state.final:
             state = newest.record.state
             raise InvalidState(
                 f"workflow {workflow_id} is {state}; only an ended one can be deleted: terminate it first"
             )
         await self._ends.delete(newest)
-
-
-def _same(newest: Stored, life: str | None) -> None:
-    """WorkflowNotFound where a handle knows its life, and this is another one."""
-    if life is not None and newest.record.life != life:
-        raise WorkflowNotFound(f"workflow {newest.record.id} is gone; its id has been started again")
 
 
 def _seen(newest: Stored) -> Seen:

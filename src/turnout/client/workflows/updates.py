@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from turnout.client.notices import Notices
-from turnout.client.workflows.reader import WorkflowReader
+from turnout.client.workflows.reader import WorkflowReader, refuse_another
 from turnout.client.workflows.sender import Given, Sender
 from turnout.core.retry import seconds
 from turnout.core.workflows.standing import BrokenHistory
@@ -162,8 +162,7 @@ class Updater:
     async def _heard(self, asked: Asked, notices: Notices, newest: Stored | None = None) -> Answer:
         behind = asked.behind
         async for stored in self._reader.changes(asked.workflow_id, notices, newest):
-            if stored.record.life != asked.life:
-                raise WorkflowNotFound(f"workflow {asked.workflow_id} is gone; its id has been started again")
+            refuse_another(asked.workflow_id, stored.record.life, asked.life)
             if stored.seq > behind:
                 try:
                     found = await self._look(asked, stored, behind)
