@@ -88,8 +88,8 @@ def _add(known: Any, task: Any) -> None:
     The main tasks of all loops of ours have the same hash, which is for the sets of one loop: among a thousand of them
     each would be compared with all the others.
     """
-    ours = isinstance(task, asyncio.Task) and isinstance(task.get_loop(), Ordered)
-    reference = _Reference if ours else weakref.ref
+    plain = type(task) is asyncio.Task or not isinstance(task, asyncio.Task)
+    reference = weakref.ref if plain or not isinstance(task.get_loop(), Ordered) else _Reference
     if known._pending_removals:
         known._commit_removals()
     known.data.add(reference(task, known._remove))
