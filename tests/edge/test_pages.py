@@ -15,7 +15,7 @@ from tests.edge.conftest import Connect
 from tests.support.proxy import Proxy
 from turnout.nats.connection import Connection, Disconnected, NoResponders, RequestTimeout
 from turnout.nats.direct import Page, page_of
-from turnout.nats.pages import PAGE, Backward, few, forward, newest_of
+from turnout.nats.pages import PAGE, Backward, few, forward, newest_of, stored_since
 from turnout.testing.server import NatsServer
 
 BODY: dict[str, Any] = {"seq": 1, "batch": 1000, "next_by_subj": ">"}
@@ -82,6 +82,20 @@ async def test_a_few_among_very_many_are_all_that_is_asked_for(
     assert [int(raw.data) for raw in found] == list(range(count))
     await other.flush()
     assert asked == {0: [1], 1: [1], 2: [1, 2], 700: [1, 256, 256, 188]}[count]
+
+
+async def test_how_many_were_stored_since(connection: Connection, stream: str) -> None:
+    """Counted from an instant on, of a pattern's subjects alone; none where it lies behind all of them."""
+    times = []
+    for n in range(6):
+        await connection.store(f"{stream}.{'ab'[n % 2]}", b"")
+        await asyncio.sleep(0.01)
+    async for found in forward(connection, stream, f"{stream}.a"):
+        times += [raw.time_ns / 1e9 for raw in found]
+    since = [times[0] - 60, times[0] + 0.005, times[1] - 0.002, times[2] + 0.005, times[2] + 60]
+    assert [await stored_since(connection, stream, f"{stream}.a", each) for each in since] == [3, 2, 2, 0, 0]
+    assert await stored_since(connection, stream, f"{stream}.>", times[2] - 0.002) == 2
+    assert await stored_since(connection, stream, f"{stream}.none", times[0]) == 0
 
 
 async def test_walks_give_everything_in_their_order(connection: Connection, stream: str) -> None:

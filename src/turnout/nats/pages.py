@@ -9,6 +9,7 @@ its `top` where to look for it. Reads come from any replica and may be a moment 
 from __future__ import annotations
 
 import asyncio
+import datetime
 import math
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
@@ -101,6 +102,14 @@ async def few(connection: Connection, stream: str, subject: str) -> AsyncGenerat
         yield [raw for raw in page.messages if raw.seq > last]
         if page.messages:
             begin, left = page.messages[-1].seq + 1, page.more
+
+
+async def stored_since(connection: Connection, stream: str, subject: str, instant: float) -> int:
+    """How many messages on `subject` (wildcards allowed) were stored at this instant (unix seconds) or later."""
+    begin = datetime.datetime.fromtimestamp(instant, datetime.UTC).isoformat()
+    body = {"start_time": begin, "next_by_subj": subject, "batch": 1, "max_bytes": PAGE_BYTES}
+    page = await _page(connection.ask_page(_verb(stream), body), stream)
+    return len(page.messages) + page.more
 
 
 async def at_sequences(connection: Connection, stream: str, seqs: Iterable[int]) -> list[Raw]:

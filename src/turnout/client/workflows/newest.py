@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from turnout.core.workflows.values import RecordKind
 from turnout.errors import UnreadableRecord
 from turnout.nats.direct import Raw
-from turnout.nats.pages import Backward, forward
+from turnout.nats.pages import Backward, forward, stored_since
 from turnout.nats.stream import Stream
 from turnout.store.histories import entry_in, left_out
 from turnout.store.perform import Store
@@ -42,7 +42,8 @@ async def newest_started(store: Store, matches: Callable[[Entry], bool], limit: 
     if workflows < max(MANY, limit * SHARE):
         return None
     found = _Found(matches)
-    messages_left, bytes_left = workflows // SHARE, workflows * BYTES_EACH
+    most, bytes_left, reach = workflows // SHARE, workflows * BYTES_EACH, None
+    messages_left = most
     walk = Backward(store.connection, store.names.history, store.names.records("*"))
     async with contextlib.aclosing(walk.windows()) as windows:
         async for window in windows:
@@ -50,9 +51,12 @@ async def newest_started(store: Store, matches: Callable[[Entry], bool], limit: 
             messages_left -= len(window)
             bytes_left -= sum(len(raw.data) for raw in window)
             newest = found.newest(limit)
-            if window and len(newest) == limit and newest[-1][0] > window[0].time_ns / 1e9 + CLOCKS_S:
+            behind = newest[-1][0] - CLOCKS_S if len(newest) == limit else None
+            if window and behind is not None and behind > window[0].time_ns / 1e9:
                 break
-            if messages_left < 0 or bytes_left < 0:
+            if behind is not None and reach is None:  # so far is left to go, at most
+                reach = await stored_since(store.connection, store.names.history, store.names.records("*"), behind)
+            if messages_left < 0 or bytes_left < 0 or (reach or 0) > most:
                 return None
     # What was written during the walk: it may have taken the place of a record that was not read yet.
     pages = forward(store.connection, store.names.history, store.names.records("*"), walk.top + 1)

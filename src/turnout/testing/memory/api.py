@@ -13,7 +13,7 @@ from turnout.testing.memory.message import Message
 from turnout.testing.memory.refusal import Refusal, no_consumer, no_message, no_stream
 from turnout.testing.memory.stream import Stream
 from turnout.testing.memory.subjects import literal
-from turnout.testing.memory.wire import block_of, rfc3339, with_headers
+from turnout.testing.memory.wire import block_of, instant, rfc3339, with_headers
 
 _PAGE = 256
 _NO_RESPONDERS = block_of({}, "503")
@@ -269,7 +269,9 @@ def batch(stream: Stream, body: Body) -> tuple[list[Message], int]:
     )
     matching = _newest(stream, body["multi_last"], first) if "multi_last" in body else None
     if matching is None:
-        matching = list(stream.after(first, body.get("next_by_subj") or ">"))
+        since_ns = instant(body["start_time"]) * 1e9 if "start_time" in body else 0
+        after = stream.after(first, body.get("next_by_subj") or ">")
+        matching = [message for message in after if message.time_ns >= since_ns]
     found: list[Message] = []
     for message in matching[:limit]:
         bytes_left -= len(message.data)
