@@ -168,7 +168,6 @@ class Worker:
         """Returns when the node is registered and pulling. A connection that is away for a moment is waited for."""
         if self._runner is not None:
             raise DefinitionError("this worker has been started before; make a new one")
-        await self._client.store.connection.wait_up(timeout_s=AWAY_S)
         node = attrs.evolve(self._node, started_at=self._client.store.connection.now())
         self._caller = self._make_caller()
         settings = RunnerSettings(
@@ -178,6 +177,7 @@ class Worker:
         try:
             if self._health is not None:
                 await self._health.start()
+            await self._client.store.connection.wait_up(timeout_s=AWAY_S)
             await self._lifespan.begin()
             await self._runner.start()
         except BaseException:

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from turnout import Client, Retention, Schedule, ServerUnavailable, Worker, activity, workflow
+from turnout import (
+    Client,
+    DefinitionError,
+    Retention,
+    Schedule,
+    ServerUnavailable,
+    Worker,
+    activity,
+    node,
+    workflow,
+)
 from turnout.client import away
 from turnout.client.groups.handle import GroupHandle
 from turnout.client.handle import JobHandle
@@ -159,7 +169,8 @@ async def test_so_is_a_query(tmp_path: Path) -> None:
 
 async def test_a_connection_that_stays_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has waited long enough learns that the server is away; whatever has a limit of its own keeps that."""
-    monkeypatch.setattr(away, "AWAY_S", 0.2)
+    for module in (away, node):
+        monkeypatch.setattr(module, "AWAY_S", 0.2)
     with NatsServer(store_dir=tmp_path) as server:
         async with Client.connect(server.url) as client:
             handle = await client.submit(noop)
@@ -169,6 +180,10 @@ async def test_a_connection_that_stays_away_is_told(tmp_path: Path, monkeypatch:
                     await _asked(question)
             with pytest.raises(TimeoutError):
                 await client.job(handle.id).result(timeout=0.1)
+            worker = Worker(client, activities=[noop])
+            starts = await asyncio.gather(worker.start(), worker.start(), return_exceptions=True)
+            assert isinstance(starts[0], ServerUnavailable)
+            assert isinstance(starts[1], DefinitionError)
 
 
 @pytest.mark.parametrize("kind", [Client, JobHandle, WorkflowHandle, ScheduleHandle, GroupHandle])
