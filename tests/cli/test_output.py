@@ -16,6 +16,7 @@ from turnout.cli import output
 from turnout.cli.catalog import example
 from turnout.cli.options import Duration
 from turnout.core.plain import plain
+from turnout.core.workflows.values import WorkflowState
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,9 @@ def test_an_example_fits_its_schema() -> None:
         "$defs": {"Box": {"type": "object", "required": ["w"], "properties": {"w": {"type": "number"}}}},
     }
     assert example(schema) == {"path": "...", "count": 1, "box": {"w": 1.5}, "kind": "big", "tags": []}
+
+
+def test_what_does_not_merely_wait_has_a_colour() -> None:
+    """A state of a job or of a workflow that somebody looks for stands out in a list."""
+    plain_ones = {JobState.queued, JobState.scheduled}
+    assert {state for state in (*JobState, *WorkflowState) if not output.style_of(state)} == plain_ones

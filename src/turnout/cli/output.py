@@ -18,9 +18,11 @@ _COLOURS = {
     "running": "cyan",
     "completed": "green",
     "faulted": "red",
+    "stuck": "red",
     "timed_out": "red",
     "lost": "red",
     "cancelled": "yellow",
+    "terminated": "yellow",
     "retrying": "yellow",
     "aborted": "yellow",
     "suspect": "yellow",
@@ -76,7 +78,7 @@ def one_line(value: Any, width: int = 160) -> str:
 
 def coloured(word: str) -> str:
     """A state or an outcome in its colour; a pipe gets the word alone."""
-    return click.style(word, fg=_COLOURS.get(word), bold=word in ("faulted", "lost"))
+    return click.style(word, fg=_COLOURS.get(word), bold=word in ("faulted", "lost", "stuck"))
 
 
 def style_of(word: str) -> str:
