@@ -142,7 +142,7 @@ async def test_a_limit_takes_the_newest(turnout_client: Client) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, True, "3"])
 async def test_a_limit_that_is_none(turnout_client: Client, limit: Any) -> None:
-    """What is no number of jobs, workflows or lines is a ValueError that says so, before anything is looked for."""
+    """What is no number of jobs, workflows or lines, or of an attempt is a ValueError before anything is asked for."""
     lists: list[AsyncGenerator[Any]] = [
         turnout_client.jobs(limit=limit),
         turnout_client.workflows(limit=limit),
@@ -153,6 +153,8 @@ async def test_a_limit_that_is_none(turnout_client: Client, limit: Any) -> None:
             await anext(each)
     with pytest.raises(ValueError, match="limit must be an integer of at least 1, not "):
         await turnout_client.job("nobody").logs(limit)
+    with pytest.raises(ValueError, match="attempt must be a number from 1, or None, not "):
+        await turnout_client.job("nobody").logs(attempt=limit)
 
 
 @pytest.mark.parametrize("state", ["asleep", ["running", "asleep"], 3, [None]])

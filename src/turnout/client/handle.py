@@ -12,7 +12,7 @@ from turnout.client.away import outwaits
 from turnout.client.filters import limit_of
 from turnout.client.info import JobInfo, LogLine
 from turnout.client.job_logs import JobLogs
-from turnout.client.outside import OutsideMethods
+from turnout.client.outside import OutsideMethods, checked_attempt
 from turnout.client.reader import Reader
 from turnout.client.replay import Replays
 from turnout.client.unbegun import UnbegunJobs
@@ -240,6 +240,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         of the last second of a node that died are missing. JobNotFound when there is no such job.
         """
         most = limit_of(limit)
+        checked_attempt(attempt)
         return await (await self._logs()).last(most, attempt)
 
     @outwaits
@@ -252,6 +253,7 @@ class JobHandle(OutsideMethods, Generic[R]):
             print(line.time, line.level, line.message)
         """
         most = limit_of(limit)
+        checked_attempt(attempt)
         async with contextlib.aclosing((await self._logs()).follow(most, attempt)) as lines:
             async for line in lines:
                 yield line

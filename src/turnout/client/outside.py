@@ -40,7 +40,7 @@ class OutsideMethods:
 
         await client.job(job_id).complete({"approved": True})
         """
-        _checked(attempt)
+        checked_attempt(attempt)
         activity = await self._named()
         text = await self._encoded(activity, value)
         body = await self._store.payloads.put(text, "result", self.id)
@@ -52,7 +52,7 @@ class OutsideMethods:
 
         await client.job(job_id).fail("the customer has refused", fatal=True)
         """
-        _checked(attempt)
+        checked_attempt(attempt)
         if not isinstance(message, str):
             raise InvalidValue(f"message must be text, not {message!r}")
         error = ErrorInfo(OUTSIDE_ERROR, message)
@@ -104,7 +104,7 @@ class OutsideMethods:
         self._refuse(record, answer.attempt)
 
     async def _keep_alive(self, attempt: int | None, progress: Progress | None) -> None:
-        _checked(attempt)
+        checked_attempt(attempt)
         activity = await self._named()
         event = KeptAlive(now=self._store.connection.now(), attempt=attempt, progress=progress)
         applied = await self._performer.apply(activity, self.id, event)
@@ -121,6 +121,7 @@ class OutsideMethods:
         raise NotCompletable(f"job {self.id} has its answer already, and goes by it when its code is done")
 
 
-def _checked(attempt: object) -> None:
+def checked_attempt(attempt: object) -> None:
+    """InvalidValue for what is no number of an attempt."""
     if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1):
         raise InvalidValue(f"attempt must be a number from 1, or None, not {attempt!r}")
