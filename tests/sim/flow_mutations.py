@@ -458,7 +458,7 @@ RULES: dict[str, Tooth] = {
     "W11 settled": Tooth(
         "an input goes with who has it passed on",
         ("F4",),
-        quiet("rrrrrrr", "aaaaaa", "srsrsr"),
+        quiet("rrrrrrr", "aaaaaa", "srsrsr", seeds=40),
         settled_by_who_passes_it_on,
     ),
     "W12 behind": Tooth("a query does not know what was sent", ("F9",), quiet("uqsq", seeds=40), asked_of_any_state),
@@ -536,7 +536,7 @@ RULES: dict[str, Tooth] = {
     "W10 bounds": Tooth(
         "a collection that was held up takes the next life along",
         ("F11",),
-        frozen("a", at=(3.3, 4.5), every=0.02, length=12.0, acts=(Act("anew", 0.0),)),
+        frozen("a", at=(0.9, 2.1), every=0.02, length=12.0, acts=(Act("anew", 0.0),)),
         unbounded_collection,
     ),
     "W10 lives": Tooth(
@@ -551,7 +551,7 @@ RULES: dict[str, Tooth] = {
         ("F12",),
         tuple(
             Plan(seed=seed, jobs=(("flow", "aaaanT"),), acts=(Act("fork", round(1.95 + step / 100, 2)),))
-            for seed in (2, 5, 8)
+            for seed in (20, 35)
             for step in range(30)
         ),
         holes_unseen,
@@ -572,13 +572,13 @@ RULES: dict[str, Tooth] = {
     "W16 unheard": Tooth(
         "a fork's child waits for what the one before was sent",
         ("U13",),
-        quiet("OT", acts=(Act("fork", 0.6),)),
+        quiet("OT", acts=(Act("fork", 0.8),)),
         lambda: [(standing, "_SENT", ())],
     ),
     "W16 in order": Tooth(
         "a fork sends a child something that is not there yet",
-        ("F2",),
-        quiet("OT", acts=(Act("fork", 0.6),)),
+        ("F2", "U13"),
+        quiet("OT", acts=(Act("fork", 0.9),)),
         lambda: [(commit, "_TOGETHER_IN_FORKS", commit._TOGETHER)],
     ),
     "W16 joins": Tooth(

@@ -115,9 +115,7 @@ TWELVE = ".".join("W" * 12)
 HALF_CANCELLED = Plan(jobs=(("group", "H.H"),), acts=(Act("cancel", 0.8),), crash=(8,))
 """Who cancels dies behind the group's record, and before the first member's."""
 
-SLOW_SUBMITTER = Plan.parse(
-    "seed=240;jobs=group:XK,whole:C!F;crash=20;faults=server@6.31:6.52:0,stop@1.98:6.68:0,lossy@6.82:7.59:1"
-)
+SLOW_SUBMITTER = Plan.parse("seed=93;jobs=group:XK,whole:C!F;faults=lossy@0.24:4.24:0")
 """All has ended and is followed before he comes to write that he has submitted it."""
 
 RULES: dict[str, Tooth] = {

@@ -22,6 +22,10 @@ class Subscription:
         """No callback runs after this. Closing twice does nothing."""
         self._close()
 
+    def end(self) -> None:
+        """`close` for whoever can't wait: for a callback, say."""
+        self._close()
+
     async def drain(self) -> None:
         """Close, but take what the server had sent before it knew. No callback runs after this."""
         await self._drain()

@@ -46,11 +46,13 @@ class Completions:
         """Try all of them."""
         self._failed: dict[int, tuple[int, float]] = {}
 
-    async def look(self) -> None:
-        """Deal with each. Errors are those of the connection."""
+    async def look(self) -> bool:
+        """Deal with each; whether there was none. Errors are those of the connection."""
         connection, names = self._store.connection, self._store.names
         kept: dict[int, tuple[int, float]] = {}
+        calm = True
         async for stored in scan(connection, names.completions, f"{names.ns}.*.*"):
+            calm = False
             times, again_at = self._failed.get(stored.seq, (0, 0.0))
             if connection.now() < again_at:
                 kept[stored.seq] = times, again_at
@@ -59,6 +61,7 @@ class Completions:
             else:
                 kept[stored.seq] = times + 1, connection.now() + min(_AGAIN_S * 2.0**times, _SELDOM_S)
         self._failed = kept
+        return calm
 
     async def _dealt_with(self, stored: StoredMessage) -> bool:
         """Whether nothing is left to do about it; if not, why not is in the log."""

@@ -51,25 +51,26 @@ class Deadlines:
         self._agenda = Agenda(_GRAIN_S)
         self._epoch = self._store.connection.epoch
 
-    async def read(self) -> None:
-        """Read what is new, in no hurry."""
+    async def read(self) -> bool:
+        """Read what is new, in no hurry; whether there was nothing."""
         connection, names = self._store.connection, self._store.names
         if connection.epoch != self._epoch:
             self.begin()  # a server that has lost its power gives sequences a second time
         begin = self._read_up_to + 1
         first = await some(connection, names.work, names.all_jobs, begin, 1)
         if not first.messages or self._came_just_now(first.messages[0]):
-            return
+            return not first.messages
         async with aclosing(unhurried(connection, names.work, names.all_jobs, begin, rest=_REST)) as pages:
             async for page in pages:
                 if connection.epoch != self._epoch:
-                    return
+                    return False
                 for raw in page:
                     if _SAYS in raw.block:
                         self._note(raw)
                 self._read_up_to = page[-1].seq
                 if self._came_just_now(page[-1]):
-                    return
+                    return False
+        return False
 
     async def look(self) -> None:
         """End what is overdue."""

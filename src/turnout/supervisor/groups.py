@@ -120,8 +120,8 @@ class GroupWatch:
         self._read_all_at = -_ALL_AGAIN_S
         self._epoch = -1
 
-    async def look(self) -> None:
-        """Go on with each that is due. Errors are those of the connection."""
+    async def look(self) -> bool:
+        """Go on with each that is due; whether all have finished. Errors are those of the connection."""
         await self._read()
         for group in list(self._open.values()):
             if group.look_at > boottime():
@@ -139,6 +139,7 @@ class GroupWatch:
         if metrics.look():
             self._uses.count(self._open.values())
         reach("supervisor.groups")
+        return not self._open
 
     async def _read(self) -> None:
         """What was written since the last look. All is read again now and then: a server that has crashed may have put

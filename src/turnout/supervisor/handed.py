@@ -53,6 +53,11 @@ class Cursor:
             self._marks.append(Mark(now, consumer.delivered_seq))
         return True
 
+    @property
+    def marked(self) -> bool:
+        """Whether it has delivered what was not taken."""
+        return bool(self._marks)
+
     def take(self, before: float) -> Mark | None:
         """What it had delivered by then, if that is more than what was taken last."""
         taken = None
@@ -75,6 +80,11 @@ class Reading:
     def begin(self) -> None:
         """Read all of it again."""
         self._cursors = {}
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was handed over that is not read yet."""
+        return any(cursor.marked for cursor in self._cursors.values())
 
     async def pages(
         self, consumers: Iterable[Consumer], now: float, least_age_s: float

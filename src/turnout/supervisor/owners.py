@@ -16,6 +16,7 @@ import attrs
 
 from turnout import wire
 from turnout.bounded import each
+from turnout.core.catalog import NodeInfo
 from turnout.core.events import Lost, Stuck, Verdict
 from turnout.core.loglines import fields
 from turnout.core.record import MessageRef, Token
@@ -43,6 +44,9 @@ _ASK_AGAIN_S = 2.0
 _LATE = 0.6
 """A node writes its key three times in its TTL. When this part of it has passed it is asked in advance."""
 
+_FRESH_S = 0.5
+"""What was read of the nodes is read again after so long before one is asked for it."""
+
 _SILENCE_COUNTS_S = 3.0
 """Who did not answer so lately is given less time when it is asked again."""
 
@@ -62,19 +66,25 @@ class Owned:
 
 
 class Owners:
-    """The attempts that run, as far as is known. `confident` tells whether this process may call a node dead (P5)."""
+    """The attempts that run, as far as is known. `confident` tells whether this process may call a node dead (P5).
+    For `calm_s` seconds nobody may look at the nodes when `look` says so."""
 
-    def __init__(self, store: Store, apply: Applier, confident: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, apply: Applier, confident: Callable[[], bool], *, calm_s: float = 0.0) -> None:
         self.vanished = asyncio.Event()
         """Set when a node has gone."""
+        self.strange = asyncio.Event()
+        """Set when something runs on a node that has not been seen."""
         self.departed = 0
         """How many nodes have gone so far."""
         self._store = store
         self._apply = apply
         self._confident = confident
+        self._calm_s = calm_s
         self._attempts: dict[str, dict[Key, Owned]] = {}
         self._node_of: dict[Key, str] = {}
+        self._nodes: list[NodeInfo] = []
         self._living: frozenset[str] = frozenset()
+        self._looked_at = 0.0
         self._ask_at: dict[str, float] = {}
         self._silent_at: dict[str, float] = {}
         self._on_lost: Callable[[str, str, Owned], None] | None = None
@@ -86,7 +96,7 @@ class Owners:
     def begin(self) -> None:
         """Know nothing."""
         self._attempts, self._node_of, self._ask_at, self._silent_at = {}, {}, {}, {}
-        self._living = frozenset()
+        self._nodes, self._living, self._looked_at = [], frozenset(), 0.0
 
     def __len__(self) -> int:
         return len(self._node_of)
@@ -97,6 +107,8 @@ class Owners:
         if self._node_of.get(key) != owned.token.node:
             self.drop(activity, job_id)
         self._node_of[key] = owned.token.node
+        if owned.token.node not in self._living and owned.token.node not in self._attempts:
+            self.strange.set()
         self._attempts.setdefault(owned.token.node, {})[key] = owned
 
     def drop(self, activity: str, job_id: str) -> None:
@@ -108,10 +120,12 @@ class Owners:
             if not self._attempts[node]:
                 del self._attempts[node]
 
-    async def look(self) -> None:
-        """Find the dead nodes, and count what they have lost. Errors are those of the connection."""
+    async def look(self) -> bool:
+        """Find the dead nodes, and count what they have lost; whether all live that run anything, and no key of a node
+        can come near its end in `calm_s`. Errors are those of the connection."""
         reach("supervisor.elected")
-        living = frozenset(node.id for node in await self._store.nodes.living())
+        await self._see()
+        living = frozenset(node.id for node in self._nodes)
         reach("supervisor.looked")
         if gone := self._living - living:
             self.departed += len(gone)
@@ -126,13 +140,22 @@ class Owners:
             if isinstance(result, BaseException):
                 raise result
         reach("supervisor.counted")
+        return self._living.issuperset(self._attempts) and not self._late(self._nodes, within_s=self._calm_s)
 
     async def ask_late(self) -> None:
         """Ask those whose key will lapse soon: who is silent then is given little time when it does."""
-        now = self._store.connection.now()
-        nodes = [node for node in await self._store.nodes.living() if node.id in self._attempts]
-        late = [node.id for node in nodes if now - node.seen_at > _LATE * min(node.ttl, MAX_TTL_S)]
+        if boottime() - self._looked_at > _FRESH_S and self._late(self._nodes):
+            await self._see()
+        late = [node.id for node in self._late(self._nodes) if node.id in self._attempts]
         await each(self._ask, [next(iter(self._attempts[node].values())).token for node in late], AT_ONCE)
+
+    async def _see(self) -> None:
+        self._nodes, self._looked_at = await self._store.nodes.living(), boottime()
+
+    def _late(self, nodes: Iterable[NodeInfo], *, within_s: float = 0.0) -> list[NodeInfo]:
+        """Those whose key will lapse soon, or so many seconds later."""
+        at = self._store.connection.now() + within_s
+        return [node for node in nodes if at - node.seen_at > _LATE * min(node.ttl, MAX_TTL_S)]
 
     async def verdict(self, token: Token, *, exhausted: bool = False) -> Verdict:
         """What becomes of the attempt of this token, as far as this process may say so: gone only if that is sure.
@@ -162,6 +185,7 @@ class Owners:
             self._ask_at[node] = boottime() + _ASK_AGAIN_S
             await each(lambda key: self.check(*key, owned[key]), owned, AT_ONCE)
         elif verdict is Verdict.gone:
+            owned |= self._attempts.get(node, {})  # others of its attempts have been met while it was asked
             logger.warning("node %s is dead: it has run %s", node, _counted(len(owned)))
             await self._lost(owned)
 

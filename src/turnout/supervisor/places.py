@@ -91,13 +91,14 @@ class PlaceSweep:
         """Activities of whose jobs some wait, and since when no node works on them."""
         self._not_before = 0.0
 
-    async def look(self) -> None:
-        """Free what is over, hand on what is free. Errors are those of the connection."""
+    async def look(self) -> bool:
+        """Free what is over, hand on what is free; whether nobody holds a place, or waits for one. Errors are those of
+        the connection."""
         if boottime() < self._not_before:
-            return
+            return False
         begun = boottime()
         if not await self._store.places.ever_used():
-            return
+            return True
         held = {LimitKey(places.key, places.name): places for places in await self._store.places.all()}
         lines = await self._store.places.lines.all(held)
         self._uses.count(held.values(), lines)
@@ -105,6 +106,7 @@ class PlaceSweep:
         noted = {key: set(places.idle) for key, places in held.items() if places.idle or places.lanes}
         for key in noted:
             lines.setdefault(key, Line())
+        calm = not lines and not any(places.holders for places in held.values())
 
         async def hand_on(key: LimitKey) -> None:
             line, before = lines[key], noted.get(key, set())
@@ -115,6 +117,7 @@ class PlaceSweep:
         await self._free(list(held.values()), seen)
         self._not_before = boottime() + _SHARE * (boottime() - begun)
         reach("supervisor.places")
+        return calm
 
     async def _see(self, lines: Mapping[LimitKey, Line], holders: Sequence[Holder]) -> _Seen:
         """Who lives, and whose jobs that wait, or have been given a place, nobody can start."""

@@ -95,9 +95,10 @@ class Records:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    async def read(self) -> None:
-        """Read up to what is the end now. When that is much it is done now and then, and without haste: a namespace
-        may write records as fast as they can be read. Errors are those of the connection."""
+    async def read(self) -> bool:
+        """Read up to what is the end now; whether nothing was there to be read. When that is much it is done now and
+        then, and without haste: a namespace may write records as fast as they can be read. Errors are those of the
+        connection."""
         connection = self._store.connection
         info = await Stream(connection, self._stream).info()
         begun, top = (str(info["created"]), connection.epoch), int(info["state"]["last_seq"])
@@ -106,7 +107,7 @@ class Records:
             self._begun, self._read_up_to, self._whole_at = begun, 0, None
             self._earlier, self._plan = self._plan, _Plan()
             self._walked_at = -self._every_s
-        if top <= self._read_up_to:
+        if calm := top <= self._read_up_to:
             pass
         elif top - self._read_up_to <= QUICK_PAGES * SMALL_PAGE:
             await self._read_quickly(top)
@@ -114,10 +115,11 @@ class Records:
             await self._walk(top)
             self._walked_at = boottime()
         else:
-            return
+            return False
         if self._whole_at is None:
             self._whole_at, self._earlier = boottime(), _Plan()
         reach("supervisor.registry")
+        return calm
 
     async def _read_quickly(self, top: int) -> None:
         subject = self._store.names.record("*", "*")

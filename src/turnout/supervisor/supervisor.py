@@ -28,6 +28,7 @@ from turnout.store.perform import OnSaved, Performer, Store
 from turnout.supervisor.ahead import Ahead
 from turnout.supervisor.alarms import Alarms
 from turnout.supervisor.apply import Applier
+from turnout.supervisor.bell import Bells
 from turnout.supervisor.completions import Completions
 from turnout.supervisor.deadlines import Deadlines
 from turnout.supervisor.duties import Duties, Duty
@@ -178,18 +179,64 @@ class Supervisor:
         options = self._options
         performer = self._performer(store)
         apply = Applier(performer)
-        owners = Owners(store, apply, self.confident)
+        bells = Bells.over(store.connection, store.names, options.liveness_ttl)
+        owners = Owners(store, apply, self.confident, calm_s=bells.nodes.rest_s)
         sweep = Sweep(store, apply, owners, self._pace())
         owners.tell(sweep.soon)
         records = Records(store, apply, owners, settling_s=options.settling, every_s=options.registry_every)
-        alarms = Alarms(store, apply, owners)
         ahead = Ahead(store, apply)
-        deadlines = Deadlines(store, apply, least_age_s=self._options.look_every)
+        deadlines = Deadlines(store, apply, least_age_s=options.look_every)
         turns = Turns(store, apply, lambda: list(sweep.consumers.values()))
         places = PlaceSweep(store, self._limits)
         routes = RouteWatch(store, lambda: list(sweep.consumers.values()))
         groups = GroupWatch(store, performer, self._groups)
         completions = Completions(store, performer)
+
+        async def read_ahead() -> None:
+            await ahead.look(list(sweep.consumers.values()))
+
+        often = options.look_every
+        return [
+            Duty(
+                name="the nodes",
+                every_s=often,
+                run=owners.look,
+                begin=owners.begin,
+                hurry=owners.strange,
+                bell=bells.nodes,
+            ),
+            Duty(name="the late nodes", every_s=often, run=owners.ask_late),
+            Duty(
+                name="what was handed over",
+                every_s=often,
+                run=sweep.read,
+                begin=sweep.begin,
+                hurry=owners.vanished,
+                bell=bells.handed,
+            ),
+            Duty(name="the messages", every_s=often, run=sweep.look),
+            Duty(name="the priorities", every_s=often, run=read_ahead, begin=ahead.begin),
+            Duty(name="the waiting", every_s=2 * often, run=deadlines.read, begin=deadlines.begin, bell=bells.waiting),
+            Duty(name="the deadlines", every_s=often, run=deadlines.look),
+            Duty(name="the turns", every_s=often, run=turns.look, begin=turns.begin),
+            Duty(name="the new records", every_s=often, run=records.read, begin=records.begin, bell=bells.records),
+            Duty(name="the records", every_s=often, run=records.look),
+            Duty(name="the limits", every_s=often, run=places.look, bell=bells.limits),
+            Duty(name="the routes", every_s=often, run=routes.look),
+            Duty(
+                name="the completions",
+                every_s=often,
+                run=completions.look,
+                begin=completions.begin,
+                bell=bells.completions,
+            ),
+            Duty(name="the groups", every_s=often, run=groups.look, begin=groups.begin, bell=bells.groups),
+            *self._rounds(store, Alarms(store, apply, owners)),
+            *self._walks(store, performer),
+        ]
+
+    def _rounds(self, store: Store, alarms: Alarms) -> list[Duty]:
+        """What nobody is in a hurry for."""
 
         async def clock() -> None:
             await store.connection.sync_clock(self._names.work)  # deadlines are told by it, and clocks are set
@@ -198,36 +245,18 @@ class Supervisor:
             if metrics.look():
                 await self._queues.measure(store, await consumers_of(store.connection, self._names))
 
-        async def read_ahead() -> None:
-            await ahead.look(list(sweep.consumers.values()))
-
         async def workflows() -> None:
             if metrics.look():
                 await self._workflows.count(store)
 
-        often, seldom = options.look_every, options.sweep_every
+        seldom = self._options.sweep_every
         return [
-            Duty(name="the nodes", every_s=often, run=owners.look, begin=owners.begin),
-            Duty(name="the late nodes", every_s=often, run=owners.ask_late),
-            Duty(name="what was handed over", every_s=often, run=sweep.read, begin=sweep.begin, hurry=owners.vanished),
-            Duty(name="the messages", every_s=often, run=sweep.look),
-            Duty(name="the priorities", every_s=often, run=read_ahead, begin=ahead.begin),
-            Duty(name="the waiting", every_s=2 * often, run=deadlines.read, begin=deadlines.begin),
-            Duty(name="the deadlines", every_s=often, run=deadlines.look),
-            Duty(name="the turns", every_s=often, run=turns.look, begin=turns.begin),
-            Duty(name="the new records", every_s=often, run=records.read, begin=records.begin),
-            Duty(name="the records", every_s=often, run=records.look),
-            Duty(name="the limits", every_s=often, run=places.look),
-            Duty(name="the routes", every_s=often, run=routes.look),
-            Duty(name="the completions", every_s=often, run=completions.look, begin=completions.begin),
-            Duty(name="the groups", every_s=often, run=groups.look, begin=groups.begin),
             Duty(name="the alarms", every_s=seldom, run=alarms.look, hurry=self._alarmed),
             Duty(name="the queues", every_s=seldom, run=queues),
             Duty(name="the workflows", every_s=seldom, run=workflows),
             Duty(name="the pauses", every_s=seldom, run=store.pauses.set_right),
             Duty(name="the schedules", every_s=seldom, run=Rearming(store).look),
             Duty(name="the clock", every_s=seldom, run=clock),
-            *self._walks(store, performer),
         ]
 
     def _walks(self, store: Store, performer: Performer) -> list[Duty]:

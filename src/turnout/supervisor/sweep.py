@@ -119,8 +119,9 @@ class Sweep:
         """How many wait for their time."""
         return sum(len(agenda) for agenda in self._far.values())
 
-    async def read(self) -> None:
-        """Read what was handed to somebody since the last time. Errors are those of the connection."""
+    async def read(self) -> bool:
+        """Read what was handed to somebody since the last time; whether nothing is in anybody's hands, or can get there
+        before it is published. Errors are those of the connection."""
         if self._owners.departed != self._departed:
             self._departed = self._owners.departed
             self.alert()
@@ -138,6 +139,8 @@ class Sweep:
             new = [handed for raw in page if (handed := self._handed(consumer, raw, at)) is not None]
             await self._judge(consumer.name, new)
         reach("supervisor.read")
+        waits = any(consumer.pending or consumer.unacked for consumer in found)
+        return not (waits or self._known or self.far or self._reading.unread)
 
     async def look(self) -> None:
         """Judge what is due. Errors are those of the connection."""
