@@ -229,6 +229,7 @@ def test_a_run_that_is_pinned_to_a_build(cli: Cli) -> None:
         process.wait(30)
     with cli.process("worker", "flows", "--build", "two") as process:
         eventually(lambda: cli.json("node", "ls"), lambda found: [node["build"] for node in found] == ["two"])
+        assert "approval" in cli("node", "ls").stdout
         info = cli.json("workflow", "show", "a-1")
         assert (info["build"], info["pinned"], info["reason"]) == ("one", True, "waits for a worker of build one")
         assert "one (pinned)" in cli("workflow", "show", "a-1").stdout

@@ -28,11 +28,12 @@ async def ls(s: Session) -> int:
             output.age(node.started_at, s.now),
             output.ago(node.seen_at, s.now),
             ", ".join(node.activities),
+            ", ".join(node.workflows),
             spelled(node.properties),
         )
         for node in found
     ]
-    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities", "properties"]
+    headers = ["node", "host", "pid", "version", "jobs", "state", "up", "seen", "activities", "workflows", "properties"]
     s.show(found, lambda: output.table(headers, rows))
     return 0
 
