@@ -15,7 +15,7 @@ from tests.edge.conftest import Connect
 from tests.support.proxy import Proxy
 from turnout.nats.connection import Connection, Disconnected, NoResponders, RequestTimeout
 from turnout.nats.direct import Page, page_of
-from turnout.nats.pages import PAGE, Backward, few, forward, newest_of, stored_since
+from turnout.nats.pages import PAGE, SMALL_PAGE, Backward, few, forward, newest_of, some, stored_since, unhurried
 from turnout.testing.server import NatsServer
 
 BODY: dict[str, Any] = {"seq": 1, "batch": 1000, "next_by_subj": ">"}
@@ -115,6 +115,24 @@ async def test_walks_give_everything_in_their_order(connection: Connection, stre
                 break
     await connection.flush()
     assert len(connection._calls) == 0
+
+
+async def test_what_is_to_be_skipped_is_left_out(connection: Connection, stream: str) -> None:
+    """But for the last of each page, by which its reader knows where to go on: what lies behind is found."""
+    wanted = (3, SMALL_PAGE, SMALL_PAGE + 7)
+    for number in range(1, 2 * SMALL_PAGE + 10):
+        await connection.store(f"{stream}.a", b"wanted" if number in wanted else b"", {"n": str(number)})
+
+    def skip(message: tuple[bytes, bytes]) -> bool:
+        data, block = message
+        assert b"\r\nn: " in block
+        return not data
+
+    found = [[raw.seq for raw in page] async for page in unhurried(connection, stream, f"{stream}.a", skip=skip)]
+    assert found == [[3, SMALL_PAGE], [SMALL_PAGE + 7, 2 * SMALL_PAGE], [2 * SMALL_PAGE + 9]]
+    some_of = await some(connection, stream, f"{stream}.a", 2, 3, skip=skip)
+    assert [raw.seq for raw in some_of.messages] == [3, 4]
+    assert some_of.more
 
 
 async def test_nothing_to_walk(connection: Connection, stream: str) -> None:

@@ -353,9 +353,48 @@ async def test_while_very_many_are_new_they_are_read_now_and_then(
     async with asked(turnout_client) as seqs:
         await records.read()
         assert not seqs
+        await fill(turnout_client, many, restarted=False)
         later(monkeypatch, turnout_client, 31)
         await records.read()
         assert seqs[0] == many + 1
+
+
+async def test_what_was_written_in_a_burst_is_read_when_it_is_over(turnout_client: Client) -> None:
+    """Whatever may have come before: jobs with deadlines, thousands at a time, are not left alone for half a minute."""
+    many = QUICK_PAGES * SMALL_PAGE + 10
+    records = records_of(turnout_client)
+    await records.read()
+    await fill(turnout_client, many, restarted=False)
+    async with asked(turnout_client) as seqs:
+        await records.read()
+        assert not seqs
+        await fill(turnout_client, 10, restarted=False)
+        await records.read()
+        assert seqs[0] == 1
+
+
+async def test_what_has_ended_while_it_was_read_runs_no_more(turnout_client: Client) -> None:
+    """One page may have a record twice: as it was when the page was begun, and as it is by the end of it."""
+    connection, stream = turnout_client.store.connection, kv_stream(turnout_client.store.names.jobs_bucket)
+    config = (await connection.api(f"STREAM.INFO.{stream}"))["config"]
+    await connection.api(f"STREAM.UPDATE.{stream}", {**config, "max_msgs_per_subject": 2})
+
+    async def begin(job_id: str) -> None:
+        attempts = (AttemptRecord(1, 1, "n-1", 1.0),)
+        runs: dict[str, Any] = {"token": Token("n-1", 1, 1, "x"), "attempt": 1, "attempts": attempts}
+        await put(turnout_client, job_record(job_id, "idle", JobState.running, submitted_at=1.0, **runs))
+
+    owners = Owners(turnout_client.store, Applied(), lambda: True)
+    records = Records(turnout_client.store, Applied(), owners, settling_s=SETTLING_S, every_s=30.0)
+    await begin("seen")
+    await records.read()
+    assert len(owners) == 1
+    await begin("twice")
+    for job_id in ("seen", "twice"):
+        await put(turnout_client, job_record(job_id, "idle", JobState.completed, submitted_at=1.0), ttl=True)
+    await fill(turnout_client, 1, restarted=False)
+    await records.read()
+    assert len(owners) == 0
 
 
 async def test_what_waits_in_a_line_or_on_a_route_is_asked_after_rarely(

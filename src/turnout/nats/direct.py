@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from itertools import filterfalse
 from typing import Any, NamedTuple
 
 import attrs
@@ -118,11 +119,27 @@ _SEQUENCE = b"\r\nNats-Sequence: "
 _PLACE = re.compile(rb"\r\nNats-Subject: ([^\r]*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ")
 
 
-def page_of(answers: Answers, subject: str) -> Page:
-    """The page in the answers to a direct read; raises what the server says is wrong. 12 us of CPU for a record."""
+Skip = Callable[[tuple[bytes, bytes]], bool]
+"""(the data and the headers of a message, unparsed) -> whether its reader can do without it."""
+
+
+def page_of(answers: Answers, subject: str, skip: Skip | None = None) -> Page:
+    """The page in the answers to a direct read; raises what the server says is wrong. 12 us of CPU for a record.
+
+    The messages that `skip` says are left out, but for the last one, which tells how far the page reaches.
+    """
     _, last = answers[-1]
     end = received(b"", b"", b"", last)
-    return Page([_raw(data, block) for data, block in answers[:-1]], _pending(end, subject))
+    found = answers[:-1]
+    if skip is not None:
+        found[:-1] = filterfalse(skip, found[:-1])
+    return Page([_raw(data, block) for data, block in found], _pending(end, subject))
+
+
+def subject_in(block: bytes) -> bytes:
+    """The subject of a stored message, as its headers tell."""
+    begin = block.rindex(_SUBJECT) + len(_SUBJECT)
+    return block[begin : block.index(b"\r", begin)]
 
 
 def raw_of(message: Message) -> Raw:

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from turnout.nats.connection import Connection
-from turnout.nats.direct import Page, Raw, page_of, raw_of
+from turnout.nats.direct import Page, Raw, Skip, page_of, raw_of
 from turnout.nats.requests import Answers
 
 PAGE = 2048
@@ -64,15 +64,16 @@ async def forward(connection: Connection, stream: str, subject: str, seq: int = 
 
 
 async def unhurried(
-    connection: Connection, stream: str, subject: str, seq: int = 1, *, rest: float = _REST
+    connection: Connection, stream: str, subject: str, seq: int = 1, *, rest: float = _REST, skip: Skip | None = None
 ) -> AsyncGenerator[list[Raw]]:
     """`forward`, for whoever looks after things beside the work: small pages, nothing read ahead, and after each page a
     rest of so many times as long as it took: four fifths of the server's time and of this process's, or more, are left
-    to others. A page is emptied when the next one is asked for."""
+    to others. A page is emptied when the next one is asked for, and has at least its last message, whatever is to be
+    skipped."""
     loop = asyncio.get_running_loop()
     while True:
         began = loop.time()
-        messages, more = await _page(_ask(connection, stream, subject, seq, SMALL_PAGE), stream)
+        messages, more = await _page(_ask(connection, stream, subject, seq, SMALL_PAGE), stream, skip)
         if messages:
             seq = messages[-1].seq + 1
             yield messages
@@ -82,9 +83,12 @@ async def unhurried(
         await asyncio.sleep(rest * (loop.time() - began))
 
 
-async def some(connection: Connection, stream: str, subject: str, seq: int, count: int) -> Page:
-    """At most `count` messages on `subject`, the first ones from `seq` on, and how many others are behind them."""
-    return await _page(_ask(connection, stream, subject, seq, count), stream)
+async def some(
+    connection: Connection, stream: str, subject: str, seq: int, count: int, *, skip: Skip | None = None
+) -> Page:
+    """At most `count` messages on `subject`, the first ones from `seq` on, and how many others are behind them. The
+    last one is there, also if it is to be skipped."""
+    return await _page(_ask(connection, stream, subject, seq, count), stream, skip)
 
 
 async def few(connection: Connection, stream: str, subject: str) -> AsyncGenerator[list[Raw]]:
@@ -253,5 +257,5 @@ def _ask(connection: Connection, stream: str, subject: str, seq: int, batch: int
     return connection.ask_page(_verb(stream), body)
 
 
-async def _page(answers: asyncio.Future[Answers], stream: str) -> Page:
-    return page_of(await answers, _verb(stream))
+async def _page(answers: asyncio.Future[Answers], stream: str, skip: Skip | None = None) -> Page:
+    return page_of(await answers, _verb(stream), skip)

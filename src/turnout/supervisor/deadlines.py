@@ -35,6 +35,10 @@ _REST = 16.0
 _SAYS = f"\r\n{wire.OPTIONS}:".encode()
 
 
+def _says_nothing(message: tuple[bytes, bytes]) -> bool:
+    return _SAYS not in message[1]
+
+
 class Deadlines:
     """Looks after them: `read` finds those of messages that have waited for `least_age_s`, `look` ends what is overdue.
     Errors are those of the connection."""
@@ -60,7 +64,8 @@ class Deadlines:
         first = await some(connection, names.work, names.all_jobs, begin, 1)
         if not first.messages or self._came_just_now(first.messages[0]):
             return not first.messages
-        async with aclosing(unhurried(connection, names.work, names.all_jobs, begin, rest=_REST)) as pages:
+        walk = unhurried(connection, names.work, names.all_jobs, begin, rest=_REST, skip=_says_nothing)
+        async with aclosing(walk) as pages:
             async for page in pages:
                 if connection.epoch != self._epoch:
                     return False

@@ -101,6 +101,10 @@ class Owners:
     def __len__(self) -> int:
         return len(self._node_of)
 
+    def noted(self, activity: str, job_id: str) -> bool:
+        """Whether the job is among those that run, or have run when they were looked at."""
+        return (activity, job_id) in self._node_of
+
     def note(self, activity: str, job_id: str, owned: Owned) -> None:
         """This attempt runs, or has run when it was looked at."""
         key = (activity, job_id)

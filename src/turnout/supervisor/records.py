@@ -26,7 +26,7 @@ from turnout.core.spec import is_name, priority_of
 from turnout.crashpoints import reach
 from turnout.errors import UnreadableRecord
 from turnout.nats.boottime import boottime
-from turnout.nats.direct import Raw
+from turnout.nats.direct import Raw, subject_in
 from turnout.nats.pages import SMALL_PAGE, at_sequences, newest_of, some, unhurried
 from turnout.nats.stream import Stream, expires, kv_stream
 from turnout.store.perform import Store
@@ -39,6 +39,8 @@ logger = logging.getLogger("turnout.supervisor")
 ALL_AGAIN_S = 3600.0
 QUICK_PAGES = 4
 """What was written since the last look is read at once, if it is no more than this; more waits for the next walk."""
+
+_QUICK = QUICK_PAGES * SMALL_PAGE
 
 _TOGETHER = 512
 """How many records are looked at again in one turn."""
@@ -86,7 +88,9 @@ class Records:
         self._read_up_to = 0
         self._begun: tuple[str, int] | None = None
         self._whole_at: float | None = None
-        self._walked_at = -self._every_s
+        self._up_to_date_at = -self._every_s
+        self._top = 0
+        self._met: set[bytes] = set()
 
     @property
     def waiting(self) -> int:
@@ -96,9 +100,10 @@ class Records:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self) -> bool:
-        """Read up to what is the end now; whether nothing was there to be read. When that is much it is done now and
-        then, and without haste: a namespace may write records as fast as they can be read. Errors are those of the
-        connection."""
+        """Read up to what is the end now; whether nothing was there to be read. What is too much to be read at once is
+        read without haste, when no more than that is written from one look to the next, or now and then: a namespace
+        may write records as fast as they can be read, and most of them of jobs that have ended when they are. Errors
+        are those of the connection."""
         connection = self._store.connection
         info = await Stream(connection, self._stream).info()
         begun, top = (str(info["created"]), connection.epoch), int(info["state"]["last_seq"])
@@ -106,16 +111,17 @@ class Records:
         if begun != self._begun or top < self._read_up_to or old:
             self._begun, self._read_up_to, self._whole_at = begun, 0, None
             self._earlier, self._plan = self._plan, _Plan()
-            self._walked_at = -self._every_s
+            self._up_to_date_at = -self._every_s
+        written, self._top = top - self._top, top
         if calm := top <= self._read_up_to:
             pass
-        elif top - self._read_up_to <= QUICK_PAGES * SMALL_PAGE:
+        elif top - self._read_up_to <= _QUICK:
             await self._read_quickly(top)
-        elif boottime() - self._walked_at >= self._every_s:
+        elif written <= _QUICK or boottime() - self._up_to_date_at >= self._every_s:
             await self._walk(top)
-            self._walked_at = boottime()
         else:
             return False
+        self._up_to_date_at = boottime()
         if self._whole_at is None:
             self._whole_at, self._earlier = boottime(), _Plan()
         reach("supervisor.registry")
@@ -125,21 +131,35 @@ class Records:
         subject = self._store.names.record("*", "*")
         while self._read_up_to < top:
             begin = self._read_up_to + 1
-            page = await some(self._store.connection, self._stream, subject, begin, SMALL_PAGE)
+            page = await some(self._store.connection, self._stream, subject, begin, SMALL_PAGE, skip=self._is_done_with)
             self._note_all(page.messages)
             if not page.more or not page.messages:
                 self._read_up_to = max(top, self._read_up_to)
 
     async def _walk(self, top: int) -> None:
         subject, begin = self._store.names.record("*", "*"), self._read_up_to + 1
-        async with aclosing(unhurried(self._store.connection, self._stream, subject, begin)) as pages:
+        walk = unhurried(self._store.connection, self._stream, subject, begin, skip=self._is_done_with)
+        async with aclosing(walk) as pages:
             async for page in pages:
                 self._note_all(page)
                 if self._read_up_to >= top:
                     break  # what is written meanwhile is for the next look: it may come as fast as it is read
         self._read_up_to = max(top, self._read_up_to)
 
+    def _is_done_with(self, message: tuple[bytes, bytes]) -> bool:
+        """Most records are: ended, and expiring. Told from the bytes, for there may be very many. One of whose job is
+        known that it ran has to be met."""
+        data, block = message
+        if not expires(block) or wire.state_of(data) not in FINAL:
+            self._met.add(subject_in(block))  # it may have ended since it was sent, and be met once more in one page
+            return False
+        if not self._met and not len(self._owners):
+            return True
+        subject = subject_in(block)
+        return subject not in self._met and not self._owners.noted(*_job_of(subject))
+
     def _note_all(self, page: Sequence[Raw]) -> None:
+        self._met.clear()
         for raw in page:
             due = self._parsed(raw)
             if due is not None:
@@ -149,7 +169,6 @@ class Records:
     def _parsed(self, raw: Raw) -> _Due | None:
         """The record, unless nothing will ever have to be done about it."""
         named = _job_of(raw.subject)
-        # Most are done with, and have begun to expire: told from the bytes, for there may be very many.
         is_expiring = expires(raw.block)
         if not raw.data or (is_expiring and wire.state_of(raw.data) in FINAL):
             self._owners.drop(*named)
