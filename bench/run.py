@@ -11,6 +11,7 @@ from types import ModuleType
 from bench import (
     asking,
     backlog,
+    crowd,
     drain,
     failover,
     fanout,
@@ -35,7 +36,7 @@ from bench.table import Row, as_markdown
 
 SUITES: dict[str, tuple[ModuleType, ...]] = {
     "jobs": (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, firing, idle, replicas),
-    "workflows": (workflows, fanout, asking, signals, replaying, waiting, limiting),
+    "workflows": (workflows, fanout, asking, signals, replaying, waiting, crowd, limiting),
 }
 """What is measured, and published, together. The second one has limits and priorities as well."""
 

@@ -61,11 +61,16 @@ async def begun(url: str, namespace: str, count: int, keeper: int) -> dict[str, 
 
 
 async def _start(client: Client, count: int) -> None:
-    """Start so many, and wait until the worker has begun them: then their wake-ups are gone."""
+    """Start so many, and wait until the worker has begun them."""
     await each(lambda _: client.start(asleep), range(count), AT_ONCE)
+    await all_begun(client)
+
+
+async def all_begun(client: Client) -> None:
+    """Wait until the workers have begun each workflow that sleeps."""
     consumer = f"CONSUMER.INFO.{client.store.names.inbox}.{asleep.name}"
     while True:
-        info = await client.store.connection.api(consumer)
+        info = await client.store.connection.api(consumer)  # of what has begun the wake-up is gone
         if not info["num_pending"] + info["num_ack_pending"]:
             return
         await asyncio.sleep(_LOOK_S)
