@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from turnout import Client, Fatal, JobNotFound, JobState, activity
+from turnout.nats.connection import Connection
+from turnout.nats.stream import kv_stream
 from turnout.testing.fixtures import WorkerFactory
 
 fixed = asyncio.Event()
@@ -35,6 +37,24 @@ class _Missing(Fatal):
 @pytest.fixture(autouse=True)
 def broken() -> None:
     fixed.clear()
+
+
+async def test_a_cancel_looks_no_more_than_it_has_to(turnout_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the record and the message, whether it is overdue, then to decide, and at the message that it removes. Whoever
+    cancels twenty thousand waits for all of these."""
+    asked: list[str] = []
+    get = Connection.get_message
+
+    async def counted(connection: Connection, stream: str, **body: Any) -> Any:
+        asked.append(stream)
+        return await get(connection, stream, **body)
+
+    handle = await turnout_client.submit(wait_for_it)
+    monkeypatch.setattr(Connection, "get_message", counted)
+    await handle.cancel()
+    names = turnout_client.store.names
+    assert asked == [kv_stream(names.jobs_bucket), names.work] * 2 + [names.work]
+    assert (await handle.info()).state is JobState.cancelled
 
 
 async def test_cancelling_what_matches(turnout_client: Client, turnout_worker: WorkerFactory) -> None:

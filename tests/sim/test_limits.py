@@ -32,6 +32,9 @@ RATE, BURST = 0.5, 2
 BEGINNING_S = 1.5
 """So long it may take from a token to the record of the start, where nothing stands still."""
 
+MOVING_S = 1.5
+"""So long it may take from the record of another priority until the job waits among those, where nobody dies."""
+
 JOBS = tuple(("plain", script) for script in ("C", "FC", "C", "LC", "C"))
 STEP = 20
 """One in so many of the effects is tried. That many histories have no effect in common."""
@@ -159,16 +162,19 @@ class Ranked(Limiting):
             self._holders = frozenset((holder.id, holder.turn) for holder in holders)
 
     def _turn(self, holder: Holder, message: Message) -> None:
-        """L4: where nobody dies, no job that has been of its priority for a second has its turn while one of a higher
-        priority has waited for a second. (There are too few for one that goes to who has waited longest.)"""
+        """L4: where nobody dies, no job has its turn while one of a higher priority has waited for a second, where
+        neither priority was changed just now. (There are too few for one that goes to who has waited longest.)"""
         self.turns += 1
-        if self.world.now - self._ranked.get(holder.id, (0, 0.0))[1] <= 1.0:
-            return  # whoever gives it the place may have read its record before
         for entry in self.work.messages.values() if not self.plan.crash else ():
             named = self.names.parked_of(entry.subject)
             if named is not None and named.id != holder.id and message.time_ns - entry.time_ns > 1e9:
-                if 0 < self._rank(named.id) < self._rank(holder.id):
+                long = min(self._ranked_for(named.id), self._ranked_for(holder.id)) > MOVING_S
+                if long and 0 < self._rank(named.id) < self._rank(holder.id):
                     raise Violation("L4 by priority", f"{holder.id} before {named.id}")
+
+    def _ranked_for(self, job_id: str) -> float:
+        """For how long a job has been of its priority."""
+        return self.world.now - self._ranked.get(job_id, (0, 0.0))[1]
 
     def _rank(self, job_id: str) -> int:
         """Of which priority a job is; 0 while it has no record."""

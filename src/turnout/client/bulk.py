@@ -18,7 +18,7 @@ from turnout.core.record import FINAL, RETRYABLE, JobState
 from turnout.errors import InvalidState, InvalidValue, JobNotFound
 from turnout.store.perform import Performer, Store
 
-AT_ONCE = 32
+AT_ONCE = 128
 _PART = 2048
 CANCELLABLE = frozenset(JobState) - FINAL
 DELETABLE = FINAL

@@ -115,9 +115,7 @@ class JobHandle(OutsideMethods, Generic[R]):
         kept = given_reason(reason)
         activity = await self._named()
         await self._reader.settled(activity, self.id)
-        found = await self._store.queue.find(activity, self.id)
-        now = self._store.connection.now()
-        event = CancelRequested(reason=kept, now=now, delivery=found)
+        event = CancelRequested(reason=kept, now=self._store.connection.now())
         await self._performer.apply(activity, self.id, event)
 
     @outwaits

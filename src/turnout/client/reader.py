@@ -77,9 +77,10 @@ class Reader:
         """The job as it stands, for whoever is about to change it: that an overdue one has ended is written first."""
         record = (await self.load(activity, job_id)).record
         now = self._store.connection.now()
-        if record is not None and seen_at(record, now) is not record:
-            expired = Expired(now=now, delivery=await self._store.queue.find(activity, job_id))
-            await self._performer.apply(activity, job_id, expired)
+        if record is not None and seen_at(record, now) is record:
+            return record
+        if record is not None:
+            await self._performer.apply(activity, job_id, Expired(now=now))
         return await self.read(activity, job_id)
 
     async def keys(self, filters: Filters, *, as_stored: bool = False) -> list[tuple[str, str]]:
