@@ -34,7 +34,7 @@ def times_counted(plan: Plan) -> int:
 def test_each_has_its_turn(pool: Executor, scale: float) -> None:
     """However many jobs of another tenant wait before it: they are counted, and there are enough to tell."""
     plans = calm(round(20 * scale) or 1)
-    assert sum(pool.map(times_counted, plans)) > 12 * len(plans)
+    assert sum(pool.map(times_counted, plans)) > 8 * len(plans)
 
 
 @pytest.mark.long
