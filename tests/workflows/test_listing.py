@@ -55,3 +55,20 @@ async def test_what_is_rare_is_found_all_the_same(client: Client) -> None:
     assert [info.id async for info in client.workflows(name=patient, limit=2)] == [old.id]
     listed = [info async for info in client.workflows(state=WorkflowState.terminated, limit=2)]
     assert [info.id for info in listed] == [old.id]
+
+
+async def test_what_is_written_during_a_listing_is_listed_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sends a record that was stored meanwhile behind all that was there: its workflow has been listed."""
+    handles = [await client.start(approval) for _ in range(5)]
+    histories = client.store.histories
+    begin = histories._list_to
+
+    async def begin_and_write(inbox: str) -> int:
+        count = await begin(inbox)
+        await handles[0].terminate("meanwhile")
+        await client.store.connection.flush()
+        return count
+
+    monkeypatch.setattr(histories, "_list_to", begin_and_write)
+    listed = [workflow_id async for workflow_id, _ in histories.entries()]
+    assert sorted(listed) == sorted(handle.id for handle in handles)

@@ -170,7 +170,7 @@ class Histories:
                 async with asyncio.timeout(LISTING_S):
                     await news.wait()
                 news.clear()
-                together = arrived.copy()
+                together = arrived[:left]  # what lies behind was written meanwhile
                 arrived.clear()
                 left -= len(together)
                 for listed in filter(None, map(_listed, together)):
