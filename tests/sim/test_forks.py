@@ -47,6 +47,8 @@ def test_a_crash_before_every_effect_while_one_with_children_is_forked(pool: Exe
         Plan(seed=number, jobs=(("flow", script),), acts=(Act("fork", 0.4), Act(act, 0.8)))
         for number, (act, script) in enumerate(itertools.product(("unfork", "cancel", "forget"), ("eT", "oY", "dR")))
     ]
+    # What a child is sent may be on its way while its end is shared already; these seeds meet that.
+    plans += [Plan(seed=seed, jobs=(("flow", "O"),), acts=(Act("fork", 0.5), Act("fork", 1.3))) for seed in (0, 1, 4)]
     plans = some(plans, scale)
     crash_each(pool, plans)
 

@@ -10,7 +10,7 @@ import pytest
 from turnout import InvalidValue
 from turnout.core.failure import ErrorInfo
 from turnout.core.spec import Asker, Body
-from turnout.core.workflows.effects import Dispatch, SendSignal, StartChild, effects_of
+from turnout.core.workflows.effects import Dispatch, SendSignal, StartChild, Tell, effects_of
 from turnout.core.workflows.fork import Forking, failed_at, forked, with_past
 from turnout.core.workflows.shared import steps_of
 from turnout.core.workflows.standing import Standing, Verdict, judge, stand
@@ -296,6 +296,25 @@ class TestChildren:
         )
         effects = effects_of(attrs.evolve(record, commands=tuple(replacing)))
         assert any(isinstance(each, SendSignal) for each in effects) == (end is None)
+
+    @pytest.mark.parametrize("target", [key_of("o", "L", 1, "0-0"), "mine"])
+    @pytest.mark.parametrize("kind", [CommandKind.signal, CommandKind.cancel])
+    def test_one_whose_end_is_shared_stays_who_it_was_and_is_sent_nothing(self, target: str, kind: CommandKind) -> None:
+        """What the code had sent it, and was not told yet whether that was taken, counts as taken. Not so what it has
+        sent to another one under that id, who goes on."""
+        child = Command("0-0", CommandKind.child, "sub", target=target, child=ChildOptions())
+        sent = Command("0-5", kind, "go", target=target)
+        begun, ended = (BEGIN, Turn(commands=(child, sent))), done("0-0")
+        record, _ = fork_at(run_of(begun, (ended, Turn(commands=(SHIP,)))), 7)
+        assert [each.target for each in record.commands[:2]] == [target, target]
+        tell, dispatch = effects_of(record)
+        assert tell == Tell(Asker("f", "order", "F", 1, "0-5"), Ending(EndKind.completed))
+        assert isinstance(dispatch, Dispatch)
+        assert effects_of(record, {"0-5"}) == (dispatch,)
+
+        another = attrs.evolve(child, id="0-4")
+        record, _ = fork_at(run_of(begun, (ended, Turn(commands=(another,)))), 7)
+        assert not any(isinstance(each, Tell) for each in effects_of(record))
 
     def test_it_is_started_under_its_new_name(self) -> None:
         """As any child of the fork."""

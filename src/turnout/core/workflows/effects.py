@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from turnout.core.spec import Asker
 from turnout.core.struct import struct
-from turnout.core.workflows.standing import asked_again, forks
+from turnout.core.workflows.standing import asked_again, forks, sent_in_vain
 from turnout.core.workflows.values import (
     TIMEOUT,
     Command,
@@ -175,8 +175,13 @@ def ended_in(record: Record, inputs: Iterable[Input]) -> set[str]:
 
 def _effects(record: Record, ended: Collection[str]) -> Iterator[Effect]:
     begun = record.start if record.kind is RecordKind.start else None
+    vain = sent_in_vain(record) if forks(record) else ()
     for command in asked_again(record) if forks(record) else record.commands:
-        if command.id not in ended:
+        if command.id in ended:
+            continue
+        if command.id in vain:
+            yield Tell(record.asker(command.id), Ending(EndKind.completed))
+        else:
             yield from asked(record, command)
     yield from _withdrawn(record)
     if begun is not None and begun.timeout is not None:

@@ -7,7 +7,7 @@ given to the code as new ones: what that makes of them need not be what was made
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import attrs
@@ -87,7 +87,7 @@ def forked(records: Sequence[Record], at: int, forking: Forking) -> tuple[Start,
     summaries = [step.summary for step in kept if step.summary is not None]
     inputs = (*(given for step in kept for given in step.inputs), *ahead)
     commands = [command for step in kept for command in step.commands]
-    ids = _ids_of_children(commands, first, forking)
+    ids = _ids_of_children(commands, inputs, first, forking)
     return start, Past(
         at=forking.at,
         run=first.run,
@@ -207,12 +207,20 @@ def _nobodys(given: Input) -> Input:
     return given if given.asker is None else attrs.evolve(given, asker=None)
 
 
-def _ids_of_children(commands: Sequence[Command], first: Record, forking: Forking) -> dict[str, str]:
-    """What the children are called in the fork whose id derives from their parent's life, by their ids before it."""
+def _ids_of_children(
+    commands: Sequence[Command], inputs: Iterable[Input], first: Record, forking: Forking
+) -> dict[str, str]:
+    """What the children are called in the fork whose id derives from their parent's life, by their ids before it.
+
+    One that has ended stays who it was: there is no other in its place.
+    """
+    ended = {given.what for given in inputs if given.kind is InputKind.done}
     return {
         command.target: key_of(forking.id, forking.life, first.run, command.id)
         for command in commands
-        if command.kind is CommandKind.child and command.target == key_of(first.id, first.life, first.run, command.id)
+        if command.kind is CommandKind.child
+        and command.id not in ended
+        and command.target == key_of(first.id, first.life, first.run, command.id)
     }
 
 

@@ -171,10 +171,7 @@ def asked_again(record: Record) -> tuple[Command, ...]:
 
     A child that is another one now has not heard what was sent to the one before: that is sent again.
     """
-    standing = stand([(record, 0)])
-    pending = dict(standing.pending)
-    for given in standing.ahead:
-        settle(pending, given)
+    pending = _pending_in(record)
     asked = pending.keys()
     others = {each.target for each in pending.values() if _is_another(record, each)}
     return tuple(
@@ -184,6 +181,28 @@ def asked_again(record: Record) -> tuple[Command, ...]:
         or (each.kind is CommandKind.request and each.target in asked)
         or (each.kind in _SENT and each.target in others)
     )
+
+
+def sent_in_vain(record: Record) -> frozenset[str]:
+    """Which commands of a fork tell something to a child whose end is shared, and have no end themselves.
+
+    Whether the child had heard it is not known here, and nothing can be sent to it any more. The code had asked for
+    that before it was given the child's end: it is no reason for the fork to fail.
+    """
+    pending = _pending_in(record)
+    children = [each for each in record.commands if each.kind is CommandKind.child]
+    over = {each.target for each in children if each.id not in pending}
+    over -= {each.target for each in children if each.id in pending}
+    return frozenset(each.id for each in pending.values() if each.kind in _SENT and each.target in over)
+
+
+def _pending_in(record: Record) -> dict[str, Command]:
+    """What a fork shares that has no end in its shared part, nor in the inputs of the task that was cut."""
+    standing = stand([(record, 0)])
+    pending = dict(standing.pending)
+    for given in standing.ahead:
+        settle(pending, given)
+    return pending
 
 
 _SENT = (CommandKind.signal, CommandKind.cancel)
