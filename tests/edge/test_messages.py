@@ -44,6 +44,7 @@ def test_headers_go_there_and_back(headers: dict[str, str]) -> None:
 def test_no_header_block_breaks_the_parser(raw: bytes) -> None:
     """Whatever bytes stand in a header block, parsing them gives something."""
     parse_headers(b"NATS/1.0" + raw)
+    header_in(b"NATS/1.0\r\na:" + raw, b"a")
 
 
 @pytest.mark.parametrize(

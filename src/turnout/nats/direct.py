@@ -21,6 +21,7 @@ from turnout.nats.messages import (
     ApiError,
     Message,
     StoredMessage,
+    line_in,
     parse_headers,
     received,
     stored_by_direct_get,
@@ -99,8 +100,7 @@ class Raw:
     @property
     def time_ns(self) -> int:
         """When it was stored, in unix nanoseconds of the server."""
-        begin = self.block.rindex(_TIME) + len(_TIME)
-        return unix_ns(self.block[begin : self.block.index(b"\r", begin)].decode())
+        return unix_ns((line_in(self.block, _TIME) or b"").decode())
 
     def parsed(self) -> StoredMessage:
         return stored_by_direct_get(Message("", "", self.data, self.block))
@@ -138,8 +138,7 @@ def page_of(answers: Answers, subject: str, skip: Skip | None = None) -> Page:
 
 def subject_in(block: bytes) -> bytes:
     """The subject of a stored message, as its headers tell."""
-    begin = block.rindex(_SUBJECT) + len(_SUBJECT)
-    return block[begin : block.index(b"\r", begin)]
+    return line_in(block, _SUBJECT) or b""
 
 
 def raw_of(message: Message) -> Raw:

@@ -197,11 +197,14 @@ def header_in(block: bytes, name: bytes) -> bytes | None:
     >>> header_in(b"NATS/1.0\\r\\na: b\\r\\n\\r\\n", b"a")
     b'b'
     """
-    begin = block.rfind(b"\r\n%s:" % name)
-    if begin < 0:
-        return None
-    begin += len(name) + 3
-    return block[begin : block.index(b"\r", begin)].strip()
+    found = line_in(block, b"\r\n%s:" % name)
+    return None if found is None else found.strip()
+
+
+def line_in(block: bytes, begin: bytes) -> bytes | None:
+    """What stands behind the last `begin` in a header block, as far as its line goes; whatever bytes the block has."""
+    at = block.rfind(begin)
+    return None if at < 0 else block[at + len(begin) :].partition(b"\r")[0]
 
 
 def received(subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> Message:
