@@ -144,22 +144,22 @@ class Owners:
             if isinstance(result, BaseException):
                 raise result
         reach("supervisor.counted")
-        return self._living.issuperset(self._attempts) and not self._late(self._nodes, within_s=self._calm_s)
+        return self._living.issuperset(self._attempts) and not self._late(within_s=self._calm_s)
 
     async def ask_late(self) -> None:
         """Ask those whose key will lapse soon: who is silent then is given little time when it does."""
-        if boottime() - self._looked_at > _FRESH_S and self._late(self._nodes):
+        if boottime() - self._looked_at > _FRESH_S and self._late():
             await self._see()
-        late = [node.id for node in self._late(self._nodes) if node.id in self._attempts]
+        late = [node.id for node in self._late() if node.id in self._attempts]
         await each(self._ask, [next(iter(self._attempts[node].values())).token for node in late], AT_ONCE)
 
     async def _see(self) -> None:
         self._nodes, self._looked_at = await self._store.nodes.living(), boottime()
 
-    def _late(self, nodes: Iterable[NodeInfo], *, within_s: float = 0.0) -> list[NodeInfo]:
+    def _late(self, *, within_s: float = 0.0) -> list[NodeInfo]:
         """Those whose key will lapse soon, or so many seconds later."""
         at = self._store.connection.now() + within_s
-        return [node for node in nodes if at - node.seen_at > _LATE * min(node.ttl, MAX_TTL_S)]
+        return [node for node in self._nodes if at - node.seen_at > _LATE * min(node.ttl, MAX_TTL_S)]
 
     async def verdict(self, token: Token, *, exhausted: bool = False) -> Verdict:
         """What becomes of the attempt of this token, as far as this process may say so: gone only if that is sure.
