@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.support.applied import Applied
 from turnout import Client
 from turnout.core.catalog import NodeInfo
-from turnout.core.events import Event, Lost
+from turnout.core.events import Lost
 from turnout.core.record import Token
-from turnout.store.records import Versioned
-from turnout.supervisor.apply import Applier
 from turnout.supervisor.owners import Owned, Owners
-
-
-class Applied(Applier):
-    """Who would apply events: remembers them."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Event]] = []
-
-    async def __call__(self, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> bool:
-        self.events.append((job_id, event))
-        return True
 
 
 def owners_of(client: Client, calm_s: float) -> Owners:

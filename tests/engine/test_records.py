@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench.fill import fill
+from tests.support.applied import Applied
 from tests.support.values import job_record
 from tests.support.waiting import until
 from turnout import Client, JobState, activity, wire
-from turnout.core.events import Event, Expired, Leftover, Lost, Stuck
+from turnout.core.events import Expired, Leftover, Lost, Stuck
 from turnout.core.limits import LimitKey
 from turnout.core.record import AttemptRecord, JobRecord, MessageRef, Token, WaitsFor
 from turnout.core.routing import token_of
@@ -24,9 +25,7 @@ from turnout.errors import TurnoutError
 from turnout.nats.connection import Message
 from turnout.nats.pages import SMALL_PAGE
 from turnout.nats.stream import kv_stream
-from turnout.store.records import Versioned
 from turnout.supervisor import records as module
-from turnout.supervisor.apply import Applier
 from turnout.supervisor.owners import Owners
 from turnout.supervisor.records import QUICK_PAGES, Records
 from turnout.testing.server import NatsServer
@@ -36,17 +35,6 @@ from turnout.wire.limits import dump_key
 @activity
 async def idle() -> None:
     pass
-
-
-class Applied(Applier):
-    """Who would apply events: remembers them."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Event]] = []
-
-    async def __call__(self, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> bool:
-        self.events.append((job_id, event))
-        return True
 
 
 SETTLING_S = 10.0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.engine.test_consumers import OPTIONS, job, message_of, pulls
+from tests.support.applied import Applied
 from tests.support.rawsocket import raw_publish
 from tests.support.values import job_record
 from tests.support.waiting import until
@@ -18,26 +19,13 @@ from turnout.core.spec import SubmitOptions
 from turnout.nats.stream import Stream, kv_stream
 from turnout.store.consumers import consumer_of
 from turnout.store.lines import Parked
-from turnout.store.records import Versioned
 from turnout.store.topology import Topology
-from turnout.supervisor.apply import Applier
 from turnout.supervisor.judge import Pace
 from turnout.supervisor.owners import Owners
 from turnout.supervisor.sweep import Sweep
 from turnout.testing import NatsServer
 
 PATIENCE_S = 0.5
-
-
-class Applied(Applier):
-    """Who would apply events: remembers them."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Event]] = []
-
-    async def __call__(self, activity: str, job_id: str, event: Event, job: Versioned | None = None) -> bool:
-        self.events.append((job_id, event))
-        return True
 
 
 class Sweeper:
