@@ -181,6 +181,18 @@ async def test_replay_by_filter_takes_what_matches_and_has_not_gone_on(
         assert await turnout_client.replay_faults() == 0
 
 
+async def test_a_job_that_was_replayed_and_has_not_begun_is_not_replayed_again(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """Neither where its record has expired and only the message tells of it; it is not counted either."""
+    async with turnout_worker(broken):
+        handles = await faulted(turnout_client, (broken, ()), (broken, ()))
+    await forget_record(turnout_client, "broken", handles[0].id)
+    assert await turnout_client.replay_faults() == 2
+    assert await turnout_client.count_faults() == 0
+    assert await turnout_client.replay_faults() == 0
+
+
 async def test_what_cannot_be_replayed_is_told(turnout_client: Client, turnout_worker: Any) -> None:
     """An unknown job, one that has not faulted and one whose payload is gone are three different answers."""
     with pytest.raises(JobNotFound, match="nobody"):

@@ -13,6 +13,7 @@ import attrs
 from turnout.bounded import each
 from turnout.client.filters import has_label
 from turnout.client.reader import Reader
+from turnout.client.unmended import unmended
 from turnout.core.events import RetryRequested
 from turnout.core.record import RETRYABLE, JobRecord, JobState
 from turnout.errors import AmbiguousJob, InvalidState, JobNotFound
@@ -131,24 +132,19 @@ class Replays:
 
     async def count(self, wanted: DeadLetterFilter) -> int:
         """How many jobs `every` would replay now."""
-        newest = await self._matching(wanted)
-
-        async def one(key: tuple[str, str]) -> bool:
-            return await self._waits(key, newest[key])
-
-        return sum(await each(one, list(newest), _AT_ONCE))
+        return len(await self._matching(wanted))
 
     async def _matching(self, wanted: DeadLetterFilter) -> dict[tuple[str, str], int]:
-        """The jobs whose newest dead letter matches, each with the generation that this tells of."""
+        """The jobs that have not gone on and whose newest dead letter matches, each with the generation it tells of."""
         newest: dict[tuple[str, str], _Found] = {}
-        async for dead_letter in self._store.dead_letters.scan(wanted.activity or "*"):
+        async for dead_letter in unmended(self._store, wanted.activity or "*", "*"):
             key = (dead_letter.record.activity, dead_letter.record.id)
             if key not in newest or dead_letter.record.generation >= newest[key].generation:
                 newest[key] = _Found(dead_letter.record.generation, wanted.match(dead_letter))
         return {key: found.generation for key, found in newest.items() if found.matches}
 
     async def _waits(self, key: tuple[str, str], generation: int) -> bool:
-        """Whether the job has not gone on since this generation of it was faulted."""
+        """Whether the job has not gone on since it was found to wait, in this generation, for a replay."""
         record = (await self._store.registry.load(*key)).record
         return record is None or (record.generation, record.state) == (generation, JobState.faulted)
 
