@@ -114,7 +114,7 @@ async def run(arguments: Sequence[str], on_report: OnReport = unheard) -> Report
         async for line in stdout:
             key, _, value = line.decode(errors="replace").strip().partition("=")
             values[key] = value
-            if key == "progress" and (newer := _report(values)) != report:
+            if key == "progress" and (newer := _report(values, report)) != report:
                 report = newer
                 on_report(report)
         status = await process.wait()
@@ -191,14 +191,17 @@ def exact_rate(shown: float) -> float:
     return ntsc if shown != round(shown) and abs(shown - ntsc) < 0.006 else shown
 
 
-def _report(values: dict[str, str]) -> Report:
-    """Of one block of `-progress`; ffmpeg says N/A, or a negative time, before the first frame is out."""
+def _report(values: dict[str, str], last: Report) -> Report:
+    """Of one block of `-progress`, never behind the last one.
+
+    ffmpeg says N/A, or a negative time, before the first frame is out, and now and then between two that it knows.
+    """
 
     def number(key: str) -> int:
         text = values.get(key, "")
         return int(text) if text.isdecimal() else 0
 
-    return Report(seconds=number("out_time_us") / 1e6, frames=number("frame"))
+    return Report(seconds=max(last.seconds, number("out_time_us") / 1e6), frames=max(last.frames, number("frame")))
 
 
 Tail = asyncio.Task[str]

@@ -89,6 +89,23 @@ async def test_run_reports_progress_that_only_grows() -> None:
     assert last.seconds == pytest.approx(12, abs=0.1)
 
 
+async def test_a_report_without_a_time_does_not_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Busy, ffmpeg may not know the time between two reports that do; this one says so for certain."""
+    blocks = [("1", "40000"), ("2", "N/A"), ("1", "-7"), ("3", "120000")]
+    said = "".join(f"frame={frame}\nout_time_us={time}\nprogress=continue\n" for frame, time in blocks)
+    forgetful = tmp_path / "ffmpeg"
+    forgetful.write_text(f"#!/bin/sh\ncat <<END\n{said}END\n")
+    forgetful.chmod(0o755)
+    ffmpeg.executable.cache_clear()
+    monkeypatch.setenv("FFMPEG", str(forgetful))
+    reports: list[ffmpeg.Report] = []
+    try:
+        await ffmpeg.run((), reports.append)
+    finally:
+        ffmpeg.executable.cache_clear()
+    assert [(report.seconds, report.frames) for report in reports] == [(0.04, 1), (0.04, 2), (0.12, 3)]
+
+
 async def test_a_failure_carries_what_ffmpeg_said(clip: Path, tmp_path: Path) -> None:
     """The error of a failed run ends with ffmpeg's own words."""
     with pytest.raises(ffmpeg.FFmpegError, match="No such file or directory"):
