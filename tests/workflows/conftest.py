@@ -24,3 +24,11 @@ def server() -> Iterator[NatsServer]:
 async def client(server: NatsServer) -> AsyncIterator[Client]:
     async with Client.connect(server.url, namespace=f"wf{next(_numbers)}") as connected:
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def messages_are_handled(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No message that comes in makes the one who is handed it fail, in whichever test."""
+    yield
+    said = [record.getMessage() for record in caplog.get_records("call")]
+    assert not [each for each in said if each.startswith(("handling a message", "Task exception was never"))]

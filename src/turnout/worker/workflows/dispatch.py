@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import attrs
 
@@ -56,7 +57,8 @@ class Dispatcher:
         self._lines: dict[str, _Line] = {}
         self._in_lines = 0
         """How many wake-ups all lines have, counted as they come and go: there may be a thousand lines."""
-        self._bare: dict[Wakeup, asyncio.Task[None]] = {}
+        self._bare: dict[str, Wakeup] = {}
+        """Bare starts at hand, by the subjects that settle them."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(TASKS)
         self._draining = False
@@ -92,8 +94,8 @@ class Dispatcher:
         if self._draining and wakeup.seq:
             self._settling.give_back(wakeup, 0)
         elif not wakeup.id:
-            task = self._begin(self._bare_start(wakeup))
-            self._bare[wakeup] = task
+            self._bare[wakeup.ack] = wakeup
+            self._begin(self._bare_start(wakeup))
         elif (line := self._lines.get(wakeup.id)) is not None:
             line.waiting.append(wakeup)
             self._in_lines += 1
@@ -102,12 +104,10 @@ class Dispatcher:
             self._lines[wakeup.id] = line = _Line(wakeup.name, [wakeup])
             self._begin(self._work(wakeup.id, line))
 
-    def _begin(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _work(self, workflow_id: str, line: _Line) -> None:
         """Task after task until nothing waits any more."""
@@ -157,7 +157,7 @@ class Dispatcher:
             logger.warning("a bare start of workflow %s is put off: %s", wakeup.name, error)
             self._settling.give_back(wakeup, TROUBLE_S)
         finally:
-            self._bare.pop(wakeup, None)
+            self._bare.pop(wakeup.ack, None)
             self.on_room()
 
     def _give_back(self, wakeups: list[Wakeup], delay_s: float = TROUBLE_S) -> None:
@@ -174,7 +174,7 @@ class Dispatcher:
                 for wakeup in (*line.working, *line.waiting):
                     if wakeup.ack not in line.settled:
                         self._settling.extend(wakeup)
-            for wakeup in self._bare:
+            for wakeup in self._bare.values():
                 self._settling.extend(wakeup)
 
     def _settled(self, wakeup: Wakeup) -> None:
