@@ -78,11 +78,6 @@ _LOOK_S = 0.1
 _IDLE_S = 1.0
 """For so long a desk at which nobody asks remembers what it knows."""
 
-_MANY = 32
-_REST_S = 0.0, 0.005
-"""After as many wishes at once, while nobody waits, a desk rests for as long as they have taken, within these bounds:
-more come together then, and all holders are written more rarely."""
-
 _SETTLING_LOOK_S = 0.01
 
 _AGAIN_S = 0.5
@@ -373,14 +368,11 @@ class _Desk:
                 wishes += [wish for wish in self.wishes if wish.done is None or not wish.done.done()]
                 wishes.sort(key=_BY_RANK)
                 self.wishes, self._standing = [], []
-                began = self.loop.time()
                 try:
                     await self._round(wishes)
                 except Exception as error:  # whatever it is, those who asked are told, and ask again
                     self._forget()
                     self._failed(wishes, error)
-                if len(wishes) >= _MANY and self._at_ease:
-                    await asyncio.sleep(min(max(self.loop.time() - began, _REST_S[0]), _REST_S[1]))
         finally:
             self.task = None
             if self._looking is not None:
@@ -390,12 +382,6 @@ class _Desk:
             for wish in self.wishes:
                 if wish.done is not None:
                     wish.done.cancel()
-
-    @property
-    def _at_ease(self) -> bool:
-        """Whether nobody waits for a place, as far as is known."""
-        places = self._known[0]
-        return places is not None and not places.lanes and not self._standing and self._owed is None
 
     def _ask_all(self, wishes: Iterable[_Wish]) -> None:
         for wish in wishes:
