@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.waiting import parked, until
 from turnout import Client, JobHandle, JobState, Limit, activity
+from turnout.core import limits
 from turnout.core.limits import Entry, Holder, LimitKey, Rule
 from turnout.store.consumers import consumer_of
 from turnout.worker import admission
@@ -32,7 +33,8 @@ def nothing_ran() -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait in hand for as long as a test may take."""
-    monkeypatch.setattr(admission, "YOUNG_S", 600.0)
+    for patience in ("YOUNG_S", "BRISK_YOUNG_S"):
+        monkeypatch.setattr(admission, patience, 600.0)
 
 
 @activity(limits=[Limit("few", concurrency=2)])
@@ -110,12 +112,29 @@ async def test_a_node_keeps_few_in_hand(turnout_client: Client, turnout_worker: 
     assert max(at_once) == 2
 
 
+async def test_who_waits_is_not_parked_while_places_change_hands_quickly(
+    turnout_client: Client, turnout_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor at the node that has no place: the line would cost all others more than the waiting."""
+    monkeypatch.setattr(limits, "BRISK_S", 600.0)  # however slow the machine is
+    monkeypatch.setattr(admission, "BRISK_YOUNG_S", 600.0)
+    monkeypatch.setattr(admission, "YOUNG_S", 0.0)
+    async with turnout_worker(held, name="a", concurrency=1):
+        first = await one_that_runs(turnout_client)
+        async with turnout_worker(held, name="b", concurrency=4):
+            second = await one_in_hand(turnout_client)
+            await asyncio.sleep(0.3)  # the node has looked whether it lasts by then
+            gates[0].set()
+            await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+    assert not await turnout_client.store.lanes.all()  # of jobs that were let past others, say
+
+
 async def test_who_waits_in_hand_has_his_turn_by_priority(turnout_client: Client) -> None:
     """Then in the order in which they came."""
     places, key = turnout_client.store.places, LimitKey("one", "one", Rule(1))
 
     class Patient:
-        def lasts(self) -> bool:
+        def lasts(self, *, brisk: bool) -> bool:
             return True
 
     async def run(name: str, rank: int) -> None:

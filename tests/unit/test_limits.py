@@ -321,6 +321,14 @@ def test_places_are_counted_where_there_is_a_number_of_them() -> None:
     ]
 
 
+def test_places_change_hands_quickly_if_nobody_has_one_for_long() -> None:
+    """A limit that nobody holds a place of tells nothing."""
+    young, old = (Holder("a", str(at), 1, 1, at, "n") for at in (9.8, 9.7))
+    assert Places("k", "k", (young,)).brisk(10.0)
+    assert not Places("k", "k", (young, old)).brisk(10.0)
+    assert not Places("k", "k").brisk(10.0)
+
+
 def test_activities_without_a_job_that_waits_are_noted() -> None:
     """Until one of their jobs waits again."""
     places = Places("k", "k").noting({"b", "a"}, ())

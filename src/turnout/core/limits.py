@@ -25,6 +25,9 @@ from turnout.core.struct import struct
 _GRANTED_S = 15.0
 """For so long a place that was handed on is kept for a job that no worker has received."""
 
+BRISK_S = 0.25
+"""A place that is kept for no longer changes hands quickly."""
+
 _ABSENT_S = 2.0
 """For so long it is kept for a node that has gone before the attempt began."""
 
@@ -162,6 +165,10 @@ class Places:
     def vacant(self, rule: Rule, more: int = 0) -> bool:
         """Whether there is a place beside so many more, whatever the rate says."""
         return rule.concurrency is None or len(self.holders) + more < rule.concurrency
+
+    def brisk(self, now: float) -> bool:
+        """Whether all places change hands quickly: then who waits for one mostly does so for a moment."""
+        return bool(self.holders) and all(now - each.at < BRISK_S for each in self.holders)
 
     def free(self, rule: Rule) -> int:
         """How many places there are, at least 1; of a rate there are tokens for one at a time, mostly."""

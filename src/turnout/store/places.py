@@ -89,8 +89,8 @@ _BY_RANK = attrgetter("rank")
 class Patience(Protocol):
     """How long an attempt may wait at the desk for its place."""
 
-    def lasts(self) -> bool:
-        """Whether it may wait now; asked whenever it comes to that."""
+    def lasts(self, *, brisk: bool) -> bool:
+        """Whether it may wait now, where places change hands quickly or not; asked whenever it comes to that."""
         ...
 
 
@@ -411,8 +411,9 @@ class _Desk:
             places, answers = self._seated(places, wishes, rule)
             if places.waker and math.isinf(old.due(rule)) and not math.isinf(places.due(rule)):
                 places = evolve(places, waker=self._places.nonce)  # until now no alarm could be set
+            brisk = places.brisk(self._places.now())
             waits = [
-                answer is Entry.refused and self._waits(wish, rule)
+                answer is Entry.refused and self._waits(wish, rule, brisk=brisk)
                 for wish, answer in zip(wishes, answers, strict=True)
             ]
             if places == old and (not believing or all(waits)):
@@ -499,9 +500,9 @@ class _Desk:
                 answers[number] = entry
         return places, answers
 
-    def _waits(self, wish: _Wish, rule: Rule) -> bool:
+    def _waits(self, wish: _Wish, rule: Rule, *, brisk: bool) -> bool:
         """Whether it stays here, though there is no place for it. For tokens nobody does: they have an alarm."""
-        return wish.patience is not None and rule.rate is None and wish.patience.lasts()
+        return wish.patience is not None and rule.rate is None and wish.patience.lasts(brisk=brisk)
 
     async def _granted(self, places: Places, rule: Rule, look: Look) -> tuple[Places, list[Parked]]:
         """With places for those who have their turn, as far as there is room, and somebody to wake the next one."""
