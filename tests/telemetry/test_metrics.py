@@ -6,10 +6,12 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 from opentelemetry import metrics as api
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.support.values import job_record
 from turnout.core.changes import changes
@@ -19,6 +21,7 @@ from turnout.telemetry import metrics
 from turnout.telemetry.counts import LONG_S, NAMES_MAX, Histogram, Metric
 from turnout.telemetry.metrics_page import page
 
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 EXPORTER_LABELS = {"otel_scope_name", "otel_scope_version", "otel_scope_schema_url", "le"}
 
 
@@ -27,18 +30,24 @@ def write(before: JobRecord | None, after: JobRecord) -> None:
     metrics.saved(before, after, changes(before, after))
 
 
-def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """The samples of a page, without the labels that the exporter adds."""
+def samples(text: str, wanted: Callable[[str], bool]) -> Iterator[Sample]:
+    """Those of the wanted lines. Who waits for a count reads its lines again and again, and most lines are buckets."""
+    for family in text_string_to_metric_families("\n".join(filter(wanted, text.splitlines()))):
+        yield from family.samples
+
+
+def read(text: str, wanted: Callable[[str], bool] = lambda line: "_bucket{" not in line) -> Series:
+    """The samples of a page but for buckets, without the labels that the exporter adds."""
     return {
         (sample.name, frozenset((k, v) for k, v in sample.labels.items() if k not in EXPORTER_LABELS)): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if "le" not in sample.labels
+        for sample in samples(text, wanted)
     }
 
 
 def value(name: str, **labels: str) -> float:
-    return read(page().text()).get((name, frozenset(labels.items())), 0.0)
+    return read(page().text(), lambda line: line.startswith((name + "{", name + " "))).get(
+        (name, frozenset(labels.items())), 0.0
+    )
 
 
 def prometheus_name(metric: Metric) -> str:
@@ -52,15 +61,15 @@ def prometheus_name(metric: Metric) -> str:
 def test_a_series_begins_at_zero() -> None:
     """Every count of an activity that is served is there before anything has happened: a rate needs a beginning."""
     metrics.serve(["served"])
-    samples = read(page().text())
+    found = read(page().text())
     for counter in metrics.COUNTERS:
         labels = counter.metric.labels
         if labels == ("activity",):
-            assert samples[prometheus_name(counter.metric), frozenset({("activity", "served")})] == 0
+            assert found[prometheus_name(counter.metric), frozenset({("activity", "served")})] == 0
     for reason in FaultReason.__members__:
         labels_of = frozenset({("activity", "served"), ("reason", reason)})
-        assert samples["turnout_jobs_faulted_total", labels_of] == 0
-    assert ("turnout_registry_conflicts_total", frozenset()) in samples
+        assert found["turnout_jobs_faulted_total", labels_of] == 0
+    assert ("turnout_registry_conflicts_total", frozenset()) in found
 
 
 def test_threads_count_together() -> None:
@@ -117,9 +126,8 @@ def test_the_buckets_reach_from_a_millisecond_to_a_day() -> None:
         write(begun, job_record("j", "buckets", JobState.completed, attempt=1, attempts=(ended,)))
     counts = {
         sample.labels["le"]: sample.value
-        for family in text_string_to_metric_families(page().text())
-        for sample in family.samples
-        if sample.name == "turnout_attempt_duration_seconds_bucket" and sample.labels["activity"] == "buckets"
+        for sample in samples(page().text(), lambda line: 'activity="buckets"' in line)
+        if sample.name == "turnout_attempt_duration_seconds_bucket"
     }
     assert (counts["0.001"], counts["43200.0"], counts["86400.0"]) == (1, 1, 2)
     assert len(counts) < 30

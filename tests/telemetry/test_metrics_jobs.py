@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.waiting import until
-from tests.telemetry.test_metrics import EXPORTER_LABELS, prometheus_name, value
+from tests.telemetry.test_metrics import EXPORTER_LABELS, prometheus_name, samples, value
 from turnout import Client, Fatal, JobCancelled, JobFaulted, RetryPolicy, Worker, activity, current_job
 from turnout.core.failure import FaultReason
 from turnout.core.record import Outcome
@@ -38,13 +38,11 @@ def moved(name: str) -> dict[str, float]:
     How long its queue is was measured some time ago, and is left out.
     """
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(page().text()):
-        for sample in family.samples:
-            labels = {k: v for k, v in sample.labels.items() if k not in EXPORTER_LABELS and k != "node"}
-            uncounted = sample.name.endswith(("_sum", "_bucket", "queue_depth", "oldest_age_seconds"))
-            if labels.pop("activity", None) == name and sample.value and not uncounted:
-                short = sample.name.removeprefix("turnout_").removesuffix("_total")
-                found[" ".join([short, *labels.values()])] = sample.value
+    for sample in samples(page().text(), lambda line: f'activity="{name}"' in line and "_bucket{" not in line):
+        labels = {k: v for k, v in sample.labels.items() if k not in EXPORTER_LABELS and k not in ("activity", "node")}
+        if sample.value and not sample.name.endswith(("_sum", "queue_depth", "oldest_age_seconds")):
+            short = sample.name.removeprefix("turnout_").removesuffix("_total")
+            found[" ".join([short, *labels.values()])] = sample.value
     return found
 
 
