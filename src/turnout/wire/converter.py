@@ -6,6 +6,7 @@ reader takes every version up to its own.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -62,14 +63,27 @@ def _of_an_object(read: Callable[[Mapping[str, Any], type[T]], T]) -> Callable[[
     return checked
 
 
-def register(*classes: type) -> None:
-    """Keep these classes as every value of ours is kept: fields at their default are left out."""
-    for each in classes:
-        converter.register_unstructure_hook(
-            each, make_dict_unstructure_fn(each, converter, _cattrs_omit_if_default=True)
-        )
-        converter.register_structure_hook(each, _of_an_object(make_dict_structure_fn(each, converter)))
+_registered: set[object] = set()
 
+
+def register(*classes: type) -> None:
+    """Keep these classes as every value of ours is kept: fields at their default are left out.
+
+    What converts a class is made when the first value of it is converted: most programs meet few of them.
+    """
+    _registered.update(classes)
+
+
+def _to_json(cls: type) -> Callable[[Any], dict[str, Any]]:
+    return make_dict_unstructure_fn(cls, converter, _cattrs_omit_if_default=True)
+
+
+def _from_json(cls: type) -> Callable[[Mapping[str, Any], Any], Any]:
+    return make_dict_structure_fn(cls, converter)
+
+
+converter.register_unstructure_hook_factory(_registered.__contains__, _to_json)
+converter.register_structure_hook_factory(_registered.__contains__, lambda cls: _of_an_object(_from_json(cls)))
 
 register(Asker, RetryPolicy, Token, Body, Progress, ErrorInfo, AttemptRecord, MessageRef, WaitsFor)
 register(Answer, Outside)
@@ -79,19 +93,19 @@ register(Schedule, Job, Run, ScheduleRecord)
 register(MemberKind, Roster, FollowUp, GroupRecord)
 
 _SPEC_FIELDS = frozenset(field.name for field in attrs.fields(JobSpec))
-_record_to_json = make_dict_unstructure_fn(JobRecord, converter, _cattrs_omit_if_default=True)
-_record_from_json = make_dict_structure_fn(JobRecord, converter)
+_record_to_json = functools.cache(_to_json)
+_record_from_json = functools.cache(_from_json)
 
 
 def _flat(record: JobRecord) -> dict[str, Any]:
     """A record as JSON has one level: the fields of its spec stand beside its own."""
-    raw: dict[str, Any] = _record_to_json(record)
+    raw: dict[str, Any] = _record_to_json(JobRecord)(record)
     return {**raw.pop("spec"), **raw}
 
 
 def _nested(raw: Mapping[str, Any], _: type) -> JobRecord:
     spec = {name: value for name, value in raw.items() if name in _SPEC_FIELDS}
-    record: JobRecord = _record_from_json({**raw, "spec": spec}, JobRecord)
+    record: JobRecord = _record_from_json(JobRecord)({**raw, "spec": spec}, JobRecord)
     return record
 
 
