@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# The tests wait more than they compute: five at a time, a file's in one process, in our own order (tests/conftest.py).
+# The tests wait about as much as they compute: five at a time, a file's in one process, in our own order
+# (tests/conftest.py); lint computes while they wait.
 # With COVER=--cov they say what they cover.
 PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(COVER)
 
@@ -20,8 +21,10 @@ demo: $(VENV)/.demo ## a workflow converts a film on two workers, one of which i
 quick: $(VENV)/.dev ## the tests that need no server, and a short simulation, in half a minute
 	@$(BIN)/python -m pytest -q -n 2 --dist load $(COVER) -m 'not long' --sim-scale=0.2 tests/test_shape.py tests/unit tests/wire tests/sim
 
-test: lint ## lint, then the fast tests on a real nats-server (the whole of it: bash .ci/run)
-	@$(PYTEST) -m "not breadth and not long" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
+test: $(VENV)/.dev ## the fast tests on a real nats-server, and lint beside them (the whole of it: bash .ci/run)
+	@nice $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & lint=$$!; trap 'kill $$lint' INT TERM; \
+		$(PYTEST) -m "not breadth and not long" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power; own=$$?; \
+		wait $$lint; other=$$?; cat $(VENV)/lint.log; exit $$((own ? own : other))
 
 lint: $(VENV)/.dev ## style, types and import direction
 	@$(BIN)/ruff check --quiet
