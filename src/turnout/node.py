@@ -25,6 +25,7 @@ from turnout.core.spec import valid_name
 from turnout.core.workflows.values import Ending
 from turnout.definition.activity import Activity
 from turnout.definition.hooks import Hooks
+from turnout.definition.options import given_list
 from turnout.errors import DefinitionError, InvalidValue
 from turnout.nats.once import AWAY_S
 from turnout.store.nodes import MAX_TTL_S
@@ -335,7 +336,7 @@ def _checked_share(share: float) -> float:
 
 def _by_name(activities: Iterable[Activity[..., Any]], *, needed: bool = True) -> dict[str, Activity[..., Any]]:
     found: dict[str, Activity[..., Any]] = {}
-    for each in activities:
+    for each in given_list(activities, "activities"):
         if not isinstance(each, Activity):
             raise DefinitionError(f"{each!r} is no activity: decorate it with @activity")
         if each.name in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +12,10 @@ from tests.workflows.definitions import Cart, arithmetic, double
 from turnout import (
     Client,
     DefinitionError,
+    History,
+    InvalidState,
     InvalidValue,
+    UnreadableRecord,
     Worker,
     WorkflowHandle,
     current_workflow,
@@ -209,3 +213,40 @@ def test_an_environment_is_given_activities() -> None:
     undecorated: Any = [plain]
     with pytest.raises(DefinitionError, match="is no activity: decorate it with @activity"):
         WorkflowEnvironment(workflows=[arithmetic], activities=undecorated)
+
+
+async def test_one_thing_in_place_of_a_list(client: Client) -> None:
+    """A worker and an environment that are given one workflow or activity say that they want a list."""
+    one: Any
+    for one in (arithmetic, Cart, "arithmetic"):
+        with pytest.raises(DefinitionError, match=r"workflows must be a list, not .*: put it in brackets"):
+            Worker(client, workflows=one)
+    one = double
+    with pytest.raises(DefinitionError, match=r"activities must be a list, not .*: put it in brackets"):
+        Worker(client, activities=one)
+    with pytest.raises(DefinitionError, match="activities must be a list"):
+        WorkflowEnvironment(workflows=[arithmetic], activities=one)
+    fakes: Any = {5: 5}
+    with pytest.raises(DefinitionError, match="5 is no activity: a fake stands for an activity"):
+        WorkflowEnvironment(workflows=[arithmetic], activities=fakes)
+
+
+async def test_an_environment_is_entered_first() -> None:
+    """Before it is entered it says so; the time at which it begins has a time zone."""
+    env = WorkflowEnvironment(workflows=[arithmetic])
+    with pytest.raises(InvalidState, match="async with WorkflowEnvironment"):
+        await env.start(arithmetic, 1)
+    with pytest.raises(InvalidState, match="enter the environment first"):
+        await env.advance(1)
+    with pytest.raises(InvalidState, match="enter the environment first"):
+        env.now()
+    given: Any
+    for given in (dt.datetime(2026, 1, 1), 5):  # noqa: DTZ001
+        with pytest.raises(InvalidValue, match="began_at must be a datetime with a time zone"):
+            WorkflowEnvironment(workflows=[arithmetic], began_at=given)
+
+
+def test_a_text_that_is_no_history() -> None:
+    """The line is named that nothing can be made of."""
+    with pytest.raises(UnreadableRecord, match="line 2: not a workflow's record of turnout: b'garbage'"):
+        History.from_jsonl("\ngarbage\n")

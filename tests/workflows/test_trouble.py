@@ -12,6 +12,7 @@ from tests.workflows.definitions import double, increment, nap, refuse
 from turnout import (
     Client,
     Worker,
+    WorkflowCancelled,
     WorkflowFaulted,
     WorkflowInfo,
     WorkflowState,
@@ -46,6 +47,20 @@ def good(name: str = "thing") -> Any:
         return f"{heard} {await wf.receive('go', str)}"
 
     return repaired
+
+
+def waits_on(name: str = "thing") -> Any:
+    """The same workflow, repaired to wait for more."""
+
+    @workflow(name=name)
+    async def waiting() -> str:
+        wf = current_workflow()
+        await wf.receive("go", str)
+        await double(1)
+        await wf.receive("go", str)
+        return await wf.receive("go", str)
+
+    return waiting
 
 
 def calls(*activities: Any, patch: bool = False) -> Any:
@@ -158,6 +173,22 @@ async def test_a_bare_terminate_ends_a_stuck_one(client: Client) -> None:
         await stuck(client, "w")
         await client.store.connection.store(f"{client.namespace}.workflows.thing.w.terminate", b"bare", {})
         with pytest.raises(WorkflowTerminated, match="bare"):
+            await handle.result(timeout=10)
+
+
+async def test_a_cancel_of_a_stuck_one_shows(client: Client) -> None:
+    """It waits in line, shows as asked for meanwhile, and is what the repaired code hears; another life's doesn't."""
+    handle = await client.start(bad().options(id="w"))
+    async with Worker(client, activities=[double], workflows=[bad()]):
+        await handle.signal("go", "a")
+        await handle.signal("go", "b")
+        assert (await stuck(client, "w")).cancel_requested is None
+        await handle.cancel("changed my mind")
+        info = await handle.info()
+        assert (info.state, info.cancel_requested) == (WorkflowState.stuck, "changed my mind")
+        assert [each.cancel_requested async for each in client.workflows()] == ["changed my mind"]
+    async with Worker(client, activities=[double], workflows=[waits_on()]):
+        with pytest.raises(WorkflowCancelled, match="changed my mind"):
             await handle.result(timeout=10)
 
 

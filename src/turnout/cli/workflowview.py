@@ -54,7 +54,7 @@ def _facts(info: WorkflowInfo, now: float) -> Iterable[tuple[str, str | None]]:
     yield "name", info.name
     yield "state", output.coloured(state(info))
     yield "why", output.one_line(info.reason) if info.reason else None
-    yield "asked to stop", output.one_line(info.cancel_requested) if info.cancel_requested else None
+    yield "asked to stop", _asked(info)
     yield "run", str(info.run)
     yield "parent", info.parent
     yield "schedule", info.schedule
@@ -69,6 +69,13 @@ def _facts(info: WorkflowInfo, now: float) -> Iterable[tuple[str, str | None]]:
     yield "trace", info.trace_id
     yield "payload", output.one_line(info.payload)
     yield "result", output.one_line(info.result) if info.state is WorkflowState.completed else None
+
+
+def _asked(info: WorkflowInfo) -> str | None:
+    if info.cancel_requested is None:
+        return None
+    later = "; it hears of it when it goes on" if info.state is WorkflowState.stuck else ""
+    return (output.one_line(info.cancel_requested) or "without a reason") + later
 
 
 def _waiting(waiting: Sequence[Waiting], now: float) -> list[str]:

@@ -258,6 +258,13 @@ def chosen_id(value: object) -> str | None:
     return name
 
 
+def given_list(given: Any, what: str) -> list[Any]:
+    """What was given as a list of `what`; DefinitionError for one thing in place of a list."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise DefinitionError(f"{what} must be a list, not {given!r}: put it in brackets")
+    return list(given)
+
+
 def check_aware(_instance: Any, _attribute: Any, value: object) -> None:
     if value is None:
         return

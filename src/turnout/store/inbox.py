@@ -161,6 +161,13 @@ class Inbox:
                 return
             found[stored.seq] = stored
 
+    async def first(self, name: str, workflow_id: str, kind: InputKind) -> Input | None:
+        """The first input of this kind that lies in the inbox, by the word of the leader."""
+        subject = self._names.input(name, workflow_id, kind)
+        stored = await self._connection.get_message(self._names.inbox, next_by_subj=subject)
+        lying = _lying(self._names, [] if stored is None else [stored])
+        return lying[0].given if lying else None
+
     async def exists(self, seq: int, time_ns: int) -> bool:
         """Whether what lay there still does, by the word of the leader."""
         stored = await self._connection.get_message(self._names.inbox, seq=seq)

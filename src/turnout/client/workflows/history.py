@@ -12,6 +12,7 @@ from turnout.core.evolve import evolve
 from turnout.core.plain import Plain, plain
 from turnout.core.workflows.shared import as_task, steps_of
 from turnout.core.workflows.values import Command, Input, Record, RecordKind
+from turnout.errors import UnreadableRecord
 from turnout.wire import histories as wire
 
 
@@ -47,8 +48,16 @@ class History(list[HistoryEvent]):
 
     @staticmethod
     def from_jsonl(text: str) -> History:
-        """The history that `to_jsonl` wrote. UnreadableRecord for what is none."""
-        return History(wire.load_history_record(line.encode()) for line in text.split("\n") if line.strip())
+        """The history that `to_jsonl` wrote. UnreadableRecord, which names the line, for what is none."""
+        lines = enumerate(text.split("\n"), 1)
+        return History([_record(number, line) for number, line in lines if line.strip()])
+
+
+def _record(number: int, line: str) -> Record:
+    try:
+        return wire.load_history_record(line.encode())
+    except UnreadableRecord as error:
+        raise UnreadableRecord(f"line {number}: {error}") from error
 
 
 def _numbered(records: Iterable[Record]) -> Iterator[HistoryEvent]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -11,6 +12,7 @@ from turnout.client.info import Waiting, instant
 from turnout.client.parsed import parsed, parsed_payload
 from turnout.core.failure import ErrorInfo
 from turnout.core.plain import Plain
+from turnout.core.record import JobRecord, JobState
 from turnout.core.workflows.values import Ending, EndKind, Record, RecordKind, Wait, WorkflowState
 
 
@@ -20,9 +22,10 @@ class WorkflowInfo(Plain):
 
     `run` counts from 1: continue-as-new and a retry begin another. `payload` and `result` are parsed JSON. `error` of a
     stuck one says why it can't go on. `waiting` lists at most 20 of the things that it waits for, `waiting_count` says
-    how many there are. `pinned`: the run stays with workers of `build`; where none of them lives, `reason` says so, as
-    it does of one that nobody has begun, where no worker of its name lives.
-    `schedule`: the name of the one whose run it is.
+    how many there are, and `attempt` is that of an activity which has begun. `cancel_requested`: why it was asked to
+    stop, also where it is stuck and its code will hear of that once it goes on. `pinned`: the run stays with workers of
+    `build`; where none of them lives, `reason` says so, as it does of one that nobody has begun, where no worker of its
+    name lives. `schedule`: the name of the one whose run it is.
     """
 
     id: str
@@ -58,10 +61,24 @@ class Texts:
     result: str | None = None
 
 
-def workflow_info(record: Record, texts: Texts, waits_for: str = "") -> WorkflowInfo:
-    """The newest record as users see it. `waits_for`: the worker that it needs, where none of these lives."""
+@attrs.frozen
+class Around:
+    """What its newest record does not tell of a workflow.
+
+    `waits_for`: the worker that it needs, where none of these lives. `cancel_requested`: why it is asked to stop.
+    `jobs`: the records of those that it waits for, by their commands.
+    """
+
+    waits_for: str = ""
+    cancel_requested: str | None = None
+    jobs: Mapping[str, JobRecord] = attrs.field(factory=dict)
+
+
+def workflow_info(record: Record, texts: Texts, around: Around) -> WorkflowInfo:
+    """The newest record as users see it, with what is around it."""
     summary = record.summary
-    waits = f"waits for {waits_for}" if waits_for else None
+    lacking = f"waits for {around.waits_for}" if around.waits_for else None
+    waits = summary.waits if record.kind is not RecordKind.stuck else ()
     return WorkflowInfo(
         id=record.id,
         name=record.name,
@@ -74,16 +91,16 @@ def workflow_info(record: Record, texts: Texts, waits_for: str = "") -> Workflow
         payload=parsed_payload(texts.payload),
         result=parsed(texts.result),
         error=record.failure.error if record.failure is not None else None,
-        reason="; ".join(each for each in (record.reason, waits) if each) or None,
+        reason="; ".join(each for each in (record.reason, lacking) if each) or None,
         parent=summary.parent or None,
         due_at=instant(summary.due_at),
-        cancel_requested=summary.cancel_request,
+        cancel_requested=around.cancel_requested,
         history_length=summary.events,
         build=summary.pin or record.build or None,
         pinned=bool(summary.pin),
         node=record.node or None,
         trace_id=summary.trace_id,
-        waiting=[_waiting(wait) for wait in summary.waits] if record.kind is not RecordKind.stuck else [],
+        waiting=[_waiting(wait, around.jobs.get(wait.id)) for wait in waits],
         waiting_count=summary.waiting,
         schedule=summary.schedule or None,
     )
@@ -105,13 +122,13 @@ def child_info(workflow_id: str, name: str, ending: Ending) -> WorkflowInfo:
     )
 
 
-def _waiting(wait: Wait) -> Waiting:
+def _waiting(wait: Wait, job: JobRecord | None) -> Waiting:
     return Waiting(
         kind=str(wait.kind),
         name=wait.name,
         id=wait.id or None,
         since=instant(wait.since),
-        due_at=instant(wait.due_at),
-        attempt=wait.attempt,
+        due_at=instant(job.due_at if job is not None and job.state is JobState.retrying else wait.due_at),
+        attempt=wait.attempt if job is None else job.attempt or None,
         code=wait.code or None,
     )

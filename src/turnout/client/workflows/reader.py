@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from turnout.client.away import unless_away
 from turnout.client.notices import Notices
 from turnout.client.workflows.history import History
-from turnout.client.workflows.info import Texts, WorkflowInfo, workflow_info
+from turnout.client.workflows.info import Around, Texts, WorkflowInfo, workflow_info
 from turnout.client.workflows.whole import whole
 from turnout.core.catalog import NodeInfo
+from turnout.core.record import JobRecord
 from turnout.core.spec import Body
 from turnout.core.workflows.standing import BrokenHistory
-from turnout.core.workflows.values import Record, RecordKind
+from turnout.core.workflows.values import InputKind, Record, RecordKind, WaitKind, key_of
 from turnout.errors import UnreadableRecord, WorkflowNotFound
 from turnout.nats.messages import Message
 from turnout.store.histories import Stored, is_deleted
@@ -76,7 +77,26 @@ class WorkflowReader:
         record = newest.record
         waits_for = await self._lacking(record, living or self.living())
         payload = record.start.payload if record.start is not None else await self._payload(newest)
-        return workflow_info(record, Texts(await self.shown(payload), await self.shown(record.result)), waits_for)
+        texts = Texts(await self.shown(payload), await self.shown(record.result))
+        around = Around(waits_for, await self._cancel_requested(record), await self._jobs(record))
+        return workflow_info(record, texts, around)
+
+    async def _cancel_requested(self, record: Record) -> str | None:
+        """Why it is asked to stop: as its code was told, or will be by what waits behind the input it is stuck by."""
+        known = record.summary.cancel_request
+        if known is not None or record.kind is not RecordKind.stuck:
+            return known
+        given = await self._store.inbox.first(record.name, record.id, InputKind.cancel)
+        return None if given is None or given.life not in ("", record.life) else given.body.text or ""
+
+    async def _jobs(self, record: Record) -> dict[str, JobRecord]:
+        """The records of the jobs it waits for, by their commands; of those that nobody has begun there are none."""
+        if record.state.final:
+            return {}
+        asked = [each for each in record.summary.waits if each.kind == WaitKind.activity and each.attempt is None]
+        keys = [(each.name, key_of(record.id, record.life, record.run, each.id)) for each in asked]
+        found = await asyncio.gather(*(self._store.registry.load(name, job_id) for name, job_id in keys))
+        return {each.id: one.record for each, one in zip(asked, found, strict=True) if one.record is not None}
 
     async def _lacking(self, record: Record, living: Living) -> str:
         """Whom an open workflow waits for: a worker of its build, or any where none has begun it."""

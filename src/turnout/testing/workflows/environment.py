@@ -15,7 +15,7 @@ from turnout.client.workflows.reader import WorkflowReader
 from turnout.core.retry import seconds
 from turnout.core.workflows.values import Record, RecordKind, Wait, WaitKind
 from turnout.definition.workflow import NamedWorkflow, Workflow, WorkflowRef
-from turnout.errors import InvalidValue
+from turnout.errors import InvalidState, InvalidValue
 from turnout.nats.connection import Connection, ConnectOptions
 from turnout.node import UserViews
 from turnout.store.names import Names
@@ -124,6 +124,8 @@ class WorkflowEnvironment:
         replay: bool = True,
         began_at: dt.datetime | None = None,
     ) -> None:
+        if began_at is not None and (not isinstance(began_at, dt.datetime) or began_at.utcoffset() is None):
+            raise InvalidValue(f"began_at must be a datetime with a time zone, not {began_at!r}")
         self._workflows = workflows_by_name(workflows)
         self._activities = {each.name: each for each in activities_of(activities)}
         for each in self._activities.values():
@@ -136,6 +138,7 @@ class WorkflowEnvironment:
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._replaying: dict[str, asyncio.Task[None]] = {}
         self._raised: set[str] = set()
+        self._client: _Client | None = None
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class WorkflowEnvironment:
         options = ConnectOptions(dial=self._dial)
         connection = await Connection.open(options, name="turnout-client")
         await Topology(connection, self._names).ensure()
-        self.client = _Client(connection, self._names, options, self)
+        self._client = _Client(connection, self._names, options, self)
         await self.client.store.settings.retention()
         self._code = CodeThread()
         self._bodies = Bodies(self.client.store.payloads)
@@ -194,6 +197,16 @@ class WorkflowEnvironment:
 
     # --- what users do ------------------------------------------------------------------------------------------------
 
+    @property
+    def client(self) -> Client:
+        """A client of the environment. InvalidState before that is entered."""
+        return self._entered()
+
+    def _entered(self) -> Client:
+        if self._client is None:
+            raise InvalidState("enter the environment first: async with WorkflowEnvironment(...) as env")
+        return self._client
+
     @overload
     async def start(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> WorkflowHandle[R]: ...
     @overload
@@ -218,14 +231,16 @@ class WorkflowEnvironment:
 
     def now(self) -> dt.datetime:
         """The time in the environment, in UTC."""
-        return dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)
+        return dt.datetime.fromtimestamp(self.client.store.connection.now(), dt.UTC)
 
     async def advance(self, by: float | timedelta) -> None:
         """Let so much time pass (seconds, or a timedelta): what is due meanwhile happens, at its time.
 
         Returns when nothing happens any more but what activities do that are still at work.
         """
-        await self._skipper.advance(seconds(by, "by"))
+        by_s = seconds(by, "by")
+        self._entered()
+        await self._skipper.advance(by_s)
 
     # --- the ends of workflows ----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from turnout.definition.activity import Activity, activity
+from turnout.definition.options import given_list
 from turnout.errors import DefinitionError
 
 Fakes = Mapping[Any, Callable[..., Any]]
@@ -21,7 +22,7 @@ def activities_of(given: Iterable[Any] | Fakes) -> list[Activity[..., Any]]:
     """
     if isinstance(given, Mapping):
         return [_faked(stood_for, fake) for stood_for, fake in given.items()]
-    found = list(given)
+    found = given_list(given, "activities")
     for each in found:
         if not isinstance(each, Activity):
             raise DefinitionError(f"{each!r} is no activity: decorate it with @activity, or let it stand for one")
@@ -29,6 +30,8 @@ def activities_of(given: Iterable[Any] | Fakes) -> list[Activity[..., Any]]:
 
 
 def _faked(stood_for: object, fake: Any) -> Activity[..., Any]:
+    if not isinstance(stood_for, Activity | str):
+        raise DefinitionError(f"{stood_for!r} is no activity: a fake stands for an activity, or for one by its name")
     if not callable(fake):
         raise DefinitionError(f"the fake of {stood_for!r} must be a function, not {fake!r}")
     call = fake.fn if isinstance(fake, Activity) else fake
@@ -40,7 +43,5 @@ def _faked(stood_for: object, fake: Any) -> Activity[..., Any]:
     if isinstance(stood_for, str):
         named: Activity[..., Any] = activity(name=stood_for)(call)
         return Activity(run, attrs.evolve(named.settings, run_in=None), named.codec, is_async=True)
-    if isinstance(stood_for, Activity):
-        settings = attrs.evolve(stood_for.settings, run_in=None)
-        return Activity(run, settings, stood_for.codec, is_async=True)
-    raise DefinitionError(f"{stood_for!r} is no activity: a fake stands for an activity, or for one by its name")
+    settings = attrs.evolve(stood_for.settings, run_in=None)
+    return Activity(run, settings, stood_for.codec, is_async=True)

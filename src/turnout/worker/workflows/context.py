@@ -138,21 +138,26 @@ class WorkflowContext:
             raise InvalidValue(f"a patch's id must be text, not {patch_id!r}")
         return self._instance.patched(patch_id)
 
-    async def wait_for(self, predicate: Callable[[], Any], timeout: float | timedelta | None = None) -> None:
+    def wait_for(
+        self, predicate: Callable[[], Any], timeout: float | timedelta | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Return when `predicate()` is true: it is asked again whenever something has happened. TimeoutError."""
         limit = None if timeout is None else seconds(timeout, "timeout")
-        code = users_line()
+        return self._wait_for(predicate, limit, users_line())
+
+    async def _wait_for(self, predicate: Callable[[], Any], limit: float | None, code: str) -> None:
         async with asyncio.timeout(limit):
             await self._instance.mailbox.until(predicate, code)
 
     @overload
-    async def receive(self, signal: str | Signal[..., Any], type: type[T], /) -> T: ...
+    def receive(self, signal: str | Signal[..., Any], type: type[T], /) -> Coroutine[Any, Any, T]: ...
     @overload
-    async def receive(self, signal: str | Signal[..., Any], type: None = None, /) -> Any: ...
-    async def receive(self, signal: str | Signal[..., Any], type: Any = None, /) -> Any:
+    def receive(self, signal: str | Signal[..., Any], type: None = None, /) -> Coroutine[Any, Any, Any]: ...
+    def receive(self, signal: str | Signal[..., Any], type: Any = None, /) -> Coroutine[Any, Any, Any]:
         """The next signal of this name, as `type`. One that doesn't fit is dropped, with a warning."""
-        name = handler_name(Signal, signal)
-        code = users_line()
+        return self._receive(handler_name(Signal, signal), type, users_line())
+
+    async def _receive(self, name: str, type: Any, code: str) -> Any:
         while True:
             given = await self._instance.mailbox.receive(name, code)
             try:

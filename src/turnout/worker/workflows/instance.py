@@ -44,7 +44,7 @@ from turnout.worker.workflows.context import WorkflowContext
 from turnout.worker.workflows.ends import CodeBroke, failure_of, is_cancel, is_fault
 from turnout.worker.workflows.mailbox import Mailbox
 from turnout.worker.workflows.updates import Updates
-from turnout.worker.workflows.where import users_line
+from turnout.worker.workflows.where import users_line, with_lines
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -174,7 +174,7 @@ class Instance:
         if not found and self._main is not None and not self._main.done():
             stack = stack_of(self._main)
             found.append(Wait(WaitKind.condition, since=self.loop.time(), code=users_line(stack)))
-        return tuple(found)
+        return tuple(with_lines(found, lambda: self.loop.tasks))
 
     # --- what the code does, by way of calls and context --------------------------------------------------------------
 

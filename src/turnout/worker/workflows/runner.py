@@ -10,6 +10,7 @@ from typing import Any
 from turnout import wire
 from turnout.core.workflows.task import Starting, first_record
 from turnout.core.workflows.values import InputKind, Start, WorkflowState
+from turnout.definition.options import given_list
 from turnout.definition.workflow import Workflow, workflow_of
 from turnout.errors import DefinitionError, TurnoutError
 from turnout.nats.messages import Message
@@ -202,7 +203,7 @@ class WorkflowRunner:
 def workflows_by_name(given: Any) -> dict[str, Workflow[..., Any]]:
     """The workflows of a worker by their names; DefinitionError for what is none, or for two of a name."""
     found: dict[str, Workflow[..., Any]] = {}
-    for each in given:
+    for each in given_list(given, "workflows"):
         workflow = workflow_of(each)
         if workflow is None:
             raise DefinitionError(f"{each!r} is no workflow: decorate it with @workflow")
