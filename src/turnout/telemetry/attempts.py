@@ -21,7 +21,7 @@ from turnout.core.failure import Stop, StopReason
 from turnout.core.lifecycle import newer, record_of
 from turnout.core.record import Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
 from turnout.telemetry import propagation, spans
-from turnout.telemetry.spans import Attributes
+from turnout.telemetry.spans import JOB, Attributes
 
 START_AFTER_S = 1.0
 """An attempt that runs for so long shows with a span of its own, long before it ends."""
@@ -31,9 +31,6 @@ PROGRESS_EVERY_S = 10.0
 
 ERRORS = (Outcome.faulted, Outcome.timed_out, Outcome.lost)
 """The outcomes that are errors; an attempt that was cancelled or aborted did as it was told."""
-
-JOB = context_api.create_key("turnout-job")
-"""The key in a context of the attributes of the attempt that it is in: `JobSpans` reads them."""
 
 
 class AttemptSpan:

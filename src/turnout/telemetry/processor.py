@@ -7,7 +7,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 
 from turnout.telemetry import spans
-from turnout.telemetry.attempts import JOB
+from turnout.telemetry.spans import JOB
 
 CARRIED = (spans.JOB_ID, spans.JOB_ACTIVITY, spans.JOB_ATTEMPT, spans.NODE_ID)
 ASKER = (spans.WORKFLOW_ID, spans.WORKFLOW_NAME, spans.WORKFLOW_RUN)

@@ -25,6 +25,9 @@ from turnout.wire import trace_id_of
 
 logger = logging.getLogger("turnout.telemetry")
 
+JOB = context_api.create_key("turnout-job")
+"""The key in a context of the attributes of the attempt that it is in: `JobSpans` reads them."""
+
 SYSTEM = "messaging.system"
 OPERATION_NAME = "messaging.operation.name"
 OPERATION_TYPE = "messaging.operation.type"

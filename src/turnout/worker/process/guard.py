@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -48,8 +49,11 @@ def main(fd: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:
         os._exit(1)
+    gc.disable()  # it would look at what is imported again and again
     from turnout.worker.process.child import Conversation  # the guard would load all of pydantic for nothing
 
+    gc.freeze()
+    gc.enable()
     Conversation(fd).run()
 
 
