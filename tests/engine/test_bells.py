@@ -24,7 +24,7 @@ from turnout.supervisor.bell import Bell, Bells
 from turnout.supervisor.duties import Duties, Duty
 from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
 
-LOOK_S = 0.05
+LOOK_S = 0.02
 LONG_S = 3600.0
 NAMES = Names("bells")
 

@@ -36,7 +36,7 @@ _UNSERVED_S = 5.0
 """For so long no node must have worked on an activity: while one takes over from another there may be none."""
 
 _SHARE = 20.0
-"""A look that took long is followed by a pause of so many times its length."""
+"""A look that took long, and found something, is followed by a pause of so many times its length."""
 
 
 class LimitUses:
@@ -115,7 +115,8 @@ class PlaceSweep:
 
         await each(hand_on, lines, AT_ONCE)
         await self._free(list(held.values()), seen)
-        self._not_before = boottime() + _SHARE * (boottime() - begun)
+        if not calm:  # else it looks once more when it listens, and then not for long
+            self._not_before = boottime() + _SHARE * (boottime() - begun)
         reach("supervisor.places")
         return calm
 
