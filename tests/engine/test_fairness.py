@@ -10,6 +10,7 @@ import attrs
 import pytest
 from pydantic import BaseModel, Field
 
+from tests.support.supervising import supervised
 from tests.support.waiting import until
 from turnout import (
     Activity,
@@ -267,7 +268,7 @@ async def test_a_move_that_was_cut_short(
     async def gone() -> bool:
         return [each async for each in store.queue.scan()] == []
 
-    async with turnout_worker(serve):
+    async with supervised(client), turnout_worker(serve):
         assert await client.job("runs").result(timeout=10) == "few"
         await until(gone, within_s=60)
     assert sorted(started) == ["big", "big", "big", "few"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.rawsocket import raw_publish
+from tests.support.supervising import supervised
 from tests.support.values import job_record
 from tests.support.waiting import until
 from turnout import (
@@ -142,7 +143,7 @@ async def test_alarms_that_make_no_sense_are_dropped(turnout_client: Client, tur
     for body in bodies:
         connection.send(subject, body)
     handle = await lost_job(turnout_client, 7)
-    async with turnout_worker(job, liveness_ttl=TTL_S):
+    async with supervised(turnout_client), turnout_worker(job, liveness_ttl=TTL_S):
         assert await handle.result(timeout=40) == 7
         assert await queued.result(timeout=10) == 1
 

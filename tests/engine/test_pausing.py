@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.supervising import supervised
 from tests.support.waiting import running, until
 from turnout import ActivityNotFound, Client, InvalidValue, JobState, RetryPolicy, Waiting, activity, current_job
 from turnout.store.consumers import consumer_of
 from turnout.store.pauses import Pause
-from turnout.supervisor.supervisor import Supervisor, SupervisorOptions
+from turnout.supervisor.supervisor import SupervisorOptions
 from turnout.testing import NatsServer
 
 SOON_S = 20.0
@@ -111,33 +112,24 @@ async def test_what_waits_for_its_retry_waits_for_the_end_of_the_pause(
 ) -> None:
     """And is neither taken for stuck meanwhile nor given up, however many leases that takes."""
     options = SupervisorOptions(liveness_ttl=1.0, look_every=0.1, sweep_every=0.2, stuck_leases=0.01)
-    supervisor = Supervisor(turnout_client.connect_options, turnout_client.store.names, name="quick", options=options)
-    supervising = asyncio.create_task(supervisor.run())
-    try:
-        async with asyncio.timeout(10):
-            while not supervisor.acting:
-                await asyncio.sleep(0.02)
-        async with turnout_worker(fails_once):
-            fails.append(asyncio.Event())
-            handle = await turnout_client.submit(fails_once)
-            await running(handle)
-            await turnout_client.pause(fails_once)
-            fails[-1].set()
+    async with supervised(turnout_client, options), turnout_worker(fails_once):
+        fails.append(asyncio.Event())
+        handle = await turnout_client.submit(fails_once)
+        await running(handle)
+        await turnout_client.pause(fails_once)
+        fails[-1].set()
 
-            async def overdue() -> bool:
-                waiting = await waits(turnout_client, handle.id)
-                return waiting is not None and waiting.kind == "paused" and waiting.since is not None
+        async def overdue() -> bool:
+            waiting = await waits(turnout_client, handle.id)
+            return waiting is not None and waiting.kind == "paused" and waiting.since is not None
 
-            await until(overdue)
-            await asyncio.sleep(2.0)  # twenty looks of the supervisor, by whose measure the job is stuck after 0.3 s
-            found = await turnout_client.store.queue.find("fails_once", handle.id)
-            assert found is not None
-            assert found.replaced == 0
-            await turnout_client.resume(fails_once)
-            assert await handle.result(timeout=SOON_S) == "at last"
-    finally:
-        supervising.cancel()
-        await asyncio.gather(supervising, return_exceptions=True)
+        await until(overdue)
+        await asyncio.sleep(2.0)  # twenty looks of the supervisor, by whose measure the job is stuck after 0.3 s
+        found = await turnout_client.store.queue.find("fails_once", handle.id)
+        assert found is not None
+        assert found.replaced == 0
+        await turnout_client.resume(fails_once)
+        assert await handle.result(timeout=SOON_S) == "at last"
 
 
 async def test_a_pause_that_its_writer_could_not_apply_is_applied(turnout_client: Client, turnout_worker: Any) -> None:
