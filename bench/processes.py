@@ -64,6 +64,7 @@ def worker_process(
     concurrency: int = 100,
     grace_s: float = 30,
     program: str = "turnout",
+    options: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
     """`turnout worker` as anybody starts it; it pulls when this is entered, and is stopped in order when it is left.
@@ -71,7 +72,7 @@ def worker_process(
     Nothing of the telemetry set-up of who runs this reaches it but what `env` says.
     """
     command = [sys.executable, "-m", program, "worker", serves, "--server", url, "--namespace", namespace]
-    command += ["-c", str(concurrency), "--grace", str(grace_s), "-o", "json", "--log-level", "error"]
+    command += ["-c", str(concurrency), "--grace", str(grace_s), "-o", "json", "--log-level", "error", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | dict(env or {})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         try:

@@ -27,6 +27,7 @@ from bench import (
     signals,
     submit,
     tracing,
+    verifying,
     waiting,
     workflows,
 )
@@ -36,7 +37,7 @@ from bench.table import Row, as_markdown
 
 SUITES: dict[str, tuple[ModuleType, ...]] = {
     "jobs": (drain, backlog, tracing, submit, latency, scaling, running, finished, failover, firing, idle, replicas),
-    "workflows": (workflows, fanout, asking, signals, replaying, waiting, crowd, limiting),
+    "workflows": (workflows, fanout, asking, signals, replaying, verifying, waiting, crowd, limiting),
 }
 """What is measured, and published, together. The second one has limits and priorities as well."""
 
