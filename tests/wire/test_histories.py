@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import attrs
 import pytest
@@ -125,6 +126,22 @@ def test_the_header_tells_what_a_listing_shows() -> None:
     entry = entries.load_entry(histories.dump_with_entry(FULL)[1])
     assert (entry.name, entry.state, entry.life, entry.run, entry.number) == ("order", "faulted", "7f3a", 2, 4)
     assert (entry.upto, entry.carries_out, entry.begins, entry.summary) == (9, 11, True, FULL.summary)
+
+
+def test_a_glance_at_the_header_tells_what_a_listing_chooses_by() -> None:
+    """It is the same as of the whole entry, and as careful with what somebody else has written."""
+    text, summary = histories.dump_with_entry(FULL)[1], FULL.summary
+    glance = entries.glance_at(text)
+    assert (glance.name, glance.kind, glance.number, glance.life) == (FULL.name, FULL.kind, FULL.number, FULL.life)
+    assert (glance.state, glance.started_at) == (FULL.state, summary.started_at)
+    assert (glance.parent, glance.schedule, glance.labels) == (summary.parent, summary.schedule, summary.labels)
+    raw = json.loads(text)
+    bare = entries.glance_at(json.dumps({key: raw[key] for key in ("v", "kind", "state")}))
+    assert (bare.started_at, bare.labels) == (0.0, {})
+    strangers: list[Any] = [{**raw, "v": entries.VERSION + 1}, {**raw, "state": "lost"}, {**raw, "summary": 7}, []]
+    for bad in strangers:
+        with pytest.raises(UnreadableRecord):
+            entries.glance_at(json.dumps(bad))
 
 
 def test_a_newer_version_is_refused() -> None:

@@ -8,7 +8,7 @@ from tests.workflows.definitions import approval, patient
 from turnout import Client, WorkflowState
 from turnout.client.workflows import newest
 from turnout.nats import pages
-from turnout.wire.entries import Entry
+from turnout.wire.entries import Glance
 
 STARTED = 48
 
@@ -48,7 +48,7 @@ async def test_what_is_rare_is_found_all_the_same(client: Client) -> None:
         await client.start(approval)
     await old.terminate("")
 
-    def rare(entry: Entry) -> bool:
+    def rare(entry: Glance) -> bool:
         return entry.name == patient.name
 
     assert await newest.newest_started(client.store, rare, 2) is None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
 
 from turnout.core.spec import Body
 from turnout.core.struct import struct
@@ -24,9 +25,11 @@ from turnout.store.names import Names
 from turnout.store.payloads import Payloads, life_of, life_owner
 from turnout.telemetry import workflows
 from turnout.wire import histories
-from turnout.wire.entries import ENTRY, Entry, load_entry
+from turnout.wire.entries import ENTRY, Entry, Glance, glance_at, load_entry
 
 logger = logging.getLogger("turnout.store")
+
+T = TypeVar("T")
 
 READ_TOGETHER = 200
 """How many records are read at once: a read holds up those who write to the stream."""
@@ -154,8 +157,15 @@ class Histories:
             return first
         return (await self.read(newest.record.id, newest))[0].record
 
-    async def entries(self) -> AsyncIterator[tuple[str, Entry]]:
+    def entries(self) -> AsyncIterator[tuple[str, Entry]]:
         """The entry of each workflow, from the headers of its newest record, in the order of their last change."""
+        return self._all(load_entry)
+
+    def glances(self) -> AsyncIterator[tuple[str, Glance]]:
+        """As much of each entry as a listing chooses by."""
+        return self._all(glance_at)
+
+    async def _all(self, read: Callable[[bytes], T]) -> AsyncIterator[tuple[str, T]]:
         inbox = f"_INBOX.{secrets.token_hex(11)}"
         arrived, news = list[Message](), asyncio.Event()
 
@@ -173,8 +183,9 @@ class Histories:
                 together = arrived[:left]  # what lies behind was written meanwhile
                 arrived.clear()
                 left -= len(together)
-                for listed in filter(None, map(_listed, together)):
-                    yield listed
+                for message in together:
+                    if (listed := _listed(message, read)) is not None:
+                        yield listed
         finally:
             await subscription.close()
 
@@ -182,7 +193,7 @@ class Histories:
         """The entries of these workflows. May be a moment old."""
         subjects = {self._names.records(key).encode(): key for key in ids}
         newest = await newest_of(self._connection, self._names.history, map(bytes.decode, subjects))
-        entries = ((subjects[subject], entry_in(raw.block)) for subject, raw in newest.items())
+        entries = ((subjects[subject], entry_in(raw.block, load_entry)) for subject, raw in newest.items())
         return [(key, entry) for key, entry in entries if entry is not None]
 
     async def _list_to(self, inbox: str) -> int:
@@ -281,21 +292,21 @@ def is_deleted(stored: Stored | None) -> bool:
     return stored is not None and stored.record.kind is RecordKind.deleted
 
 
-def _listed(message: Message) -> tuple[str, Entry] | None:
-    """The workflow whose record this is, and its entry; None where it has none, or one that can't be read."""
+def _listed(message: Message, read: Callable[[bytes], T]) -> tuple[str, T] | None:
+    """The workflow whose record this is, and what is read of its entry; None where it has none that can be read."""
     workflow_id = message.subject.rpartition(".")[2]
     try:
-        entry = entry_in(message.block)
+        entry = entry_in(message.block, read)
         return None if entry is None else (workflow_id, entry)
     except UnreadableRecord as error:
         left_out(workflow_id, error)
         return None
 
 
-def entry_in(block: bytes) -> Entry | None:
-    """What the header of a record tells, from its headers as they came; None where it has none."""
+def entry_in(block: bytes, read: Callable[[bytes], T]) -> T | None:
+    """What is read of the entry of a record, from its headers as they came; None where it has none."""
     text = header_in(block, _ENTRY)
-    return None if text is None else load_entry(text)
+    return None if text is None else read(text)
 
 
 _ENTRY = ENTRY.encode()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from turnout import fastjson
+from turnout.core.struct import struct
 from turnout.core.workflows.values import NO_SUMMARY, RecordKind, Summary, Wait, WorkflowState
 from turnout.errors import UnreadableRecord
 
@@ -61,14 +62,41 @@ def state_of(entry: bytes) -> WorkflowState:
     return guarded(lambda raw: WorkflowState(fastjson.loads(raw)["state"]), entry, "a workflow's entry")
 
 
-def glance_at(entry: str) -> tuple[RecordKind, int, WorkflowState]:
-    """The kind, the number and the state that an entry tells, all else left unread. UnreadableRecord as above."""
+@struct
+class Glance:
+    """What a listing chooses workflows by, of an entry, and what an observer looks at: among very many it is quicker
+    read than all of it."""
 
-    def glance(text: str) -> tuple[RecordKind, int, WorkflowState]:
-        raw = fastjson.loads(text)
-        return RECORD_KINDS[raw["kind"]], raw.get("number", 0), STATES[raw["state"]]
+    name: str
+    kind: RecordKind
+    number: int
+    life: str
+    state: WorkflowState
+    started_at: float
+    parent: str
+    schedule: str
+    labels: Mapping[str, str]
 
-    return guarded(glance, entry, "a workflow's entry")
+
+def glance_at(entry: str | bytes) -> Glance:
+    """So much of an entry, all else left unread. UnreadableRecord as for `load_entry`."""
+    return guarded(_glance, entry, "a workflow's entry")
+
+
+def _glance(text: str | bytes) -> Glance:
+    raw = versioned(fastjson.loads(text), "a workflow's entry")
+    of_summary = (raw.get("summary") or {}).get
+    return Glance(
+        str(raw.get("name", "")),
+        RECORD_KINDS[raw["kind"]],
+        raw.get("number", 0),
+        raw.get("life", ""),
+        STATES[raw["state"]],
+        float(of_summary("started_at", 0.0)),
+        str(of_summary("parent", "")),
+        str(of_summary("schedule", "")),
+        _labels(of_summary("labels")),
+    )
 
 
 def load_entry(text: str | bytes) -> Entry:
@@ -115,7 +143,7 @@ def summary_of(raw: Mapping[str, Any] | None) -> Summary:
     return Summary(
         float(get("started_at", 0.0)),
         None if finished_at is None else float(finished_at),
-        {str(name): str(value) for name, value in labels.items()} if (labels := get("labels")) else {},
+        _labels(get("labels")),
         str(get("details", "")),
         tuple([_wait(each) for each in waits]) if (waits := get("waits")) else (),
         int(get("waiting", 0)),
@@ -130,6 +158,10 @@ def summary_of(raw: Mapping[str, Any] | None) -> Summary:
         str(get("pin", "")),
         str(get("schedule", "")),
     )
+
+
+def _labels(raw: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in raw.items()} if raw else {}
 
 
 def _wait(raw: Mapping[str, Any]) -> Wait:

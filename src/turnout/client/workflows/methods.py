@@ -31,7 +31,7 @@ from turnout.errors import InvalidValue, UnreadableRecord, WorkflowEnded, Workfl
 from turnout.store.histories import left_out
 from turnout.store.payloads import ObjectGone
 from turnout.store.perform import Store
-from turnout.wire.entries import Entry
+from turnout.wire.entries import Glance
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,15 +65,14 @@ class _Filters:
     since: float | None
     schedule: str | None
 
-    def matches(self, entry: Entry) -> bool:
-        summary = entry.summary
+    def matches(self, entry: Glance) -> bool:
         return (
             (self.states is None or entry.state in self.states)
             and (self.name is None or entry.name == self.name)
-            and (self.parent is None or summary.parent == self.parent)
-            and (self.schedule is None or summary.schedule == self.schedule)
-            and (self.since is None or summary.started_at >= self.since)
-            and (self.label is None or has_label(summary.labels, self.label))
+            and (self.parent is None or entry.parent == self.parent)
+            and (self.schedule is None or entry.schedule == self.schedule)
+            and (self.since is None or entry.started_at >= self.since)
+            and (self.label is None or has_label(entry.labels, self.label))
         )
 
 
@@ -143,7 +142,7 @@ class WorkflowMethods:
         found = await newest_started(self.store, filters.matches, limit) if limit is not None else None
         if found is None:
             entries = self._workflow_reader.all()
-            all_found = [(each.summary.started_at, key) async for key, each in entries if filters.matches(each)]
+            all_found = [(each.started_at, key) async for key, each in entries if filters.matches(each)]
             found = sorted(all_found, reverse=True)[:limit]
         living = self._workflow_reader.living()
         for begin in range(0, len(found), AT_ONCE):
@@ -217,7 +216,7 @@ class WorkflowMethods:
         wanted = attrs.evolve(wanted, states=states)
         found = [(key, each) async for key, each in self._workflow_reader.all() if wanted.matches(each)]
 
-        async def one(listed: tuple[str, Entry]) -> int:
+        async def one(listed: tuple[str, Glance]) -> int:
             try:
                 await act(self._starter.listed(*listed))
             except (WorkflowEnded, WorkflowNotFound):  # it has ended meanwhile, or has gone

@@ -17,7 +17,7 @@ from turnout.nats.pages import Backward, forward, stored_since
 from turnout.nats.stream import Stream
 from turnout.store.histories import entry_in, left_out
 from turnout.store.perform import Store
-from turnout.wire.entries import Entry
+from turnout.wire.entries import Glance, glance_at
 
 MANY = 2_000
 """Of fewer workflows than that all entries are read: they are few, and come without their records."""
@@ -33,7 +33,7 @@ CLOCKS_S = 1.0
 Started = tuple[float, str]
 
 
-async def newest_started(store: Store, matches: Callable[[Entry], bool], limit: int) -> list[Started] | None:
+async def newest_started(store: Store, matches: Callable[[Glance], bool], limit: int) -> list[Started] | None:
     """When the `limit` workflows were started that match and were started last, and their ids, the newest first.
 
     None where the end of the stream does not tell: read the entries of all.
@@ -69,7 +69,7 @@ async def newest_started(store: Store, matches: Callable[[Entry], bool], limit: 
 class _Found:
     """What was found so far, each workflow by the first of its records that was looked at."""
 
-    def __init__(self, matches: Callable[[Entry], bool]) -> None:
+    def __init__(self, matches: Callable[[Glance], bool]) -> None:
         self._matches = matches
         self._known: set[bytes] = set()
         self._started: list[Started] = []
@@ -81,12 +81,12 @@ class _Found:
             self._known.add(raw.subject)
             workflow_id = raw.subject.decode("utf-8", "replace").rpartition(".")[2]
             try:
-                entry = entry_in(raw.block)
+                entry = entry_in(raw.block, glance_at)
             except UnreadableRecord as error:
                 left_out(workflow_id, error)
                 continue
             if entry is not None and entry.kind is not RecordKind.deleted and self._matches(entry):
-                self._started.append((entry.summary.started_at, workflow_id))
+                self._started.append((entry.started_at, workflow_id))
 
     def newest(self, limit: int) -> list[Started]:
         return heapq.nlargest(limit, self._started)

@@ -181,9 +181,9 @@ class WorkflowReader:
         """The newest record; None where the server does not answer just now. WorkflowNotFound."""
         return await unless_away(self._store, self.newest(workflow_id))
 
-    async def all(self) -> AsyncIterator[tuple[str, entries.Entry]]:
-        """The entries of all workflows, unsorted; those that were deleted are left out."""
-        async for workflow_id, entry in self._store.histories.entries():
+    async def all(self) -> AsyncIterator[tuple[str, entries.Glance]]:
+        """What a listing chooses by, of all workflows, unsorted; those that were deleted are left out."""
+        async for workflow_id, entry in self._store.histories.glances():
             if entry.kind is not RecordKind.deleted:
                 yield workflow_id, entry
 

@@ -23,7 +23,7 @@ from turnout.store.payloads import life_owner
 from turnout.store.perform import Store
 from turnout.store.starts import IdTaken, Starts
 from turnout.telemetry import spans, workflow_metrics
-from turnout.wire.entries import Entry
+from turnout.wire.entries import Glance
 
 _TRIES = 10
 
@@ -123,7 +123,7 @@ class Starter:
             first = self._reach.updater.first(workflow_id, life, _given(ref.first), ref.first.decode)
         return self.workflow(workflow_id, ref, life, first)
 
-    def listed(self, workflow_id: str, entry: Entry) -> AnyWorkflowHandle:
+    def listed(self, workflow_id: str, entry: Glance) -> AnyWorkflowHandle:
         """A handle on a workflow that a listing has just shown to be open: who sends to it need not ask for that."""
         self._sender.see_open(workflow_id, entry.life, entry.name)
         return self.workflow(workflow_id, None, entry.life)

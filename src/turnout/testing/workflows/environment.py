@@ -63,13 +63,13 @@ class _Watch:
     def _stored(self, message: Message) -> None:
         workflow_id = message.subject.rpartition(".")[2]
         history = self.histories.setdefault(workflow_id, [])
-        kind, number, state = glance_at(message.headers[ENTRY])
-        if number == 0:
+        entry = glance_at(message.headers[ENTRY])
+        if entry.number == 0:
             history.clear()
         history.append(message)
-        if kind not in (RecordKind.stuck, RecordKind.trying):
+        if entry.kind not in (RecordKind.stuck, RecordKind.trying):
             self._environment.went_on(workflow_id)
-        if state.final and kind is not RecordKind.deleted:
+        if entry.state.final and entry.kind is not RecordKind.deleted:
             self._environment.ended(workflow_id)
 
 
