@@ -22,7 +22,7 @@ from turnout.core.record import JobRecord
 from turnout.core.retry import seconds
 from turnout.core.routing import checked_properties
 from turnout.core.spec import valid_name
-from turnout.core.workflows.values import Ending
+from turnout.core.workflows.values import Command, Ending
 from turnout.definition.activity import Activity
 from turnout.definition.hooks import Hooks
 from turnout.definition.options import given_list
@@ -52,8 +52,8 @@ class UserViews:
     def job(self, record: JobRecord) -> JobInfo:
         return job_info(record, Bodies(record.spec.payload.text, None, None))
 
-    def child(self, workflow_id: str, name: str, ending: Ending) -> WorkflowInfo:
-        return child_info(workflow_id, name, ending)
+    def child(self, workflow_id: str, name: str, ending: Ending, asked: Command | None, parent: str) -> WorkflowInfo:
+        return child_info(workflow_id, name, ending, asked, parent)
 
 
 class Worker:

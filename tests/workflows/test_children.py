@@ -12,6 +12,7 @@ from tests.support.waiting import until
 from tests.workflows.definitions import double, nap
 from turnout import (
     Client,
+    Fatal,
     Worker,
     WorkflowCancelled,
     WorkflowEnded,
@@ -25,6 +26,7 @@ from turnout.core.spec import Body
 from turnout.core.workflows.values import EndKind, InputKind
 from turnout.store.commit import Committer
 from turnout.store.others import Others
+from turnout.testing import replay
 
 
 @workflow
@@ -271,3 +273,36 @@ async def test_a_child_replaces_what_has_its_id(client: Client, worker: Worker) 
         await other.result(timeout=10)
     await client.workflow("one").signal("go", "b")
     assert await handle.result(timeout=10) == "own:b"
+
+
+@workflow
+async def failing(word: str) -> str:
+    raise Fatal(f"not {word}")
+
+
+@workflow
+async def looking() -> list[Any]:
+    """What the errors of a child that was called, of one that was started and of one that was joined tell of it."""
+    wf, found = current_workflow(), list[Any]()
+    once = failing.options(labels={"kind": "called"})
+    started = await wf.start_child(failing.options(id=f"{wf.id}-2"), "two")
+    for end in (once("one"), started.result(), failing.options(id=f"{wf.id}-2", if_exists="join")("three")):
+        try:
+            await end
+        except WorkflowFaulted as error:
+            info = error.info
+            since = (info.started_at - wf.started_at).total_seconds()
+            found.append([info.name, info.state, info.parent == wf.id, info.payload, info.labels, 0 <= since < 3600])
+    return found
+
+
+async def test_the_error_of_a_child_tells_of_it(client: Client) -> None:
+    """Its info has the child's name, when it was asked for, and unless it was joined its parent, payload and labels."""
+    async with Worker(client, workflows=[failing, looking]):
+        handle = await client.start(looking)
+        assert await handle.result(timeout=10) == [
+            ["failing", "faulted", True, {"word": "one"}, {"kind": "called"}, True],
+            ["failing", "faulted", True, {"word": "two"}, {}, True],
+            ["failing", "faulted", False, None, {}, True],
+        ]
+        await replay(await handle.history(), workflows=[failing, looking])

@@ -13,7 +13,7 @@ from turnout.client.parsed import parsed, parsed_payload
 from turnout.core.failure import ErrorInfo
 from turnout.core.plain import Plain
 from turnout.core.record import JobRecord, JobState
-from turnout.core.workflows.values import Ending, EndKind, Record, RecordKind, Wait, WorkflowState
+from turnout.core.workflows.values import Command, Ending, EndKind, Record, RecordKind, Wait, WorkflowState
 
 
 @attrs.frozen(kw_only=True)
@@ -113,12 +113,25 @@ _STATES = {
 }
 
 
-def child_info(workflow_id: str, name: str, ending: Ending) -> WorkflowInfo:
-    """A workflow that has ended, as far as its end tells."""
-    state = _STATES.get(ending.kind, WorkflowState.faulted)
-    began = dt.datetime.fromtimestamp(0, dt.UTC)
+def child_info(workflow_id: str, name: str, ending: Ending, asked: Command | None, parent: str) -> WorkflowInfo:
+    """A workflow that has ended, as far as its end tells, and of a child what its `parent` has asked for.
+
+    One that was joined may have another parent, payload and labels: these are left out.
+    """
+    options = asked.child if asked is not None else None
+    began = 0.0 if asked is None else asked.at or asked.since
+    own = asked is not None and options is not None and options.if_exists != "join"
     return WorkflowInfo(
-        id=workflow_id, name=name, run=1, state=state, started_at=began, error=ending.error, reason=ending.reason
+        id=workflow_id,
+        name=name,
+        run=1,
+        state=_STATES.get(ending.kind, WorkflowState.faulted),
+        started_at=dt.datetime.fromtimestamp(began, dt.UTC),
+        labels=dict(options.labels) if own and options is not None else {},
+        payload=parsed_payload(asked.body.text) if own and asked is not None and asked.body is not None else None,
+        parent=parent if own else None,
+        error=ending.error,
+        reason=ending.reason,
     )
 
 

@@ -51,8 +51,8 @@ class Views(Protocol):
         """The JobInfo of a job that has ended."""
         ...
 
-    def child(self, workflow_id: str, name: str, ending: Ending) -> Any:
-        """The WorkflowInfo of a workflow that has ended so, as far as that tells."""
+    def child(self, workflow_id: str, name: str, ending: Ending, asked: Command | None, parent: str) -> Any:
+        """The WorkflowInfo of a workflow that has ended so, as far as that and what `parent` has asked for tell."""
         ...
 
 
@@ -202,7 +202,7 @@ class Calls:
     async def _child_result(self, ref: WorkflowRef, command: Callable[[], Command]) -> Any:
         given = command()
         ending = await self._ended(given, "try")
-        return self.workflow_outcome(given.target, ref, ending)
+        return self.workflow_outcome(given.target, ref, ending, given)
 
     async def _start_child(self, ref: WorkflowRef, command: Callable[[], Command]) -> Child:
         instance, given = self._instance, command()
@@ -218,7 +218,7 @@ class Calls:
             self._started.pop(given.id, None)
         if ended.done() and ended.result().kind is EndKind.exists:
             self.workflow_outcome(given.target, ref, ended.result())
-        return Child(given.target, ref, ended, self)
+        return Child(given.target, ref, given, ended, self)
 
     async def _child_end(self, command: Command) -> Ending:
         """Its end. Cancelled with the start that nobody waits for any more: no one has a handle on the child then."""
@@ -231,17 +231,19 @@ class Calls:
         if future is not None and not future.done():
             future.set_result(None)
 
-    def workflow_outcome(self, workflow_id: str, ref: WorkflowRef | None, ending: Ending) -> Any:
-        """The result of another workflow, or the error that says how it ended."""
+    def workflow_outcome(
+        self, workflow_id: str, ref: WorkflowRef | None, ending: Ending, asked: Command | None = None
+    ) -> Any:
+        """The result of another workflow, or the error that says how it ended. `asked`: the command for a child."""
         name = ref.name if ref is not None else ""
         if ending.kind is not EndKind.completed:
-            self._raise(workflow_id, name, ending)
+            self._raise(workflow_id, name, ending, asked)
         text = _text(ending.result)
         return ref.codec.decode_result(text) if isinstance(ref, Workflow) else _plain(text)
 
-    def _raise(self, workflow_id: str, name: str, ending: Ending) -> NoReturn:
+    def _raise(self, workflow_id: str, name: str, ending: Ending, asked: Command | None = None) -> NoReturn:
         message = _why(ending)
-        info = self._instance.views.child(workflow_id, name, ending)
+        info = self._instance.views.child(workflow_id, name, ending, asked, self._instance.facts.id)
         match ending.kind:
             case EndKind.cancelled:
                 raise WorkflowCancelled(f"workflow {workflow_id} was cancelled: {message}", info)
@@ -282,13 +284,14 @@ class Child:
 
     id: str
     _ref: WorkflowRef
+    _asked: Command
     _ended: asyncio.Task[Ending]
     _calls: Calls
 
     async def result(self) -> Any:
         """Its result; WorkflowFaulted, WorkflowCancelled or WorkflowTerminated."""
         ending = await asyncio.shield(self._ended)
-        return self._calls.workflow_outcome(self.id, self._ref, ending)
+        return self._calls.workflow_outcome(self.id, self._ref, ending, self._asked)
 
     async def signal(self, signal: Any, /, *args: Any, **kwargs: Any) -> None:
         """Signal it. WorkflowEnded when it has ended."""
