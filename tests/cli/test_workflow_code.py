@@ -29,6 +29,7 @@ def test_check_finds_what_would_not_be_the_same_again(cli: Cli) -> None:
         ('for _ in {path, "b"}:', "iteration over a set"),
         ('", ".join(names)', "iteration over a set"),
         ("Path(path).read_text()", ".read_text()"),
+        ('list(Path(path).glob("*"))', ".glob()"),
         ("await asyncio.to_thread(print)", "asyncio.to_thread()"),
         ('return os.environ["HOME"]', "os.environ"),
         ("self.began = moment.now()", "datetime.datetime.now()"),

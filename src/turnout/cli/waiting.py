@@ -104,5 +104,6 @@ async def until_the_end(
             raise
     if not info.state.final:
         waited = f" after {timeout_s:g} s of waiting" if timeout_s else ""
-        raise WaitedTooLong(f"{kind} {handle.id} is {info.state}{waited}; it goes on")
+        when = " once its code is repaired" if info.state == "stuck" else ""
+        raise WaitedTooLong(f"{kind} {handle.id} is {info.state}{waited}; it goes on{when}")
     return info

@@ -83,7 +83,8 @@ MODULES = {
 """Modules nothing of which may be called."""
 
 METHODS = {
-    **dict.fromkeys(("read_text", "read_bytes", "write_text", "write_bytes", "iterdir", "unlink", "mkdir"), OUTSIDE),
+    **dict.fromkeys(("read_text", "read_bytes", "write_text", "write_bytes", "unlink", "mkdir"), OUTSIDE),
+    **dict.fromkeys(("iterdir", "glob", "rglob"), OUTSIDE),
     "run_in_executor": THREADS,
 }
 """Methods that give themselves away by their name."""
@@ -247,7 +248,7 @@ class _Reader:
     def _is_set(self, node: ast.expr) -> bool:
         match node:
             case ast.Set() | ast.SetComp():
-                return True
+                return _makes_set(node)
             case ast.Call(func=ast.Attribute(value=owner, attr=attr)) if attr in _SETS_OF_SETS:
                 return self._is_set(owner)
             case ast.Call():
@@ -399,7 +400,9 @@ def _means_set(annotation: ast.expr | None) -> bool:
 
 
 def _makes_set(value: ast.expr | None) -> bool:
-    if isinstance(value, (ast.Set, ast.SetComp)):
+    if isinstance(value, ast.Set):  # the order of numbers is the same everywhere
+        return not all(isinstance(each, ast.Constant) and isinstance(each.value, int | float) for each in value.elts)
+    if isinstance(value, ast.SetComp):
         return True
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("set", "frozenset")
 

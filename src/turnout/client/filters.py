@@ -191,9 +191,9 @@ def label_of(label: str | tuple[str, str] | None) -> tuple[str, str | None] | No
     """A filter by label, checked. InvalidValue says how one is given."""
     if label is None:
         return None
-    if isinstance(label, tuple) and len(label) == 2 and all(isinstance(each, str) for each in label):
+    if isinstance(label, tuple) and len(label) == 2 and all(isinstance(each, str) for each in label) and label[0]:
         return label
-    if not isinstance(label, str):
+    if not isinstance(label, str) or not label.partition("=")[0]:
         raise InvalidValue(f'label must be "key", "key=value" or a pair of texts, not {label!r}')
     key, equals, value = label.partition("=")
     return key, value if equals else None

@@ -47,6 +47,7 @@ async def careless(path: str) -> None:
     names = set(path)
     ", ".join(names)
     Path(path).read_text()
+    list(Path(path).glob("*"))
     await asyncio.to_thread(print)
     helper()
     home()
@@ -106,6 +107,9 @@ async def careful() -> float:
     assert sorted(each for each in words) == sorted({each[0] for each in words | {"c"}} - {"c"})
     assert any(each == "a" for each in words)
     assert total == len(words)
+    numbers = {3, 1, 2}
+    for _ in numbers:
+        await asyncio.sleep(1)
     words.discard(os.path.join("a", "b"))  # noqa: PTH118
     began = time.time()  # turnout: ok
     return await allowed() + began
