@@ -12,8 +12,6 @@ from turnout.testing.server import NatsServer
 
 MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 4 * 2**30
-FRUGAL = {"GOMAXPROCS": "1", "GOGC": "400"}
-"""Several such servers share few cores: one is no quicker with more threads, and need not collect its garbage often."""
 
 
 @contextmanager
@@ -25,7 +23,7 @@ def quick_server() -> Iterator[NatsServer]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="turnout-nats-", dir=memory()) as folder,
-        NatsServer(store_dir=folder, environment=FRUGAL) as server,
+        NatsServer(store_dir=folder) as server,
     ):
         yield server
         server.kill()  # to end in order takes seconds when there are many streams, and nobody will read them
