@@ -154,14 +154,19 @@ async def test_who_waits_is_sent_the_record_with_its_notice(client: Client, serv
     """An update and the end of a workflow ask for no record but the one that tells whether they come too late."""
     looks: list[Message] = []
 
+    def hear(request: Message) -> None:
+        if handle.id.encode() in request.data:  # a supervisor may be counting all workflows
+            looks.append(request)
+
     async def looked_twice() -> bool:
         return len(looks) == 2
 
+    client._workflow_reader.poll_s = (60.0, 60.0)  # a busy machine is no lost notice
     async with Client.connect(server.url, namespace="looks") as other, Worker(client, workflows=[Tally]):
         handle = await client.start(Tally.run)
         assert await handle.update(Tally.add, 1) == 1
         listening = other.store.connection
-        await listening.subscribe(f"$JS.API.DIRECT.GET.{client.store.names.history}", looks.append)
+        await listening.subscribe(f"$JS.API.DIRECT.GET.{client.store.names.history}", hear)
         await listening.flush()
         assert await handle.update(Tally.add, 2) == 3
         await listening.flush()
@@ -177,6 +182,11 @@ async def test_who_waits_is_sent_the_record_with_its_notice(client: Client, serv
 async def test_a_notice_of_what_is_known_asks_for_no_look(client: Client, server: NatsServer) -> None:
     """The server republishes a record behind storing it: who looks in between hears of it when it is no news."""
     names, looks, told = client.store.names, list[Message](), list[Message]()
+
+    def hear(request: Message) -> None:
+        if handle.id.encode() in request.data:
+            looks.append(request)
+
     async with Client.connect(server.url, namespace="late") as other, Worker(client, workflows=[Tally]):
         listening = other.store.connection
         handle = await client.start(Tally.run)
@@ -188,7 +198,7 @@ async def test_a_notice_of_what_is_known_asks_for_no_look(client: Client, server
         await anext(watching)
         changed = asyncio.ensure_future(anext(watching))
         await asyncio.sleep(0)
-        await listening.subscribe(f"$JS.API.DIRECT.GET.{names.history}", looks.append)
+        await listening.subscribe(f"$JS.API.DIRECT.GET.{names.history}", hear)
         await listening.flush()
         listening.send(told[-1].subject, told[-1].data, headers=told[-1].headers)
         await listening.flush()
