@@ -263,7 +263,7 @@ async def test_a_frozen_server_costs_no_line(monkeypatch: pytest.MonkeyPatch) ->
 async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout_worker: Any) -> None:
     """Whoever follows gets the lines that are kept, then the new ones while the job runs, and an end with the job."""
     async with turnout_worker(steadily):
-        handle = await turnout_client.submit(steadily, lines=80, pause=0.05)
+        handle = await turnout_client.submit(steadily, lines=40, pause=0.05)
         states = []
         lines: list[LogLine] = []
         async with asyncio.timeout(20):
@@ -272,7 +272,7 @@ async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout
                     states.append((await handle.info()).state)
                 lines.append(line)
         states.append((await handle.info()).state)
-    assert messages(lines) == [f"line {n}" for n in range(80)]
+    assert messages(lines) == [f"line {n}" for n in range(40)]
     assert states == ["running", "completed"]
 
 
@@ -302,7 +302,7 @@ async def test_following_survives_the_server(turnout_worker: Any) -> None:
     """Whoever follows gets every line once, though the server was killed and came back while the job ran."""
     with NatsServer() as server:
         async with Client.connect(server.url) as client, turnout_worker(steadily, client=client):
-            handle = await client.submit(steadily, lines=100, pause=0.1)
+            handle = await client.submit(steadily, lines=50, pause=0.1)
             lines: list[LogLine] = []
 
             async def follow() -> None:
@@ -318,7 +318,7 @@ async def test_following_survives_the_server(turnout_worker: Any) -> None:
             assert not following.done()
             await asyncio.to_thread(server.start)
             await asyncio.wait_for(following, 60)
-            assert messages(lines) == [f"line {n}" for n in range(100)]
+            assert messages(lines) == [f"line {n}" for n in range(50)]
 
 
 async def test_deleting_a_job_purges_its_lines(turnout_client: Client, turnout_worker: Any) -> None:
