@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import logging
 import sys
@@ -151,6 +152,23 @@ async def test_blocking_the_event_loop_costs_a_warning_with_the_stack_not_a_seco
     blocked = [r.getMessage() for r in caplog.records if "event loop has been blocked" in r.getMessage()]
     # A busy machine blocks it too, and is told of as rightly, but does not sleep there.
     assert len([told for told in blocked if "time.sleep(seconds)" in told]) == 1, blocked
+
+
+async def test_a_process_that_stands_still_is_not_put_down_to_the_code_of_that_moment(
+    turnout_client: Client, turnout_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While code in C keeps all threads from running, nobody sees where: what runs afterwards is not to blame."""
+
+    async def told() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "event loop has been blocked" in r.getMessage()]
+
+    async with turnout_worker(block):
+        await asyncio.sleep(1.0)  # whoever watches has looked
+        with caplog.at_level(logging.WARNING, "turnout.worker"):
+            ctypes.PyDLL(None).sleep(4)  # as a garbage collection does, it keeps the interpreter
+            assert await until(told)
+    assert "all of the process" in (first := (await told())[0])
+    assert "Stack" not in first
 
 
 async def test_failures_are_retried_with_the_policys_delays(turnout_client: Client, turnout_worker: Any) -> None:

@@ -63,10 +63,18 @@ class LoopWatch:
             self._loop.call_later(AWAKE_EVERY_S, self._note)
 
     def _watch(self) -> None:
-        warned = 0.0
+        warned, looked_at = 0.0, boottime()
         while not self._ended.wait(_LOOK_EVERY_S) and not self._loop.is_closed():
+            late_s, looked_at = boottime() - looked_at - _LOOK_EVERY_S, boottime()
             awake_at = self._awake_at[1]
-            if self.blocked_s and awake_at != warned:
+            if late_s > BLOCKED_AFTER_S:  # no thread has run: the stack of this moment has nothing to do with it
+                warned = awake_at
+                logger.warning(
+                    "the event loop has been blocked for %.1f s, and so has all of the process: code in C held the "
+                    "interpreter (as a garbage collection among very many objects does), it was stopped, or had no CPU",
+                    late_s,
+                )
+            elif self.blocked_s and awake_at != warned:
                 warned = awake_at
                 frame = sys._current_frames().get(self._thread_id)
                 stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
