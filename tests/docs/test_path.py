@@ -18,8 +18,9 @@ SOURCE = Path(turnout.__file__).parent
 STOPS_MOST = 10
 STOP = re.compile(r"^\d+\. \*\*(.+?)\*\*(.+?)(?=^\d+\. |\Z)", re.M | re.S)
 FILE = re.compile(r"\]\(\.\./src/turnout/([\w/]+\.py)\)")
-BESIDE = {"client/client.py", "worker/loop_watch.py"}
-"""The door that a submit comes in by, and the watch over the event loop: nothing happens to the job there."""
+BESIDE = {"client/client.py", "client/away.py", "worker/loop_watch.py"}
+"""The door that a submit comes in by, the look whether a server is there where an end is long in coming, and the watch
+over the event loop: nothing happens to the job there."""
 
 
 @activity
