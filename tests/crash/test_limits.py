@@ -29,3 +29,38 @@ async def test_a_holder_that_is_killed_frees_its_place(nats_server: NatsServer, 
         await s.ends(first, "cancelled")
         await s.no_place_is_held()
         assert took < TTL_S + 2.0 + 1.0  # the node's last sign of life, and a busy machine
+
+
+async def test_those_who_wait_go_before_the_job_of_a_dead_node(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Its next attempt has no claim on the place of the lost one: whoever has waited meanwhile has his turn first."""
+    async with scene(nats_server, tmp_path) as s:
+        node = await s.healthy("doomed")
+        first = await s.client.submit(play_limited, gate=str(s.gate))
+        await s.state(first, "running")
+        await s.healthy("other")
+        second = await s.client.submit(play_limited)
+        await s.waits_for(second, "crash")
+        await node.kill()
+        await s.state(second, "completed")
+        s.gate.touch()
+        await s.ends(first, "completed")
+        assert (await first.info()).losses == 1
+        await s.no_place_is_held()
+
+
+async def test_the_job_of_a_dead_node_does_not_begin_where_its_limit_holds_everything_up(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """It waits like any other until the limit is let go."""
+    async with scene(nats_server, tmp_path) as s:
+        node = await s.healthy("doomed")
+        job = await s.client.submit(play_limited, gate=str(s.gate))
+        await s.state(job, "running")
+        await s.healthy("other")
+        await s.client.set_limit("crash", concurrency=0)
+        await node.kill()
+        await s.waits_for(job, "crash")
+        s.gate.touch()
+        await s.client.clear_limit("crash")
+        await s.ends(job, "completed")
+        await s.no_place_is_held()

@@ -170,6 +170,15 @@ def test_a_later_attempt_has_the_place_of_the_earlier_one() -> None:
     assert later.taken_by(holder("b"), Rule(1), 0.0) is None
 
 
+@pytest.mark.parametrize("rule", [Rule(0), Rule(1)])
+def test_a_later_attempt_does_not_begin_where_there_are_too_many(rule: Rule) -> None:
+    """Of a limit that was lowered, or holds everything up: the place of the earlier one is free, and one too many."""
+    two, _ = Places("k", "k").seating([holder("a", node="n"), holder("b", node="n")], Rule(2), 0.0)
+    assert two.taken_by(holder("a", turn=2, node="m"), rule, 0.0) is None
+    assert two.without_earlier(holder("a", turn=2)).holders == (holder("b", node="n"),)
+    assert two.without_earlier(holder("a", turn=1), holder("c")) is two
+
+
 def test_a_worker_puts_its_name_to_a_place_that_was_handed_on() -> None:
     """So whoever frees what nobody has begun sees that somebody is about to."""
     places = Places("k", "k").taken_by(holder(), Rule(1), 0.0)

@@ -201,8 +201,8 @@ class Places:
     def seating(self, wanting: Collection[Holder], rule: Rule, now: float) -> tuple[Places, list[bool]]:
         """With places for these attempts, one after the other, as far as there are any; which of them have one.
 
-        A job has one place at most: the one of its earlier attempt, which is over, becomes that of the later one. Each
-        attempt needs a token of its own.
+        A job has one place at most: that of its earlier attempt, which is over, counts as free. Each attempt needs a
+        token of its own.
         """
         places, seated, counts = self, list[bool](), rule.counts
         holders = {(each.id, each.activity): each for each in self.holders}
@@ -213,7 +213,8 @@ class Places:
             if held is not None and (held.order > holder.order or (held.same(holder) and held.node == holder.node)):
                 seated.append(True)  # the record will say to a late one that it is late
                 continue
-            has = for_all or held is not None or self.vacant(rule, len(holders) - len(self.holders))
+            has = for_all or (held is not None and held.order == holder.order)
+            has = has or self.vacant(rule, len(holders) - (held is not None) - len(self.holders))
             if rule.rate is not None and has:
                 others = evolve(places, holders=tuple(each for each in holders.values() if each is not held))
                 has = others.due(rule) <= now
@@ -241,6 +242,12 @@ class Places:
             each for each in self.holders if each.id not in leaving or not any(map(each.freed_by, leaving[each.id]))
         ]
         return self if len(left) == len(self.holders) else evolve(self, holders=tuple(left))
+
+    def without_earlier(self, *holders: Holder) -> Places:
+        """With the places of earlier attempts than these of the same jobs free: they are over."""
+        later = {(each.id, each.activity): each.order for each in holders}
+        earlier = [each for each in self.holders if each.order < later.get((each.id, each.activity), each.order)]
+        return self.without(*earlier) if earlier else self
 
     def never_begun(self, holder: Holder, rule: Rule, now: float) -> Places:
         """With the place of this attempt free, and the token that it took for nothing, as far as it has not come back

@@ -85,6 +85,9 @@ _AGAIN_S = 0.5
 
 _BY_RANK = attrgetter("rank")
 
+_FIRST = 1, 1
+"""The order of a job's first attempt."""
+
 
 class Patience(Protocol):
     """How long an attempt may wait at the desk for its place."""
@@ -456,17 +459,19 @@ class _Desk:
             self._rule_until = now + BELIEVED_S
         elif now >= self._rule_until:
             rule, look = await asyncio.gather(
-                self._places.rule(self._key), self._line(self._left(places, wishes, rule), rule, lanes)
+                self._places.rule(self._key), self._line(places, self._left(places, wishes, rule), rule, lanes)
             )
             self._rule_until = now + BELIEVED_S
         left = self._left(places, wishes, rule)
         if look is None:
-            look = await self._line(left, rule, lanes)
+            look = await self._line(places, left, rule, lanes)
         self._rule = rule
         return places, left, revision, rule, look
 
-    async def _line(self, places: Places, rule: Rule, lanes: Set[int] | None) -> Look | None:
-        """A look at the line, which is read as far as there is room; None: none is wanted."""
+    async def _line(self, before: Places, places: Places, rule: Rule, lanes: Set[int] | None) -> Look | None:
+        """A look at the line, which is read as far as there is room; None: none is wanted, and no place was freed."""
+        if lanes is None and places.holders != before.holders:
+            lanes = frozenset()
         if lanes is None or not (lanes or places.lanes or places.waker):
             return None
         if places.idle:
@@ -477,9 +482,11 @@ class _Desk:
         return look
 
     def _left(self, places: Places, wishes: Sequence[_Wish], rule: Rule) -> Places:
-        """Without those who want to be free, and with what is noted."""
+        """Without those who want to be free, and with what is noted. Who begins once more is behind those who wait."""
         leaving = [wish.leave for wish in wishes if wish.leave is not None and not wish.unused]
         places = places.without(*leaving) if leaving else places
+        again = [wish.take for wish in wishes if wish.take is not None and wish.take.order > _FIRST]
+        places = places.without_earlier(*again) if again else places
         for wish in wishes:
             if wish.leave is not None and wish.unused:
                 places = places.never_begun(wish.leave, rule, self._places.now())
