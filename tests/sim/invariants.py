@@ -54,6 +54,10 @@ class Invariants:
         """Ids whose record somebody deleted, and that were not submitted again."""
         self.discarded: set[str] = set()
         """The payloads of the lives that were deleted."""
+        self.leaving: set[str] = set()
+        """Ids of jobs that somebody deletes, or has deleted, as nobody had begun them."""
+        self.undone: set[str] = set()
+        """Those among them of which he was told that they are gone."""
         self.letters: dict[str, int] = {}
         self.bare: dict[str, str] = {}
         """The ids of bare jobs, by what the plan calls them."""
@@ -87,6 +91,11 @@ class Invariants:
         job_id = message.subject.rpartition(".")[2]
         if job_id in self.records and message.data:
             del self.records[job_id]
+
+    def left_nothing(self, message: Message) -> None:
+        """A record was removed, and nothing is in its place."""
+        if (before := self.records.pop(message.subject.rpartition(".")[2], None)) is not None:
+            self.discarded.add(before.spec.payload.text or "")
 
     def letter(self, message: Message) -> None:
         """A dead letter was stored."""
@@ -275,16 +284,20 @@ class Invariants:
         record = self.records.get(job_id)
         told = record.generation if record is not None else self.final.get(job_id, 0)  # its retention may be over
         known = max(told, self.carried(job_id))
-        if known < self.accepted.get(job_id, 0) and job_id not in self.deleted:
+        gone = job_id in self.deleted or job_id in self.leaving
+        if known < self.accepted.get(job_id, 0) and not gone:
             raise Violation("U1 no job is lost", f"nothing tells of {job_id}, generation {self.accepted[job_id]}")
 
     # -- the code ------------------------------------------------------------------------------------------------------
 
     def started(self, record: JobRecord) -> None:
-        """U10 and U11: code runs only for an attempt that was recorded, once, and never anew for a life that has ended.
+        """U10, U11 and U18: code runs only for an attempt that was recorded, once, and never anew for a life that has
+        ended, nor at all for a job that somebody has deleted as nobody had begun it.
 
         (A node that froze right after its start was recorded may run its code when all is over: a zombie like any.)
         """
+        if record.id in self.undone:
+            raise Violation("U18 what was deleted does not begin", record.id)
         life = self.life(record)
         ended = self.ended.get((life, record.generation))
         if ended is not None and record.attempt not in [attempt.number for attempt in ended.attempts]:
@@ -327,7 +340,9 @@ class Invariants:
         """U13: what keeps the world from rest, "" when everything has ended and been cleared away."""
         for job_id in sorted(self._open):
             record = self.records.get(job_id)
-            if job_id in self.deleted or (record is None and self.final.get(job_id, 0) >= self.accepted[job_id]):
+            left = job_id in self.leaving and not self.carried(job_id)
+            gone = record is None and (left or self.final.get(job_id, 0) >= self.accepted[job_id])
+            if gone or job_id in self.deleted:
                 self._open.discard(job_id)
                 continue
             if record is None or record.state not in FINAL or record.generation < self.accepted[job_id]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import code
 from tests.sim.invariants import LEASE_S
-from tests.sim.plan import PAUSE, PAUSED_S, RANKS, REPLACE
+from tests.sim.plan import PAUSE, PAUSED_S, RANKS, REPLACE, UNBEGUN
 from tests.sim.world import Host
 from turnout.client.client import Client
 from turnout.core.catalog import NodeInfo
@@ -223,6 +223,8 @@ class Caller:
                     self.sim.invariants.promised(job_id, ended + 1)
             elif kind == "delete":
                 await client.job(job_id, ACTIVITY).delete()
+            elif kind == UNBEGUN:
+                await self._delete_unbegun(client, job_id)
         except (JobExists, JobNotFound, InvalidState, SubjectTaken) as refusal:
             self.refused.append(job_id)
             self.sim.note(f"{self.host.name}: {kind} {job_id} is refused: {refusal}")
@@ -230,6 +232,17 @@ class Caller:
             self.sim.note(f"{self.host.name}: {kind} {job_id} fails: {error!r}")
         if self.host.alive:
             self.sim.calls -= 1
+
+    async def _delete_unbegun(self, client: Client, job_id: str) -> None:
+        invariants = self.sim.invariants
+        invariants.leaving.add(job_id)
+        try:
+            await client.job(job_id, ACTIVITY).delete(unbegun=True)
+        except InvalidState:
+            invariants.leaving.discard(job_id)
+            invariants.no_job_is_lost(job_id)
+            raise
+        invariants.undone.add(job_id)
 
     async def _submit(self, client: Client, job_id: str, of: str, if_exists: IfExists = "raise") -> None:
         life = f"{job_id}#{self.sim.next_life()}"

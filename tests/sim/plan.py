@@ -26,6 +26,9 @@ REPLACE = "replace"
 RANKS = {"first": 1, "last": 5}
 """Likewise: jobs of such a kind have this priority, and a client gives it to them."""
 
+UNBEGUN = "unbegun"
+"""Likewise: a client deletes the job, if nobody has begun it."""
+
 PAUSE = "pause"
 """Likewise: for `PAUSED_S` it is on record that the activity is paused, of which no consumer knows here."""
 PAUSED_S = 5.0

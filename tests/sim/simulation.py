@@ -114,7 +114,7 @@ class Simulation:
         self.work.on_store, self.work.on_gone = self.invariants.stored, self.invariants.gone
         records = self.server.streams[kv_stream(self.names.jobs_bucket)]
         records.on_store = self._recorded
-        records.on_gone = lambda message, why: self.invariants.expired(message) if why == "expired" else None
+        records.on_gone = self._record_gone
         self.server.streams[self.names.faults].on_store = self.invariants.letter
         for number in range(plan.nodes):
             self._start_node(number)
@@ -125,6 +125,12 @@ class Simulation:
     def _recorded(self, message: Message) -> None:
         self.invariants.written(message)
         self._written(message.subject.rpartition(".")[2])
+
+    def _record_gone(self, message: Message, why: str) -> None:
+        if why == "expired":
+            self.invariants.expired(message)
+        elif why == "purge":
+            self.invariants.left_nothing(message)
 
     def _written(self, job_id: str) -> None:
         """The job's record was stored, and the invariants know it."""

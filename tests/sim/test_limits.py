@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 import attrs
 import pytest
 
 from tests.sim.invariants import LEASE_S, Violation
 from tests.sim.nodes import ACTIVITY
-from tests.sim.plan import PAUSED_S, Act, Fault, Plan
+from tests.sim.plan import PAUSED_S, UNBEGUN, Act, Fault, Plan
 from tests.sim.seams import Patch
 from tests.sim.simulation import Simulation, replayable
 from tests.sim.test_crashes import long_after
-from tests.sim.world import Host
+from tests.sim.world import HOST, Host
 from turnout import Limit
 from turnout.core import lifecycle
-from turnout.core.limits import Holder, Places
-from turnout.core.record import JobState
+from turnout.core.limits import Holder, LimitKey, Places, Rule
+from turnout.core.record import JobRecord, JobState
 from turnout.nats.stream import kv_stream
 from turnout.store import lines
-from turnout.store.lines import Lines
+from turnout.store.lines import Lines, Parked
 from turnout.store.places import PlaceDesks
+from turnout.store.records import Registry
 from turnout.supervisor.places import PlaceSweep
 from turnout.testing.memory import Message
 from turnout.wire.limits import load_places
@@ -307,6 +310,110 @@ def test_nothing_begins_with_the_message_of_a_job_that_is_being_parked(kept: boo
     with contextlib.nullcontext() if kept else pytest.raises(Violation, match="U5"):
         simulation.run()
     assert simulation.stood
+
+
+DELETED = Plan(
+    jobs=(("plain", "W"), *(("plain", script) for script in ("C", "FC", "C", "C"))),
+    acts=tuple(Act(UNBEGUN, at, job) for job, at in ((1, 2.0), (2, 7.0), (3, 7.6), (4, 0.4), (0, 1.0))),
+)
+
+
+class Deleting(Limiting):
+    """Jobs that nobody has begun are deleted while they wait for one place; one of them just as it is given to it."""
+
+    limits = (Limit("alone", concurrency=1),)
+    let_in: str | None = None
+
+    def __init__(self, plan: Plan, patches: Iterable[Patch] = ()) -> None:
+        store, sim = PlaceDesks.store, self
+
+        async def slowly(desks: PlaceDesks, places: Places, revision: int, rule: Rule) -> int:
+            promised = [holder.id for holder in places.holders if not holder.node]
+            if promised and sim.let_in is None:
+                [sim.let_in] = promised
+                sim.caller.do(UNBEGUN, sim.let_in, "plain")
+                await asyncio.sleep(1.0)
+            return await store(desks, places, revision, rule)
+
+        super().__init__(plan, (*patches, (PlaceDesks, "store", slowly)))
+
+
+def play_deleting(plan: Plan, patches: Iterable[Patch] = ()) -> Deleting:
+    simulation = Deleting(plan, patches)
+    with replayable(plan):
+        simulation.run()
+    return simulation
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_job_that_is_deleted_as_it_is_let_in_does_not_begin(kept: bool) -> None:
+    """Whoever lets it in has read its record, and writes that when it is gone: it is refused."""
+
+    def only_asks(desks: PlaceDesks, activity: str, job_id: str, key: LimitKey) -> Coroutine[Any, Any, bool]:
+        return desks.holds(activity, job_id, key.key)
+
+    patches = [] if kept else [(PlaceDesks, "was_given", only_asks)]
+    for seed in range(3):
+        with contextlib.nullcontext() if kept else pytest.raises(Violation, match="U18"):
+            simulation = play_deleting(attrs.evolve(DELETED, seed=seed, acts=()), patches)
+            assert simulation.let_in in simulation.invariants.undone
+
+
+class LetIn(Limiting):
+    """A job is deleted as it is given its place, and its record goes right after that; whoever has given it is slow to
+    put its message back, or dies."""
+
+    limits = (Limit("alone", concurrency=1),)
+    let_in: str | None = None
+
+    def __init__(self, plan: Plan, *, dies: bool) -> None:
+        store, release, drop = PlaceDesks.store, PlaceDesks.release, Registry.drop
+        asked, given, sim = asyncio.Event(), asyncio.Event(), self
+
+        async def later(desks: PlaceDesks, places: Places, revision: int, rule: Rule) -> int:
+            promised = [holder.id for holder in places.holders if not holder.node]
+            if promised and sim.let_in is None:
+                [sim.let_in] = promised
+                sim.caller.do(UNBEGUN, sim.let_in, "plain")
+                await asked.wait()
+            return await store(desks, places, revision, rule)
+
+        async def slowly(desks: PlaceDesks, parked: Parked) -> None:
+            given.set()
+            if dies and (host := HOST.get()) is not None and not sim.crashes:
+                sim.crashed(host)
+                host.kill()
+            await asyncio.sleep(1.0)
+            await release(desks, parked)
+
+        async def between(registry: Registry, record: JobRecord, revision: int) -> None:
+            asked.set()
+            await given.wait()
+            await drop(registry, record, revision)
+
+        patches = ((PlaceDesks, "store", later), (PlaceDesks, "release", slowly), (Registry, "drop", between))
+        super().__init__(plan, patches)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_job_that_was_let_in_while_it_is_deleted_goes_on(dies: bool) -> None:
+    """The deletion says so and puts its record back, from which a supervisor goes on if nobody else does."""
+    plan = Plan(jobs=(("plain", "W"), ("plain", "C")))
+    simulation = LetIn(plan, dies=dies)
+    with replayable(plan):
+        simulation.run()
+    assert simulation.caller.refused == [simulation.let_in]
+    assert simulation.let_in in simulation.invariants.final
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_crash_while_jobs_that_wait_are_deleted(offset: int) -> None:
+    """Whoever dies, wherever: what was deleted does not begin, what was refused goes on, and no place is lost."""
+    whole = play_deleting(attrs.evolve(DELETED, seed=offset))
+    assert whole.invariants.undone
+    for effect in range(offset, whole.effects + 1, STEP):
+        play_deleting(attrs.evolve(DELETED, seed=offset, crash=(effect,)))
 
 
 async def _nothing() -> None:

@@ -16,6 +16,7 @@ from turnout.core.lifecycle import as_it_stands
 from turnout.core.record import Delivery, JobRecord, JobState
 from turnout.errors import InvalidState, JobNotFound, StorageRefused
 from turnout.store.consumers import consumer_of
+from turnout.store.lines import key_of
 from turnout.store.names import lane
 from turnout.store.perform import Store
 from turnout.store.records import Conflict, Versioned
@@ -68,37 +69,34 @@ class UnbegunJobs:
             loaded = again
 
     async def _take_away(self, record: JobRecord, loaded: Versioned, found: Delivery | None) -> None:
-        store = self._store
+        store, revision = self._store, 0
         if record.state is JobState.scheduled:
             await store.queue.unschedule(record.spec)
         if record.waits_for is not None:
-            await self._leave_line(record)
+            await store.places.unpark(record)
+            if await store.places.holds(record.activity, record.id, record.waits_for.name):
+                raise _let_in(record)
         if found is not None:
             await store.queue.remove(found.message)
         if found is not None and await self._handed_out(loaded, found):
-            await self._mark(record, loaded, found)
+            revision = await self._mark(record, loaded, found)
         elif loaded.record is not None:
             await store.registry.drop(record, loaded.revision)
+        if record.waits_for is not None and await store.places.was_given(record.activity, record.id, key_of(record)):
+            with contextlib.suppress(Conflict, StorageRefused):  # it has begun; or it does so with its message alone
+                await store.registry.save(record, revision)
+            raise _let_in(record)
         if record.spec.options.requires:
             await store.routes.take_off(record)
 
-    async def _mark(self, record: JobRecord, loaded: Versioned, found: Delivery) -> None:
+    async def _mark(self, record: JobRecord, loaded: Versioned, found: Delivery) -> int:
         try:
-            await self._store.registry.mark(record, loaded.revision, found.message)
+            return await self._store.registry.mark(record, loaded.revision, found.message)
         except StorageRefused as error:
             raise InvalidState(
                 f"job {record.id} was handed to a worker, and there is no room for the marker that would keep that from"
                 " beginning it: delete others first"
             ) from error
-
-    async def _leave_line(self, record: JobRecord) -> None:
-        assert record.waits_for is not None
-        key = record.waits_for.name
-        await self._store.places.unpark(record)
-        if await self._store.places.knows(record.activity, record.id, key, record.spec.priority):
-            raise InvalidState(
-                f"job {record.id} has just been given a place of limit {record.waits_for.limit}: it begins"
-            )
 
     async def _handed_out(self, loaded: Versioned, found: Delivery) -> bool:
         """Whether anybody may have been handed the message. It is gone: from now on nobody will be."""
@@ -107,6 +105,11 @@ class UnbegunJobs:
         name = lane(found.activity, found.message.priority)
         consumer = await consumer_of(self._store.connection, self._store.names, name)
         return consumer is not None and found.message.seq <= consumer.delivered_seq
+
+
+def _let_in(record: JobRecord) -> InvalidState:
+    key = key_of(record)
+    return InvalidState(f"job {record.id} has just been given a place of limit {key.name}: it begins")
 
 
 def _check(record: JobRecord) -> None:

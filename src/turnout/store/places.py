@@ -40,7 +40,7 @@ from turnout.core.record import JobRecord
 from turnout.core.spec import is_express
 from turnout.core.struct import struct
 from turnout.crashpoints import reach
-from turnout.errors import TurnoutError, UnreadableRecord
+from turnout.errors import StorageRefused, TurnoutError, UnreadableRecord
 from turnout.nats.connection import Connection, WrongLastSequence
 from turnout.nats.messages import EXPECTED
 from turnout.nats.once import SubjectTaken
@@ -201,10 +201,24 @@ class PlaceDesks:
 
     async def knows(self, activity: str, job_id: str, key: str, priority: int) -> bool:
         """Whether the job waits in the line of this key, or has been given a place of it."""
-        if await self.in_line(activity, job_id, key, priority):
-            return True
+        return await self.in_line(activity, job_id, key, priority) or await self.holds(activity, job_id, key)
+
+    async def holds(self, activity: str, job_id: str, key: str) -> bool:
+        """Whether the job has been given a place of this key."""
         places = (await self.load(key))[0]
         return places is not None and any((each.activity, each.id) == (activity, job_id) for each in places.holders)
+
+    async def was_given(self, activity: str, job_id: str, key: LimitKey) -> bool:
+        """Whether the job, which has no record any more, was given a place of this key before; it will not be now.
+
+        Whoever has read its record, and is about to let it in, has read before that who holds the places. That is
+        written once more, as it is: so he fails, and reads again.
+        """
+        rule, (places, revision) = await asyncio.gather(self.rule(key), self.load(key.key))
+        # Somebody may have written it since, which is as good. Where there is no room for it there is none for him.
+        with contextlib.suppress(WrongLastSequence, StorageRefused):
+            await self.store(places or Places(key.key, key.name), revision, rule)
+        return await self.holds(activity, job_id, key.key)
 
     async def in_line(self, activity: str, job_id: str, key: str, priority: int) -> bool:
         """Whether the job, which is of this priority, waits in the line of this key.
