@@ -141,6 +141,18 @@ def test_all_run_one_after_the_other_where_they_must_not_overlap() -> None:
     assert advance(later.record, BEGIN + 38, **NOBODY).starts == ticks(20)
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_those_that_are_merely_late_wait_with_those_that_were_missed(overlap: Any) -> None:
+    """What is to be caught up keeps none from running that has come due with it; one that comes alone is skipped."""
+    schedule = Schedule(every=1, catch_up="all", overlap=overlap)
+    turn = advance(kept(schedule), BEGIN + 5.5, **NOBODY)
+    assert (turn.starts, turn.record.backlog, turn.skipped) == (ticks(1), ticks(2, 3, 4, 5), 0)
+    late = advance(kept(schedule), BEGIN + 2.5, **NOBODY)
+    assert (late.starts, late.record.backlog, late.skipped) == (ticks(1), ticks(2), 0)
+    alone = advance(turn.record, BEGIN + 6.0, active=True)
+    assert (alone.record.backlog, alone.skipped) == (ticks(2, 3, 4, 5), 1)
+
+
 def test_skip() -> None:
     """A tick that finds the run before still going on is skipped, and says so."""
     record = kept(Schedule(every=10), previous="s-0")

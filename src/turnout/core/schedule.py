@@ -315,8 +315,9 @@ def advance(record: ScheduleRecord, now: float, *, active: bool, begun: bool = F
         if missed_until > late_from:
             _catch_up(turn, late_from, missed_until)
         late_from = max(late_from, missed_until)
+    together = record.schedule.catch_up == "all" and until != record.next_tick
     for tick in record.schedule.ticks(record.created_at, late_from, until):
-        turn.take(tick)
+        turn.take(tick, in_turn=together)
     turn.record = evolve(turn.record, cursor=until)
     return turn.result()
 
