@@ -154,6 +154,21 @@ async def test_who_waits_in_hand_has_his_turn_by_priority(turnout_client: Client
     assert order == ["first", *"abcdef"]
 
 
+async def test_more_than_there_are_slots_have_their_turn_in_order(turnout_client: Client, turnout_worker: Any) -> None:
+    """None joins the line at once, past those that wait in hand and came before it."""
+
+    async def all_wait() -> bool:
+        return [limit.waiting async for limit in turnout_client.limits()] == [8]
+
+    async with turnout_worker(held, concurrency=2):
+        await one_that_runs(turnout_client)
+        handles = [await turnout_client.submit(held, str(number)) for number in range(8)]
+        assert await until(all_wait)
+        gates[0].set()
+        await handles[-1].result(timeout=20)
+    assert order == ["", *map(str, range(8))]
+
+
 async def test_what_is_freed_elsewhere_is_heard_of(turnout_client: Client, turnout_worker: Any, patient: None) -> None:
     """A node whose jobs wait in hand looks again and again, though nothing is freed there."""
     async with turnout_worker(held, name="a", concurrency=1):

@@ -35,7 +35,7 @@ class Seat(Protocol):
         ...
 
     def stand(self) -> bool:
-        """Leave it to others, and wait without. False: that may not be now."""
+        """Leave it to others, and wait without. False: it is closed."""
         ...
 
     def sit(self) -> bool:

@@ -122,8 +122,12 @@ class Line:
         return self._intake.closed
 
     def stand(self) -> bool:
-        """A job that was begun here waits for a place of a limit, and leaves its slot to others. False: it may not."""
-        if self.closed or self.in_hand >= self.limit:
+        """A job that was begun here waits for a place of a limit, and leaves its slot to others. False: it may not.
+
+        However many do: one that joins the line at once would have its turn before those that wait here, and came
+        earlier. What is asked for meanwhile keeps them few.
+        """
+        if self.closed:
             return False
         self.running -= 1
         self.in_hand += 1
