@@ -54,6 +54,12 @@ async def held(name: str = "") -> None:
     await gates[0].wait()
 
 
+@activity(limits=[Limit("another", concurrency=1), Limit("one", concurrency=1)])
+async def picky(name: str = "") -> None:
+    order.append(name)
+    await gates[0].wait()
+
+
 @activity
 async def free() -> str:
     return "done"
@@ -167,6 +173,26 @@ async def test_more_than_there_are_slots_have_their_turn_in_order(turnout_client
         gates[0].set()
         await handles[-1].result(timeout=20)
     assert order == ["", *map(str, range(8))]
+
+
+async def test_who_joins_the_line_at_once_takes_those_along_that_came_before(
+    turnout_client: Client, turnout_worker: Any, patient: None
+) -> None:
+    """One that has a place of another limit already does not wait in hand; those of a lower priority stay."""
+
+    async def both_wait() -> bool:
+        return sum([limit.waiting async for limit in turnout_client.limits()]) == 2
+
+    async with turnout_worker(held, picky, concurrency=3):
+        await one_that_runs(turnout_client)
+        last = await turnout_client.submit(held.options(priority=5), "z")
+        await turnout_client.submit(held, "a")
+        assert await until(partial(handed_over, turnout_client, "held", 2))
+        await turnout_client.submit(picky, "b")
+        assert await until(both_wait)
+        gates[0].set()
+        await last.result(timeout=20)
+    assert order == ["", *"abz"]
 
 
 async def test_what_is_freed_elsewhere_is_heard_of(turnout_client: Client, turnout_worker: Any, patient: None) -> None:

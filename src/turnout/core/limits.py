@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -279,6 +279,23 @@ def next_turn(firsts: Mapping[int, int], passed: int) -> tuple[int, int]:
     longest = min(firsts, key=lambda priority: firsts[priority])
     turn = longest if passed >= ONE_IN - 1 else min(firsts)
     return turn, 0 if turn == longest else passed + 1
+
+
+def staying(ranks: Sequence[int], answers: Sequence[Entry], waits: Sequence[bool]) -> list[bool]:
+    """Who of those that ask, in their order, waits where it is, but for those that came before one of their rank that
+    joins the line now: the line has its turn first.
+
+    >>> refused = [Entry.refused] * 3
+    >>> staying([3, 5, 3], refused, [True, True, False]), staying([3, 5, 3], refused, [False, True, True])
+    ([False, True, False], [False, True, True])
+    """
+    joining, stays = set[int](), list(waits)
+    for number in reversed(range(len(ranks))):
+        if waits[number]:
+            stays[number] = ranks[number] not in joining
+        elif answers[number] is Entry.refused:
+            joining.add(ranks[number])
+    return stays
 
 
 def own_limit(activity: str) -> str:

@@ -35,7 +35,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from turnout.core.evolve import evolve
-from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed
+from turnout.core.limits import Entry, Holder, LimitKey, Places, Rule, hashed, staying
 from turnout.core.record import JobRecord
 from turnout.core.spec import is_express
 from turnout.core.struct import struct
@@ -433,6 +433,7 @@ class _Desk:
                 answer is Entry.refused and self._waits(wish, rule, brisk=brisk)
                 for wish, answer in zip(wishes, answers, strict=True)
             ]
+            waits = staying([wish.rank for wish in wishes], answers, waits)
             if places == old and (not believing or all(waits)):
                 break
             with contextlib.suppress(WrongLastSequence):
