@@ -249,6 +249,70 @@ async def test_time_waits_for_an_activity_that_works() -> None:
         assert issubclass(JobFaulted, Exception)
 
 
+@activity(retry=RetryPolicy(max_attempts=2, delay=10, jitter=0), timeout=30)
+async def slow() -> str:
+    raise AssertionError("the real one is never called in these tests")
+
+
+@workflow
+async def patient(option: str) -> list[Any]:
+    ref = {"own": slow, "given": slow.options(timeout=100), "expiring": slow.options(expires_in=50)}.get(option)
+    try:
+        return [await (ref or slow.options(local=True))()]
+    except JobFaulted as error:
+        info: Any = error.info
+        return [info.reason, info.attempt, current_workflow().now().timestamp()]
+
+
+@pytest.mark.parametrize(
+    ("option", "reason", "attempt", "after"),
+    [
+        ("own", "timed_out", 2, 30 + 10 + 30),
+        ("given", "timed_out", 2, 100 + 10 + 100),
+        ("expiring", "expired", 2, 50),
+        ("local", "timed_out", 2, 30 + 10 + 30),
+    ],
+)
+async def test_attempts_that_take_too_long(option: str, reason: str, attempt: int, after: float) -> None:
+    """What limits an attempt is over when so much time has been let pass, each in its turn; and not before."""
+
+    async def hanging() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    async with WorkflowEnvironment(workflows=[patient], activities={slow: hanging}) as env:
+        began = env.now().timestamp()
+        handle = await env.start(patient, option)
+        await env.advance(after - 1)
+        assert (await handle.info()).state == "running"
+        await env.advance(2)
+        assert (await handle.info()).state == "completed"
+        *found, ended = await handle.result()
+        assert found == [reason, attempt]
+        assert ended - began == pytest.approx(after, abs=0.5)
+
+
+async def test_an_attempt_that_takes_its_real_time_is_not_ended_by_time_that_is_let_pass() -> None:
+    """Code of an activity lives in real time: a tenth of a second is no hour."""
+
+    async def unhurried() -> str:
+        await asyncio.sleep(0.1)
+        return "done"
+
+    async with WorkflowEnvironment(workflows=[patient], activities={slow: unhurried}) as env:
+        handle = await env.start(patient, "own")
+        await env.advance(3600)
+        assert await handle.result() == ["done"]
+
+
+async def test_an_attempt_in_time_is_not_ended_later() -> None:
+    """The limit of one that has ended is over: time that passes afterwards ends nothing."""
+    async with WorkflowEnvironment(workflows=[patient], activities={slow: lambda: "quick"}) as env:
+        handle = await env.start(patient, "own")
+        await env.advance(3600)
+        assert await handle.result() == ["quick"]
+
+
 async def test_a_history_is_replayed_elsewhere() -> None:
     """A history goes into a file and back, large bodies included; changed code is told with both sides."""
     async with WorkflowEnvironment(workflows=WORKFLOWS, activities=ACTIVITIES) as env:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 DRIFT_PER_S = 0.0002  # how fast two clocks are assumed to part: a sample is worth less the older it is
+
+
+class Alarm(Protocol):
+    """Something that will be called, unless it is cancelled."""
+
+    def cancel(self) -> None: ...
 
 
 class ServerClock:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from turnout import fastjson
 from turnout.errors import ServerUnavailable
 from turnout.nats import messages
-from turnout.nats.clock import ServerClock
+from turnout.nats.clock import Alarm, ServerClock
 from turnout.nats.direct import direct_get, found_in
 from turnout.nats.link import MAX_UNSENT_BYTES, ConnectOptions, Link, LinkCallbacks, check_options
 from turnout.nats.listeners import Listeners
@@ -437,6 +437,10 @@ class Connection:
     def now(self) -> float:
         """Unix seconds by the server's clock, as far as it was measured; the local clock until then."""
         return self.clock.now()
+
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Alarm:
+        """Call in so many seconds, in the running loop; what limits the attempts of jobs."""
+        return asyncio.get_running_loop().call_later(delay_s, callback, *args)
 
     async def sync_clock(self, stream: str) -> None:
         """Measure the server's clock by three STREAM.INFO of `stream`. (Other `api` answers with a time count, too.)"""

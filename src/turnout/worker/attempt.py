@@ -18,6 +18,7 @@ from turnout.core.record import JobRecord
 from turnout.core.retry import mro_names
 from turnout.definition.activity import Activity
 from turnout.errors import InvalidValue, PayloadTooLarge, TurnoutError
+from turnout.nats.clock import Alarm
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
 from turnout.telemetry import metrics, spans
@@ -54,6 +55,7 @@ class Attempt:
         self._lease = lease
         self._tracing = tracing
         self._now = store.connection.now
+        self._later = store.connection.later
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._code: asyncio.Future[str] | None = None
@@ -76,7 +78,7 @@ class Attempt:
 
     async def run(self, run_code: RunCode) -> Outcome | None:
         """Run the code and say how it ended."""
-        timers: list[asyncio.TimerHandle] = []
+        timers: list[Alarm] = []
         try:
             payload = await self._prepare()
             timers = self._start_timers()
@@ -203,17 +205,17 @@ class Attempt:
         if not self._over.done():
             self._over.set_result(None)
 
-    def _start_timers(self) -> list[asyncio.TimerHandle]:
+    def _start_timers(self) -> list[Alarm]:
         spec = self.reports.record.spec
         timeout = spec.options.timeout or self.activity.settings.timeout
-        timers = []
+        timers: list[Alarm] = []
         if timeout is not None:
-            timers.append(self._loop.call_later(timeout, self._time_out, f"the attempt took longer than {timeout:g} s"))
+            timers.append(self._later(timeout, self._time_out, f"the attempt took longer than {timeout:g} s"))
         if spec.expires_at is not None:
             rest = max(spec.expires_at - self._now(), 0.0)
             message = f"the job was not finished {spec.options.expires_in:g} s after its submission"
             # A little late rather than early: the decision asks whether the deadline has passed.
-            timers.append(self._loop.call_later(rest + 0.01, self._time_out, message))
+            timers.append(self._later(rest + 0.01, self._time_out, message))
         if self.activity.settings.heartbeat_timeout is not None:
             self.reports.beat()
             self._watch_heart(self.activity.settings.heartbeat_timeout)

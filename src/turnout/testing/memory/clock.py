@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Protocol
+
+from turnout.nats.clock import Alarm
 
 BEGAN_AT = 1_700_000_000.0
 """Unix seconds when the loop's time was 0."""
-
-
-class Alarm(Protocol):
-    """Something that will be called, unless it is cancelled."""
-
-    def cancel(self) -> None: ...
 
 
 class Clock:
@@ -35,6 +30,10 @@ class Clock:
     def at(self, instant: float, callback: Callable[..., object], *args: object) -> Alarm:
         """Call at this instant (unix seconds)."""
         return self._loop.call_at(instant - BEGAN_AT, callback, *args, context=self._context)
+
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Alarm:
+        """Call in so many seconds, in the context of whoever asks: a limit of an attempt."""
+        return asyncio.get_running_loop().call_later(delay_s, callback, *args)
 
     def soon(self, callback: Callable[..., object], *args: object) -> None:
         """Call in the loop's next turn."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from turnout.errors import TurnoutError
 from turnout.nats import messages
-from turnout.nats.clock import ServerClock
+from turnout.nats.clock import Alarm, ServerClock
 from turnout.nats.connection import Connection
 from turnout.nats.link import ConnectOptions
 from turnout.nats.listeners import Listeners
@@ -405,6 +405,9 @@ class MemoryConnection(Connection):
 
     def now(self) -> float:
         return self._server.clock.now()
+
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Alarm:
+        return self._server.clock.later(delay_s, callback, *args)
 
     async def sync_clock(self, stream: str) -> None:
         """The server's time is the loop's: there is nothing to measure."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Protocol
 
-from turnout.testing.memory.clock import Alarm, Clock
+from turnout.nats.clock import Alarm
+from turnout.testing.memory.clock import Clock
 from turnout.testing.memory.message import Message
 from turnout.testing.memory.subjects import any_of
 from turnout.testing.memory.wire import block_of, rfc3339

@@ -1,7 +1,8 @@
 """Time that stands still while anything happens, and jumps to what is due when nothing does.
 
 What waits durably, timers, retries and delays, waits at the server in memory; so it is enough that the server's clock
-can be set forward. Everything else, such as the code of activities, lives in real time.
+can be set forward. Everything else, such as the code of activities, lives in real time; what limits an attempt counts
+in both times, and ends it by the one that is there first.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import contextlib
 import contextvars
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any
 
-from turnout.testing.memory.clock import Alarm, Clock
+from turnout.nats.clock import Alarm
+from turnout.testing.memory.clock import Clock
 from turnout.testing.memory.message import Message
 from turnout.testing.memory.network import Arrive, Network, Reachable
 from turnout.testing.memory.peer import Peer
@@ -25,6 +28,9 @@ TURNS = 10
 
 BUSY_S = 0.05
 """For how long `advance` waits for activities that say nothing: they may wait for the test."""
+
+SLOW_S = 0.5
+"""For so long the code of an attempt may say nothing before it runs into its limit: it lives in real time."""
 
 GRACE_S = 0.1
 """How long nothing must have happened before it is said that nothing can happen any more."""
@@ -42,6 +48,25 @@ class _Alarm:
         self.cancelled = True
 
 
+class _Limit:
+    """Of an attempt, in real time and in the server's."""
+
+    def __init__(self, callback: Callable[[], object], limits: MutableMapping[_Limit, float]) -> None:
+        self._callback = callback
+        self._limits = limits
+        self._context = contextvars.copy_context()
+        self.timers: tuple[Alarm, ...] = ()
+
+    def fire(self) -> None:
+        self.cancel()
+        self._context.run(self._callback)
+
+    def cancel(self) -> None:
+        self._limits.pop(self, None)
+        for timer in self.timers:
+            timer.cancel()
+
+
 class SkippingClock(Clock):
     """The server's time: it stands still until it is set forward. `began_at`: unix seconds."""
 
@@ -51,6 +76,7 @@ class SkippingClock(Clock):
         self._context = contextvars.copy_context()
         self._alarms: list[tuple[float, int, _Alarm]] = []
         self._numbers = itertools.count()
+        self._limits: dict[_Limit, float] = {}
 
     def now(self) -> float:
         return self._now
@@ -62,6 +88,16 @@ class SkippingClock(Clock):
         alarm = _Alarm(callback, args)
         heapq.heappush(self._alarms, (instant, next(self._numbers), alarm))
         return alarm
+
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Alarm:
+        limit = _Limit(partial(callback, *args), self._limits)
+        self._limits[limit] = due = self._now + delay_s
+        limit.timers = (self._loop.call_later(delay_s, limit.fire), self.at(due, limit.fire))
+        return limit
+
+    def next_limit(self) -> float | None:
+        """When the next attempt has taken too long."""
+        return min(self._limits.values(), default=None)
 
     def set_forward(self, instant: float) -> None:
         """Let it be this instant, and happen what is due by then; never back."""
@@ -178,9 +214,14 @@ class Skipper:
         target = self._clock.now() + seconds
         while True:
             await self._silence(BUSY_S)
-            due = self._next_due(self._in_vain)
+            found = self._next_due(self._in_vain), self._clock.next_limit()
+            due = min((each for each in found if each is not None), default=None)
             if due is None or due > target:
                 break
+            if due == found[1]:
+                await self._silence(SLOW_S)
+                if found != (self._next_due(self._in_vain), self._clock.next_limit()):
+                    continue  # the attempt has come to its end
             self._set_forward(due)
         self._set_forward(target)
         await self._silence(BUSY_S)

@@ -27,6 +27,7 @@ from turnout.core.workflows.jobs import command_span_id_of, ending_of_job
 from turnout.core.workflows.values import Command, Ending, EndKind, key_of
 from turnout.definition.activity import Activity
 from turnout.errors import InvalidValue, NotInJob, TurnoutError
+from turnout.nats.clock import Alarm
 from turnout.store.payloads import Payloads, life_owner
 from turnout.store.perform import Store
 from turnout.telemetry import propagation
@@ -60,13 +61,14 @@ class RunFacts:
 
 @attrs.frozen(kw_only=True)
 class Surroundings:
-    """What local activities need of the node that they run on. `sleep` waits between two attempts."""
+    """What local activities need of the node that they run on. `sleep` waits between attempts, `later` ends them."""
 
     node: str
     code: CodeRunner
     payloads: Payloads
     now: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
+    later: Callable[..., Alarm]
     hold_up: Callable[[str, float], Awaitable[None]]
     client: Any = None
 
@@ -81,6 +83,7 @@ def surroundings(
         payloads=store.payloads,
         now=store.connection.now,
         sleep=sleep,
+        later=store.connection.later,
         hold_up=store.limits.hold_up,
         client=client,
     )
@@ -110,7 +113,7 @@ class LocalActivity:
         self._context: JobContext | None = None
         self._code: asyncio.Task[str] | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()  # an attempt has its own
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[Alarm] = []
         self._nap: asyncio.Future[None] | None = None
         self._beaten_at = 0.0
 
@@ -321,7 +324,7 @@ class LocalActivity:
         timeout = self._record.spec.options.timeout or settings.timeout
         if timeout is not None:
             message = f"the attempt took longer than {timeout:g} s"
-            self._timers.append(self._loop.call_later(timeout, self._time_out, message))
+            self._timers.append(self._around.later(timeout, self._time_out, message))
         if settings.heartbeat_timeout is not None:
             self._watch_heart(settings.heartbeat_timeout, self._over)
 
