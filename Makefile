@@ -21,10 +21,8 @@ demo: $(VENV)/.demo ## a workflow converts a film on two workers, one of which i
 quick: $(VENV)/.dev ## the tests that need no server, and a short simulation, in half a minute
 	@$(BIN)/python -m pytest -q -n 2 --dist load $(COVER) -m 'not long' --sim-scale=0.2 tests/test_shape.py tests/unit tests/wire tests/sim
 
-test: $(VENV)/.dev ## the fast tests on a real nats-server, and lint beside them (the whole of it: bash .ci/run)
-	@nice $(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & lint=$$!; trap 'kill $$lint' INT TERM; \
-		$(PYTEST) -m "not breadth and not long" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power; own=$$?; \
-		wait $$lint; other=$$?; cat $(VENV)/lint.log; exit $$((own ? own : other))
+test: $(VENV)/.dev ## the fast tests on a real nats-server (with lint, and all the others: bash .ci/run)
+	@$(PYTEST) -m "not breadth and not long" --ignore=tests/bench --ignore=tests/crash --ignore=tests/interop --ignore=tests/power
 
 lint: $(VENV)/.dev ## style, types and import direction
 	@$(BIN)/ruff check --quiet
