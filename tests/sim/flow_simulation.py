@@ -132,8 +132,8 @@ class FlowSimulation(Simulation):
         records = self.server.streams[kv_stream(self.names.jobs_bucket)]
         for job_id, record in list(self.invariants.records.items()):
             if record.state.final and not self.invariants.carried(job_id):
+                del self.invariants.records[job_id]  # before: nobody has discarded it
                 records.purge(self.names.record(record.spec.activity, job_id))
-                del self.invariants.records[job_id]
 
     def trouble(self, workflow_id: str, letter: str) -> None:
         """What the code of a workflow does at a broken step."""
