@@ -88,7 +88,7 @@ RULES = {
     "sweep": Tooth(
         "a place is lost with its node",
         ("U13",),
-        tuple(Plan(seed=1, jobs=CROWD, crash=(effect,)) for effect in range(20, 50, 2)),
+        tuple(Plan(seed=2, jobs=CROWD, crash=(effect,)) for effect in range(28, 60)),
         lambda: [(PlaceSweep, "_free", _nothing)],
     ),
     "priority": Tooth(
