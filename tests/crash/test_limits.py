@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.crash.activities import play_limited
-from tests.crash.scene import TTL_S, scene
+from tests.crash.fleet import Process
+from tests.crash.scene import TTL_S, Scene, scene
+from turnout import JobHandle
 from turnout.testing import NatsServer
+
+
+async def one_runs_and_one_waits(s: Scene) -> tuple[Process, JobHandle[Any], JobHandle[Any]]:
+    """Two jobs of which one has the only place, and the node that runs it; another node is there."""
+    node = await s.healthy("doomed")
+    first = await s.client.submit(play_limited, gate=str(s.gate))
+    await s.state(first, "running")
+    await s.healthy("other")
+    second = await s.client.submit(play_limited)
+    await s.waits_for(second, "crash")
+    return node, first, second
 
 
 async def test_a_holder_that_is_killed_frees_its_place(nats_server: NatsServer, tmp_path: Path) -> None:
     """Its node is killed while it runs, and its job cancelled, so that it does not take its place again: the one that
     waits begins within the liveness TTL and 2 s, and nothing is held in the end."""
     async with scene(nats_server, tmp_path) as s:
-        node = await s.healthy("doomed")
-        first = await s.client.submit(play_limited, gate=str(s.gate))
-        await s.state(first, "running")
-        await s.healthy("other")
-        second = await s.client.submit(play_limited)
-        await s.waits_for(second, "crash")
+        node, first, second = await one_runs_and_one_waits(s)
         await node.kill()
         killed_at = time.monotonic()
         await first.cancel("not any more")
@@ -34,12 +43,7 @@ async def test_a_holder_that_is_killed_frees_its_place(nats_server: NatsServer, 
 async def test_those_who_wait_go_before_the_job_of_a_dead_node(nats_server: NatsServer, tmp_path: Path) -> None:
     """Its next attempt has no claim on the place of the lost one: whoever has waited meanwhile has his turn first."""
     async with scene(nats_server, tmp_path) as s:
-        node = await s.healthy("doomed")
-        first = await s.client.submit(play_limited, gate=str(s.gate))
-        await s.state(first, "running")
-        await s.healthy("other")
-        second = await s.client.submit(play_limited)
-        await s.waits_for(second, "crash")
+        node, first, second = await one_runs_and_one_waits(s)
         await node.kill()
         await s.state(second, "completed")
         s.gate.touch()
