@@ -46,9 +46,11 @@ from turnout import (
     workflow,
 )
 from turnout.nats.stream import nak
+from turnout.store.inbox import Wakeup
 from turnout.testing import replay
 from turnout.worker.workflows.code import CodeThread
-from turnout.worker.workflows.settling import NO_HISTORY_S
+from turnout.worker.workflows.dispatch import Dispatcher
+from turnout.worker.workflows.settling import NO_HISTORY_S, Settling
 
 
 @pytest.fixture
@@ -218,6 +220,35 @@ async def test_ids_are_unique(client: Client, worker: Worker) -> None:
     replaced = await client.start(arithmetic.options(id="a", if_exists="replace"), 1)
     assert await replaced.result(timeout=10) == 7
     assert joined.id == first.id
+
+
+async def test_what_replaces_another_name_runs_at_once(
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the end of one and the start of the other are handed over together, neither is put off."""
+    receive, give_back, held, put_off = Dispatcher.receive, Settling.give_back, list[Wakeup](), list[float]()
+
+    def together(self: Dispatcher, wakeup: Wakeup) -> None:
+        held.append(wakeup)
+        if wakeup.name == arithmetic.name:
+            while held:
+                receive(self, held.pop(0))
+
+    def noted(self: Settling, wakeup: Wakeup, delay_s: float) -> None:
+        put_off.append(delay_s)
+        give_back(self, wakeup, delay_s)
+
+    monkeypatch.setattr(Dispatcher, "receive", together)
+    monkeypatch.setattr(Settling, "give_back", noted)
+    await client.start(approval.options(id="a"))
+    await until(lambda: _number_of(held, 1))
+    replaced = await client.start(arithmetic.options(id="a", if_exists="replace"), 1)
+    assert await replaced.result(timeout=30) == 7
+    assert max(put_off, default=0.0) < 1
+
+
+async def _number_of(held: list[Wakeup], number: int) -> bool:
+    return len(held) >= number
 
 
 async def test_cancel_lets_the_code_clean_up(client: Client, worker: Worker) -> None:

@@ -38,10 +38,18 @@ StartBare = Callable[[Wakeup], Awaitable[None]]
 class _Line:
     """The wake-ups of one workflow that wait for the task that runs to end; `settled` is what that has settled."""
 
-    name: str
     waiting: list[Wakeup] = attrs.field(factory=list)
     working: list[Wakeup] = attrs.field(factory=list)
     settled: set[str] = attrs.field(factory=set)
+
+    def take(self) -> None:
+        """Take what waits into work, as far as it was sent under the name of the first: each name has its own inbox.
+
+        An id that is used again may be that of a workflow of another name.
+        """
+        name = self.waiting[0].name
+        self.working = [wakeup for wakeup in self.waiting if wakeup.name == name]
+        self.waiting = [wakeup for wakeup in self.waiting if wakeup.name != name]
 
 
 class Dispatcher:
@@ -101,7 +109,7 @@ class Dispatcher:
             self._in_lines += 1
         else:
             self._in_lines += 1
-            self._lines[wakeup.id] = line = _Line(wakeup.name, [wakeup])
+            self._lines[wakeup.id] = line = _Line([wakeup])
             self._begin(self._work(wakeup.id, line))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -113,9 +121,9 @@ class Dispatcher:
         """Task after task until nothing waits any more."""
         try:
             while line.waiting:
-                line.working, line.waiting = line.waiting, []
+                line.take()
                 if self._draining and not self._ends_only(line):
-                    break
+                    continue
                 async with self._gate:
                     left = await self._task(workflow_id, line)
                 if left == line.working:
@@ -141,7 +149,7 @@ class Dispatcher:
 
     async def _task(self, workflow_id: str, line: _Line) -> list[Wakeup]:
         try:
-            return await self._do(line.name, workflow_id, line.working)
+            return await self._do(line.working[0].name, workflow_id, line.working)
         except TurnoutError as error:
             logger.warning("workflow %s: its task is put off: %s", workflow_id, error)
         except Exception:  # one workflow's trouble is nobody else's; whatever it is, the wake-ups come again
