@@ -574,6 +574,29 @@ async def test_close_while_reconnecting(server: NatsServer, connect: Connect) ->
             await waiting
 
 
+async def test_close_ends_the_reconnect_where_its_cancel_is_lost(
+    server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`asyncio.wait_for`, by which nats-py connects, may drop a cancel: `close` would wait for ever."""
+    connection = await connect(server.url, **QUICK)
+    dialling = asyncio.Event()
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        dialling.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise ConnectionRefusedError from None
+
+    monkeypatch.setattr(TcpTransport, "connect", refused)
+    await asyncio.to_thread(server.kill)
+    async with asyncio.timeout(PATIENCE_S):
+        await dialling.wait()
+        await connection.close()
+    with pytest.raises(Disconnected, match="closed"):
+        await connection.request("x")
+
+
 async def test_storing_goes_on_over_cuts(connect: Connect, proxy: Proxy, stream: str) -> None:
     """Cut again and again, a writer that resends under the same id has every message stored exactly once."""
     connection = await connect(proxy.url, **QUICK)
