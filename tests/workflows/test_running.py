@@ -43,8 +43,10 @@ from turnout import (
     WorkflowNotFound,
     WorkflowState,
     WorkflowTerminated,
+    current_workflow,
     workflow,
 )
+from turnout.core.workflows.values import InputKind
 from turnout.nats.stream import nak
 from turnout.store.inbox import Wakeup
 from turnout.testing import replay
@@ -222,11 +224,24 @@ async def test_ids_are_unique(client: Client, worker: Worker) -> None:
     assert joined.id == first.id
 
 
+@pytest.fixture
+def put_off(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how many seconds each input was given back that was."""
+    give_back, found = Settling.give_back, list[float]()
+
+    def noted(self: Settling, wakeup: Wakeup, delay_s: float) -> None:
+        found.append(delay_s)
+        give_back(self, wakeup, delay_s)
+
+    monkeypatch.setattr(Settling, "give_back", noted)
+    return found
+
+
 async def test_what_replaces_another_name_runs_at_once(
-    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: Worker, monkeypatch: pytest.MonkeyPatch, put_off: list[float]
 ) -> None:
     """Where the end of one and the start of the other are handed over together, neither is put off."""
-    receive, give_back, held, put_off = Dispatcher.receive, Settling.give_back, list[Wakeup](), list[float]()
+    receive, held = Dispatcher.receive, list[Wakeup]()
 
     def together(self: Dispatcher, wakeup: Wakeup) -> None:
         held.append(wakeup)
@@ -234,17 +249,36 @@ async def test_what_replaces_another_name_runs_at_once(
             while held:
                 receive(self, held.pop(0))
 
-    def noted(self: Settling, wakeup: Wakeup, delay_s: float) -> None:
-        put_off.append(delay_s)
-        give_back(self, wakeup, delay_s)
-
     monkeypatch.setattr(Dispatcher, "receive", together)
-    monkeypatch.setattr(Settling, "give_back", noted)
     await client.start(approval.options(id="a"))
     await until(lambda: _number_of(held, 1))
     replaced = await client.start(arithmetic.options(id="a", if_exists="replace"), 1)
     assert await replaced.result(timeout=30) == 7
     assert max(put_off, default=0.0) < 1
+
+
+@workflow
+async def stepping(left: int) -> str:
+    if left:
+        current_workflow().continue_as_new(left - 1)
+    return "done"
+
+
+async def test_what_ends_or_goes_on_in_one_task_leaves_its_inbox_at_once(client: Client, put_off: list[float]) -> None:
+    """A terminate that a worker carries out, and a run that goes on with a new one in its first task."""
+    async with Worker(client, workflows=[approval, stepping]):
+        waiting = await client.start(approval)
+        await until(lambda: _waits(waiting))
+        await client.store.inbox.append("approval", waiting.id, InputKind.terminate, b"enough")
+        with pytest.raises(WorkflowTerminated):
+            await waiting.result(timeout=30)
+        assert await (await client.start(stepping, 5)).result(timeout=30) == "done"
+        await until(lambda: nothing_lies(client))
+    assert max(put_off, default=0.0) < 1
+
+
+async def _waits(handle: WorkflowHandle[Any]) -> bool:
+    return bool((await handle.info()).waiting)
 
 
 async def _number_of(held: list[Wakeup], number: int) -> bool:

@@ -12,7 +12,7 @@ import attrs
 from turnout.errors import TurnoutError
 from turnout.nats.pull import Puller
 from turnout.store.inbox import Wakeup
-from turnout.worker.workflows.settling import Settling
+from turnout.worker.workflows.settling import TROUBLE_S, Settling
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -26,10 +26,8 @@ ASKED = 256
 TASKS = 128
 """How many tasks are under way at once: all but the code itself is waiting for the server."""
 
-TROUBLE_S = 5.0
-
 DoTask = Callable[[str, str, list[Wakeup]], Awaitable[list[Wakeup]]]
-"""(name, id, wake-ups) -> the wake-ups that are left for the next task."""
+"""(name, id, wake-ups) -> the wake-ups that are left for the next task, which begins at once: there is a way on."""
 
 StartBare = Callable[[Wakeup], Awaitable[None]]
 
@@ -126,9 +124,6 @@ class Dispatcher:
                     continue
                 async with self._gate:
                     left = await self._task(workflow_id, line)
-                if left == line.working:
-                    self._give_back(left)  # no way on from here: whoever is handed them next may know more
-                    left = []
                 self._in_lines -= len(line.working) - len(left)
                 line.working = []
                 line.settled.clear()

@@ -123,7 +123,7 @@ class Driver:
         self._one_try = asyncio.Lock()
 
     async def task(self, name: str, workflow_id: str, wakeups: list[Wakeup]) -> list[Wakeup]:
-        """Do one task; the wake-ups that it leaves begin the next one. Errors are those of the connection."""
+        """Do one task; the wake-ups that it leaves begin the next one, at once. Errors are those of the connection."""
         while True:
             try:
                 async with self.answering.turns.of(workflow_id):
@@ -198,7 +198,7 @@ class Driver:
         news = any(judge(standing, each.given, each.name) in (Verdict.take, Verdict.wake) for each in lying)
         if not news and not self.locals.to_run(standing, wakeups):
             await self._put_back(cached)
-            return self._after(standing, void_among(standing, wakeups), wakeups)
+            return self.settling.put_off(self._after(standing, void_among(standing, wakeups), wakeups))
         wakeups = await self._of_this_build(standing, wakeups)
         cautious = await self._caution(standing, wakeups) if wakeups else Caution.not_here
         if cautious is Caution.free:
@@ -376,7 +376,8 @@ class Driver:
             await self._keep(cached)
         if record is not None:
             self._verification.consider(cached.standing)
-        return self._after(cached.standing, done.void, wakeups, draft.inputs)
+        left = self._after(cached.standing, done.void, wakeups, draft.inputs)
+        return left if record is not None else self.settling.put_off(left)
 
     def _after(
         self, standing: Standing, void: Collection[int], wakeups: Iterable[Wakeup], taken: Sequence[Input] = ()

@@ -27,6 +27,9 @@ NO_HISTORY_S = (0.01, 5.0)
 NO_HISTORY_HANDED = 21
 """How often an input without a history is given back: about a minute of hand-overs, counted in these (W3)."""
 
+TROUBLE_S = 5.0
+"""How long what nobody can deal with here and now is given back for."""
+
 STUCK_S = (1.0, 60.0)
 STUCK_LATER_S = 600.0
 """How long the inputs of a stuck workflow that are not its first one are given back for, at most (W7)."""
@@ -92,6 +95,12 @@ class Settling:
             self.remove(wakeup, void=True)
         else:
             self.give_back(wakeup, min(NO_HISTORY_S[0] * 2 ** (wakeup.number - 1), NO_HISTORY_S[1]))
+
+    def put_off(self, wakeups: Iterable[Wakeup]) -> list[Wakeup]:
+        """There is no way on from here: whoever is handed them next may know more. None of them is left."""
+        for wakeup in wakeups:
+            self.give_back(wakeup, TROUBLE_S)
+        return []
 
     def stuck(self, standing: Standing, wakeups: Sequence[Wakeup]) -> list[Wakeup]:
         """Give back what the workflow can't take; the first input comes again sooner than those behind it."""
