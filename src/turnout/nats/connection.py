@@ -246,7 +246,8 @@ class Connection:
                 level = logging.DEBUG if isinstance(error, ServerUnavailable) and failures % 30 else logging.WARNING
                 logger.log(level, "still not connected: %s", error)
             else:
-                return self._adopt(link)
+                self._adopt(link)
+                return
 
     async def _dial(self, patience_s: float) -> Link:
         hooks = LinkCallbacks(
