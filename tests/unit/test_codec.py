@@ -136,6 +136,19 @@ class DefinedLater:
 # -- the payload
 
 
+@pytest.mark.parametrize("text", ["1", ' ["a"]', '"a"', "null"])
+def test_a_payload_that_is_no_object_is_told_what_it_must_be(text: str) -> None:
+    """In words for whoever calls by name: which parameters the object has."""
+
+    @activity
+    async def convert(path: str, size: int = 1) -> None: ...
+
+    with pytest.raises(PayloadProblem) as caught:
+        convert.codec.decode(text)
+    said = 'invalid payload of convert: it must be an object of its parameters: {"path": ..., "size": ...}'
+    assert str(caught.value) == said
+
+
 def test_a_payload_is_the_object_of_the_parameters_as_given() -> None:
     """Arguments become an object by parameter name, in the signature's order, without the defaults."""
     assert convert.bind(format="mp4", path="a") == '{"path":"a","format":"mp4"}'

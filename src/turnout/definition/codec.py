@@ -239,6 +239,7 @@ class Codec:
         text = text if text.strip() else "{}"
         what = f"payload of {self.name}"
         if self._model is None:
+            self._refuse_no_object(text, what)
             if len(text) >= LARGE_CHARS:  # pydantic would make an error of each unknown key, however many there are
                 self._refuse_unknown(decode_json(text, what), PayloadProblem)
             return self._arguments(_parse(self._payload, text, what))
@@ -284,6 +285,13 @@ class Codec:
             parameter = self.signature.parameters[name]
             args.append(values.pop(name) if name in values else parameter.default)
         return tuple(args), values
+
+    def _refuse_no_object(self, text: str, what: str) -> None:
+        """What is JSON and no object is a mistake that pydantic's words don't explain."""
+        if text[0] != "{" and not text.lstrip().startswith("{"):
+            decode_json(text, what)
+            names = ", ".join(f'"{name}": ...' for name in self._types)
+            raise PayloadProblem(f"invalid {what}: it must be an object of its parameters: {{{names}}}")
 
     def _refuse_unknown(self, value: Any, error: type[Exception] = InvalidArgument) -> None:
         """A dataclass or an attrs class cannot say what it does with unknown keys: at the top they are mistakes."""
