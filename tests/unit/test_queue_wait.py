@@ -53,6 +53,20 @@ def test_the_time_of_the_attempt_before_is_no_waiting() -> None:
     assert queue_wait(running, started(running, 1_030.0)) == 0.0
 
 
+def test_what_a_limit_has_let_in_has_waited_since_it_was_submitted() -> None:
+    """It has come by another message than the one that was submitted, and its wait is all of it."""
+    later = attrs.evolve(MESSAGE, seq=2, time_ns=1_007_000_000_000)
+    queued = attrs.evolve(QUEUED, spec=attrs.evolve(QUEUED.spec, submitted_at=1_000.0), message=later)
+    assert queue_wait(queued, started(queued, 1_007.5)) == 7.5
+
+
+def test_a_job_that_is_run_again_waits_from_then_on() -> None:
+    """Also where no attempt of the life before it has begun."""
+    second = {"submitted_at": 10.0, "generation": 2}
+    again = changed(QUEUED, **second)
+    assert queue_wait(again, started(again, 1_002.0, **second)) == 2.0
+
+
 def test_clocks_that_disagree_do_not_make_it_negative() -> None:
     """A start that seems to lie before its message waited for nothing."""
     assert queue_wait(None, started(None, 999.0)) == 0.0

@@ -290,7 +290,8 @@ def life_of(token: Token | None, message: MessageRef | None) -> str:
 def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     """How long the attempt that `after` has just begun was due before it ran, in seconds; `before` is what it replaced.
 
-    An attempt is due when its message is there, its delay or instant has come, and the attempt before it has ended.
+    An attempt is due when the job was submitted, or run again by somebody, its delay or instant has come, and the
+    attempt before it has ended. What it waits for then makes no difference: a worker, a limit or the end of a pause.
 
     >>> again = AttemptRecord(2, 1, "b", started_at=18.0)
     >>> spec = JobSpec("a", "add")
@@ -300,8 +301,9 @@ def queue_wait(before: JobRecord | None, after: JobRecord) -> float:
     """
     if not after.attempts:
         return 0.0
-    due = after.message.time if after.message is not None else after.spec.submitted_at
-    last = after.attempts[-1]
+    due, last = after.spec.submitted_at, after.attempts[-1]
+    if after.message is not None and after.generation > 1:
+        due = after.message.time  # of the first life it may be a newer one, of a job that a limit has let in
     due = max(due, last.due_at or 0.0)
     if before is not None and before.due_at is not None:
         due = max(due, before.due_at)
