@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Cli, all_of, first_document
 from tests.support.otlp import OtlpReceiver
-from turnout import AttemptInfo, JobInfo
+from turnout import AttemptInfo, JobInfo, Waiting
 from turnout.cli import traceview
 from turnout.core.failure import ErrorInfo
 from turnout.core.record import JobState, Outcome
@@ -195,3 +195,20 @@ def test_a_suspect_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """An attempt whose node is silent shows as suspect, and goes on until somebody knows."""
     info = job([attempt(1, 0.0, None, Outcome.running)], state=JobState.running, suspect=True)
     assert "+0ms attempt 1 suspect 42s so far on n1, waited 0ms" in shown(info, 42.0, capsys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("limit", "tenant:42", "for the limit tenant:42"),
+        ("node", "region=north", "for a node with region=north"),
+        ("node", "add", "for a worker"),
+        ("paused", "add", "while add is paused"),
+        ("slot", "add", "for a worker"),
+    ],
+)
+def test_what_it_waits_for_is_named(kind: str, name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker with room would not help where a limit is full, no node has what it takes, or somebody has paused."""
+    waiting = Waiting(kind=kind, name=name, since=dt.datetime.fromtimestamp(SUBMITTED, dt.UTC))
+    info = job([attempt(1, 0.0, 2.0, Outcome.aborted)], state=JobState.queued, finished_at=None, waiting_for=waiting)
+    assert shown(info, 12.0, capsys)[-1] == f"+2.0s waits queued 10s so far {said}"

@@ -9,7 +9,7 @@ import attrs
 
 from turnout.cli import output, timeline
 from turnout.cli.timeline import Page, Row
-from turnout.client.info import AttemptInfo, JobInfo
+from turnout.client.info import AttemptInfo, JobInfo, Waiting
 from turnout.core.failure import ErrorInfo
 from turnout.core.record import JobState, Outcome
 
@@ -66,6 +66,7 @@ class JobTrace:
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
     next_attempt_at: dt.datetime | None
+    waiting_for: Waiting | None
     duration: float
     not_kept: int
     attempts: list[AttemptTrace]
@@ -86,6 +87,7 @@ def trace_of(info: JobInfo, now: float, jaeger: str | None) -> JobTrace:
         started_at=info.started_at,
         finished_at=info.finished_at,
         next_attempt_at=None if info.state.final else info.next_attempt_at,
+        waiting_for=info.waiting_for,
         duration=max(end - info.submitted_at.timestamp(), 0.0),
         not_kept=max(info.attempt - len(info.attempts), 0),
         attempts=[_attempt(info, *pair, now) for pair in zip(befores, info.attempts, strict=False)],
@@ -193,7 +195,20 @@ def _waiting_row(trace: JobTrace, now: float) -> Row:
         more = f"until {output.instant(due)}, {output.ago(due, now)}"
         return Row(at=begun, what="delay", state=trace.state.value, more=more, waits=span)
     waits = output.duration(max(trace.duration - begun, 0.0)) + " so far"
-    return Row(at=begun, what="waits", state=trace.state.value, took=waits, more="for a worker", waits=span)
+    return Row(at=begun, what="waits", state=trace.state.value, took=waits, more=_for_what(trace), waits=span)
+
+
+def _for_what(trace: JobTrace) -> str:
+    found = trace.waiting_for
+    match found.kind if found is not None else None:
+        case "limit" if found is not None:
+            return f"for the limit {output.one_line(found.name, 40)}"
+        case "node" if found is not None and found.name != trace.activity:
+            return f"for a node with {output.one_line(found.name, 40)}"
+        case "paused":
+            return f"while {trace.activity} is paused"
+        case _:
+            return "for a worker"
 
 
 def _headline(trace: JobTrace) -> str:
