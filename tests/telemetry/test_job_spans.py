@@ -37,6 +37,11 @@ async def starts_another() -> None:
         await current_job().client.start(other.options(id="another"))
 
 
+@activity
+async def submits_another() -> str:
+    return (await current_job().client.submit(nested)).id
+
+
 @workflow
 async def outer() -> None:
     await starts_another()
@@ -63,6 +68,22 @@ async def test_spans_inside_a_job_carry_it(
             "turnout.node.id": worker.id,
         }
     assert found["outside"] == {}
+
+
+async def test_what_submits_another_job_keeps_that_ones_id(
+    turnout_client: Client, turnout_worker: Any, spans: InMemorySpanExporter
+) -> None:
+    """A search by the id of a job finds its submission, also where the code of another job has made it."""
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(JobSpans())
+    async with turnout_worker(nested, submits_another):
+        other_id = await (await turnout_client.submit(submits_another)).result(timeout=10)
+        await turnout_client.job(other_id).result(timeout=10)
+    [submit] = [span for span in spans.get_finished_spans() if span.name == "submit nested"]
+    attributes = dict(submit.attributes or {})
+    assert (attributes["turnout.job.id"], attributes["turnout.job.activity"]) == (other_id, "nested")
+    assert "turnout.job.attempt" not in attributes
 
 
 async def test_spans_inside_a_workflows_activity_carry_both(

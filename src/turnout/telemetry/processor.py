@@ -15,7 +15,8 @@ ASKER = (spans.WORKFLOW_ID, spans.WORKFLOW_NAME, spans.WORKFLOW_RUN)
 
 class JobSpans(SpanProcessor):
     """Gives each span that begins inside a job `turnout.job.id`, `.activity`, `.attempt` and `turnout.node.id`;
-    of a workflow's activity `turnout.workflow.id`, `.name` and `.run` as well.
+    of a workflow's activity `turnout.workflow.id`, `.name` and `.run` as well. One that submits another job keeps that
+    one's, and one that starts another workflow likewise.
 
     `turnout worker` has it; a program that sets up its own provider adds it, before the processors that export:
 
@@ -28,6 +29,8 @@ class JobSpans(SpanProcessor):
         # A span with a context of its own was begun inside the job all the same.
         facts = context_api.get_value(JOB, parent_context) or context_api.get_value(JOB)
         if isinstance(facts, dict):
-            span.set_attributes({key: facts[key] for key in CARRIED})
-            if spans.WORKFLOW_ID in facts and spans.WORKFLOW_ID not in (span.attributes or {}):  # it may start another
+            own = span.attributes or {}  # it may submit another job, or start another workflow
+            if spans.JOB_ID not in own:
+                span.set_attributes({key: facts[key] for key in CARRIED})
+            if spans.WORKFLOW_ID in facts and spans.WORKFLOW_ID not in own:
                 span.set_attributes({key: facts[key] for key in ASKER})
