@@ -17,9 +17,9 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
-from turnout.core.failure import Stop, StopReason
+from turnout.core.failure import ErrorInfo, Stop, StopReason
 from turnout.core.lifecycle import newer, record_of
-from turnout.core.record import Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
+from turnout.core.record import AttemptRecord, Delivery, JobRecord, JobState, Outcome, Progress, queue_wait
 from turnout.telemetry import propagation, spans
 from turnout.telemetry.spans import JOB, Attributes
 
@@ -121,17 +121,7 @@ class Recorded(AttemptSpan):
         }
         count(facts, record)
         self.span.set_attributes(facts)
-        if attempt.outcome in ERRORS:
-            error = attempt.error
-            if error is not None:
-                attributes: Attributes = {spans.EXCEPTION_TYPE: error.type, spans.EXCEPTION_MESSAGE: error.message}
-                if error.traceback:
-                    attributes[spans.EXCEPTION_STACKTRACE] = error.traceback
-                spans.event(self.span, "exception", attributes)
-            spans.fail(self.span, error.type if error else attempt.outcome.value, error.message if error else "")
-        if record.state is JobState.retrying:
-            delay = max((record.due_at or 0.0) - (attempt.ended_at or 0.0), 0.0)
-            spans.event(self.span, "retry", {"turnout.retry.delay": delay, spans.JOB_FAILURES: record.failures})
+        conclude(self.span, record, attempt)
         spans.end(self.span)
 
     def progress(self, progress: Progress) -> None:
@@ -247,6 +237,15 @@ def scheduled_by(record: JobRecord, parent: Context) -> list[Link]:
     if not propagation.traced(record.spec.headers):
         return []
     return [Link(trace.get_current_span(parent).get_span_context(), {spans.LINK: "scheduled_by"})]
+
+
+def conclude(span: Span, record: JobRecord, attempt: AttemptRecord) -> None:
+    """The error that the attempt has ended with, if with any, and when the next one is due."""
+    if attempt.outcome in ERRORS:
+        spans.tell_error(span, attempt.error or ErrorInfo(attempt.outcome.value, ""))
+    if record.state is JobState.retrying:
+        delay = max((record.due_at or 0.0) - (attempt.ended_at or 0.0), 0.0)
+        spans.event(span, "retry", {"turnout.retry.delay": delay, spans.JOB_FAILURES: record.failures})
 
 
 def count(facts: Attributes, record: JobRecord) -> None:

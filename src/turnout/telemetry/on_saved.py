@@ -8,7 +8,7 @@ from collections.abc import Callable
 from turnout.core.changes import Change, Changes
 from turnout.core.record import JobRecord
 from turnout.once import warn_once
-from turnout.telemetry import losses, metrics, spans
+from turnout.telemetry import losses, metrics, outside, spans
 from turnout.telemetry.counts import Ears
 
 logger = logging.getLogger("turnout.telemetry")
@@ -23,8 +23,12 @@ def on_saved(before: JobRecord | None, after: JobRecord, changes: Changes, desti
     """
     if Ears.open:
         metrics.saved(before, after, changes)
-    if before is not None and _LOST in changes.all and spans.tracing_enabled():
-        try:
+    if before is None or not spans.tracing_enabled():
+        return
+    try:
+        if _LOST in changes.all:
             losses.tell(before, after, destination)
-        except Exception as error:  # what a program's own sampler or exporter raises must not stop who counts losses
-            warn_once(logger, "losses", "the span of a lost attempt could not be emitted: %r", error)
+        elif before.outside is not None and changes.ended is not None:
+            outside.tell(after, changes.ended, destination)
+    except Exception as error:  # what a program's own sampler or exporter raises must not stop who writes the end down
+        warn_once(logger, "ends", "the span of an attempt that others have ended could not be emitted: %r", error)

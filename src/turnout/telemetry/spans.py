@@ -17,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from turnout.core.failure import ErrorInfo
 from turnout.core.record import AttemptRecord, JobRecord
 from turnout.once import warn_once
 from turnout.telemetry import propagation
@@ -118,6 +119,15 @@ def fail(span: Span, error_type: str, message: str = "") -> None:
     """Mark a span as an error."""
     span.set_attribute(ERROR_TYPE, error_type)
     span.set_status(Status(StatusCode.ERROR, message))
+
+
+def tell_error(span: Span, error: ErrorInfo) -> None:
+    """The error that what the span tells of has ended with: an event with its traceback, and the span's status."""
+    attributes: Attributes = {EXCEPTION_TYPE: error.type, EXCEPTION_MESSAGE: error.message}
+    if error.traceback:
+        attributes[EXCEPTION_STACKTRACE] = error.traceback
+    event(span, "exception", attributes)
+    fail(span, error.type, error.message)
 
 
 def span_id(span: Span) -> str:
