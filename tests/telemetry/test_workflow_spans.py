@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from opentelemetry.context import attach, detach
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags, set_span_in_context
 
@@ -14,8 +16,39 @@ from tests.support.otlp import OtlpReceiver
 from tests.support.trip import environment, named, waits_for_the_word, working
 from tests.support.waiting import until
 from tests.telemetry.workflow_code import leg, trip, walk
-from turnout import Client, Worker
+from turnout import (
+    Client,
+    Fatal,
+    JobFaulted,
+    RetryPolicy,
+    Worker,
+    activity,
+    current_workflow,
+    workflow,
+)
 from turnout.testing import NatsServer
+
+
+@activity
+async def step() -> None:
+    raise Fatal("a banana")
+
+
+@workflow
+async def slips() -> str:
+    try:
+        await step.options(local=True)()
+    except JobFaulted as fault:
+        return str(fault.info.error)
+    return "upright"
+
+
+@workflow(fail_on=(ValueError,))
+async def stumbles() -> int:
+    run = current_workflow().run
+    if run == 1:
+        raise ValueError("a stone")
+    return run
 
 
 async def test_a_workflow_is_one_trace_whoever_replays_it(
@@ -76,6 +109,40 @@ async def test_whoever_ends_a_workflow_tells_of_its_run(turnout_client: Client, 
     assert run.parent.span_id == start.context.span_id
     assert dict(run.attributes or {})["turnout.workflow.state"] == "terminated"
     assert run.status.status_code is not StatusCode.ERROR
+
+
+async def test_a_run_that_waits_for_its_time_begins_with_it(
+    turnout_client: Client, spans: InMemorySpanExporter
+) -> None:
+    """A delay and the pause before a retry are no timers of the code: nothing is told of a run before it begins. The
+    run that failed says when the next one is due."""
+    policy = RetryPolicy(max_attempts=2, delays=[0.3])
+    async with Worker(turnout_client, activities=[walk], workflows=[stumbles]):
+        handle = await turnout_client.start(stumbles.options(delay=0.3, retry=policy))
+        assert await handle.result(timeout=30) == 2
+    first, second = sorted(_named(spans, "workflow stumbles"), key=lambda span: span.start_time or 0)
+    assert _named(spans, "timer") == []
+    assert [event.name for event in first.events] == ["exception", "retry"]
+    assert (first.events[1].attributes or {})["turnout.retry.delay"] == pytest.approx(0.3, abs=0.05)
+    assert (second.start_time or 0) - (first.end_time or 0) >= 0.25e9
+    assert not second.events
+
+
+async def test_a_local_activity_that_fails_says_why(turnout_client: Client, spans: InMemorySpanExporter) -> None:
+    """Its span has the exception as an event, with the stack, as the attempts of jobs have."""
+    async with Worker(turnout_client, activities=[step], workflows=[slips]):
+        assert await (await turnout_client.start(slips)).result(timeout=30) == "Fatal: a banana"
+    [local] = _named(spans, "local step")
+    [event] = local.events
+    assert event.name == "exception"
+    attributes = dict(event.attributes or {})
+    assert (attributes["exception.type"], attributes["exception.message"]) == ("Fatal", "a banana")
+    assert "in step" in str(attributes["exception.stacktrace"])
+    assert local.status.status_code is StatusCode.ERROR
+
+
+def _named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in spans.get_finished_spans() if span.name == name]
 
 
 async def test_a_workflow_of_a_trace_that_is_not_sampled_is_not_told(

@@ -125,7 +125,7 @@ def _update_answered(record: Record, given: Input, answer: Answer) -> None:
     with chosen_ids.tracer_for(SCOPE, span_id) as tracer:
         span = tracer.start_span(f"handle {given.what}", below, SpanKind.CONSUMER, facts, links, _ns(given.at))
     if answer.error is not None and answer.state is AnswerState.failed:
-        spans.fail(span, answer.error.type, answer.error.message)
+        spans.tell_error(span, answer.error)
     spans.end(span, _ns(max(record.at, given.at)))
 
 

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 
 from turnout.core.workflows.jobs import command_span_id_of, span_id_of, trace_headers
-from turnout.core.workflows.values import Command, CommandKind, Ending, EndKind, InputKind, Record, RecordKind
+from turnout.core.workflows.values import DELAY, Command, CommandKind, Ending, EndKind, InputKind, Record, RecordKind
 from turnout.once import warn_once
 from turnout.telemetry import chosen_ids, propagation, spans, workflow_metrics
 
@@ -50,7 +50,7 @@ def commands_ended(record: Record, pending: Mapping[str, Command]) -> None:
     own = {command.id: command for command in record.commands}
     for given in record.inputs:
         command = pending.get(given.what) or own.get(given.what)
-        if command is None:
+        if command is None or command.id == DELAY:  # the run that waits for its time begins with that
             continue
         try:
             if given.kind is InputKind.timer and command.kind is CommandKind.timer:
@@ -84,12 +84,10 @@ def _run_ended(record: Record) -> None:
         )
     failure = record.failure if not goes_on else record.start.failure if record.start is not None else None
     if failure is not None:
-        error = failure.error
-        attributes: spans.Attributes = {spans.EXCEPTION_TYPE: error.type, spans.EXCEPTION_MESSAGE: error.message}
-        if error.traceback:
-            attributes[spans.EXCEPTION_STACKTRACE] = error.traceback
-        spans.event(span, "exception", attributes)
-        spans.fail(span, error.type, error.message)
+        spans.tell_error(span, failure.error)
+        if goes_on and record.start is not None:
+            delay = max((record.start.due_at or 0.0) - record.at, 0.0)
+            spans.event(span, "retry", {"turnout.retry.delay": delay})
     spans.end(span, _ns(max(record.at, record.summary.run_at)))
 
 
@@ -105,7 +103,7 @@ def _command_ended(record: Record, command: Command, at: float, ending: Ending |
     with chosen_ids.tracer_for(SCOPE, command_span_id_of(record.life, run, command.id)) as tracer:
         span = tracer.start_span(name, below, SpanKind.INTERNAL, facts, (), _ns(command.since))
     if ending is not None and ending.error is not None and ending.kind is EndKind.faulted:
-        spans.fail(span, ending.error.type, ending.error.message)
+        spans.tell_error(span, ending.error)
     spans.end(span, _ns(max(at, command.since)))
 
 
