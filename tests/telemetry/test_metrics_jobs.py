@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.waiting import until
 from tests.telemetry.test_metrics import EXPORTER_LABELS, prometheus_name, samples, value
-from turnout import Client, Fatal, JobCancelled, JobFaulted, RetryPolicy, Worker, activity, current_job
+from turnout import Client, Fatal, JobCancelled, JobFaulted, RetryPolicy, Worker, activity, current_job, workflow
 from turnout.core.failure import FaultReason
 from turnout.core.record import Outcome
 from turnout.nats.connection import Connection, ConnectOptions
@@ -98,6 +98,31 @@ async def test_many_jobs_at_once(turnout_client: Client, turnout_worker: Any) ->
                 "jobs_completed": 32,
                 "attempt_duration_seconds_count completed": 32,
                 "queue_wait_seconds_count": 32,
+            },
+        )
+
+
+async def test_a_job_of_a_workflow(turnout_client: Client) -> None:
+    """Whoever submits it for the workflow counts it as a client counts its own, once; a local activity is no job."""
+
+    @activity
+    async def counts_asked() -> None: ...
+
+    @workflow
+    async def asks() -> None:
+        await counts_asked()
+        await counts_asked.options(local=True)()
+
+    async with Worker(turnout_client, activities=[counts_asked], workflows=[asks]):
+        await (await turnout_client.start(asks)).result(timeout=60)
+        await settles(
+            "counts_asked",
+            {
+                "jobs_submitted": 1,
+                "attempts_started": 1,
+                "jobs_completed": 1,
+                "attempt_duration_seconds_count completed": 1,
+                "queue_wait_seconds_count": 1,
             },
         )
 

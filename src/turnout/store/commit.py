@@ -43,6 +43,7 @@ from turnout.store.histories import Stored
 from turnout.store.others import Others
 from turnout.store.perform import Performer, Store
 from turnout.store.records import Versioned
+from turnout.telemetry import metrics
 from turnout.wire import histories as wire
 
 IN_FLIGHT = 256
@@ -138,6 +139,7 @@ class Committer:
             await self._performer.apply(spec.activity, spec.id, event, Versioned() if event.at is None else None)
         except SubjectTaken:
             return
+        metrics.submitted(spec.activity)
 
     async def _cancel_job(self, effect: CancelJob) -> None:
         now = self._store.connection.now()
