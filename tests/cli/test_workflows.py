@@ -18,7 +18,15 @@ def worker(cli: Cli) -> Iterator[None]:
     with cli.process("worker", "flows", "-o", "json") as process:
         told = "".join(iter(process.stdout.readline, "}\n")) + "}"
         facts = json.loads(told)
-        assert set(facts["workflows"]) == {"doubled", "approval", "broken", "failing", "napping", "Basket"}
+        assert set(facts["workflows"]) == {
+            "doubled",
+            "doubled_here",
+            "approval",
+            "broken",
+            "failing",
+            "napping",
+            "Basket",
+        }
         assert facts["activities"] == ["double"]
         yield
 
@@ -194,6 +202,14 @@ def test_a_trace_of_what_waits_and_what_broke(cli: Cli) -> None:
     cli("workflow", "terminate", "t-2", "t-3")
     (timer,) = [each for each in cli.json("workflow", "trace", "t-3")["steps"] if each["kind"] == "timer"]
     assert timer["state"] == "withdrawn"
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_trace_of_a_local_activity(cli: Cli) -> None:
+    """A local activity whose end stands in the record that asks for it has completed, and nobody has withdrawn it."""
+    assert cli("workflow", "start", "doubled_here", '{"number": 4}', "--id", "t-4", "--wait").stdout.strip() == "8"
+    (local,) = [each for each in cli.json("workflow", "trace", "t-4")["steps"] if each["kind"] == "local"]
+    assert (local["name"], local["state"]) == ("double", "completed")
 
 
 def test_wrong_input_is_refused_before_anything_is_stored(cli: Cli) -> None:

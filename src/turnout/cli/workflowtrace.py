@@ -109,10 +109,15 @@ class _Steps:
             self._sent_again(record)
         if record.begins_run:
             return  # what else it has belongs to the run before
+        asked = {command.id for command in record.commands}
+        at_once = [given for given in record.inputs if given.kind is InputKind.done and given.what in asked]
         for given in record.inputs:
-            self._input(given)
+            if given not in at_once:
+                self._input(given)
         for command in record.commands:
             self._command(record, command)
+        for given in at_once:  # of local activities, whose ends stand in the record that asks for them
+            self._input(given)
         for answer in record.answers:
             if answer.state is not AnswerState.accepted:
                 self._ends(_of_update(answer.id), str(answer.state), record.at, _problem(answer.error))

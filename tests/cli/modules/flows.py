@@ -18,6 +18,11 @@ async def doubled(number: int) -> int:
 
 
 @workflow
+async def doubled_here(number: int) -> int:
+    return await double.options(local=True)(number)
+
+
+@workflow
 async def approval(amount: int) -> str:
     wf = current_workflow()
     wf.set_details(f"waits for a word on {amount}")
