@@ -29,6 +29,7 @@ from turnout import (
     update_ref,
     workflow,
 )
+from turnout.testing import WorkflowEnvironment
 
 
 @attrs.frozen
@@ -196,3 +197,15 @@ async def talk(client: Client) -> None:
     await cart.update("drop", {"price": 2.5})
     await cart.update(update_ref("drop").options(id="u2"), price=2.5)
     assert_type(await client.workflow("c", Cart.run).result(), Converted)
+
+
+async def rehearse() -> None:
+    """Fakes of several kinds in one mapping, real activities in a list."""
+    tidied: list[int] = []
+
+    def converted(path: str, format: str = "webm") -> Converted:
+        raise OSError(path)
+
+    fakes = WorkflowEnvironment(workflows=[Cart], activities={convert: converted, tidy: tidied.append})
+    async with fakes as env, WorkflowEnvironment(workflows=[Cart], activities=[convert, tidy]):
+        assert_type(await (await env.start(Cart.run, "ann")).result(), Converted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -127,6 +128,22 @@ async def test_fakes_stand_for_activities() -> None:
         assert await (await env.start(paying, 7)).result() == "paid 7"
         assert calls == [7, 7, 7]
         assert timedelta(hours=2) <= env.now() - began < timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "fake",
+    [
+        lambda euros: f"paid {euros}",
+        lambda euros, /: f"paid {euros}",
+        lambda **of: f"paid {of['amount']}",
+        {7: "paid 7"}.__getitem__,
+    ],
+    ids=["another name", "no name", "all names", "a builtin"],
+)
+async def test_a_fake_may_call_its_parameters_as_it_likes(fake: Callable[..., str]) -> None:
+    """It is called by the names of its activity's parameters if it takes them, otherwise in their order."""
+    async with WorkflowEnvironment(workflows=[paying], activities={charge: fake}) as env:
+        assert await (await env.start(paying, 7)).result() == "paid 7"
 
 
 async def test_a_fake_by_name_and_an_async_one() -> None:

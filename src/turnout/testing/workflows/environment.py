@@ -22,7 +22,7 @@ from turnout.store.names import Names
 from turnout.store.perform import Store
 from turnout.store.topology import Topology
 from turnout.testing.memory import MemoryConnection, MemoryServer, Message, Stream
-from turnout.testing.workflows.fakes import Fakes, activities_of
+from turnout.testing.workflows.fakes import Activities, activities_of
 from turnout.testing.workflows.time import CountingNetwork, Skipper, SkippingClock
 from turnout.testing.workflows.verifier import replay_all
 from turnout.wire import histories as wire
@@ -106,7 +106,8 @@ class WorkflowEnvironment:
             handle = await env.start(order, Order("a"))
             assert await handle.result() == Receipt("p1")
 
-    `activities`: a list of activities, or a mapping of activities (or their names) to functions that stand for them.
+    `activities`: a list of activities, or a mapping of activities (or their names) to functions that stand for them;
+    each is called by the names of its activity's parameters if it takes these, otherwise in their order.
     `replay`: whether each workflow that ends is replayed and compared, so that its code runs twice. `began_at`: the
     time at which it begins, now by default.
 
@@ -120,7 +121,7 @@ class WorkflowEnvironment:
         self,
         *,
         workflows: Iterable[object],
-        activities: Iterable[Any] | Fakes = (),
+        activities: Activities = (),
         replay: bool = True,
         began_at: dt.datetime | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
 from typing import Any
 
 import attrs
@@ -13,9 +13,11 @@ from turnout.definition.options import given_list
 from turnout.errors import DefinitionError
 
 Fakes = Mapping[Any, Callable[..., Any]]
+Activities = Fakes | Sequence[Any] | Set[Any] | ValuesView[Any] | Iterator[Any]
+"""Not just any iterable: a mapping is one, and mypy would want all of its values to be of one type."""
 
 
-def activities_of(given: Iterable[Any] | Fakes) -> list[Activity[..., Any]]:
+def activities_of(given: Activities) -> list[Activity[..., Any]]:
     """The activities themselves, or for each activity (or name) of a mapping one that calls its fake.
 
     A fake keeps the name, the options and the types of what it stands for: arguments and result go through its JSON.
@@ -36,12 +38,19 @@ def _faked(stood_for: object, fake: Any) -> Activity[..., Any]:
         raise DefinitionError(f"the fake of {stood_for!r} must be a function, not {fake!r}")
     call = fake.fn if isinstance(fake, Activity) else fake
 
+    real: Activity[..., Any] = activity(name=stood_for)(call) if isinstance(stood_for, str) else stood_for
+
     async def run(*args: Any, **kwargs: Any) -> Any:
-        value = call(*args, **kwargs)
+        value = _called(call, real.codec.signature.bind(*args, **kwargs))
         return await value if inspect.isawaitable(value) else value
 
-    if isinstance(stood_for, str):
-        named: Activity[..., Any] = activity(name=stood_for)(call)
-        return Activity(run, attrs.evolve(named.settings, run_in=None), named.codec, is_async=True)
-    settings = attrs.evolve(stood_for.settings, run_in=None)
-    return Activity(run, settings, stood_for.codec, is_async=True)
+    return Activity(run, attrs.evolve(real.settings, run_in=None), real.codec, is_async=True)
+
+
+def _called(call: Callable[..., Any], given: inspect.BoundArguments) -> Any:
+    """By the names of the activity's parameters where the fake has them, else in their order, as a caller would."""
+    try:
+        inspect.signature(call).bind(**given.arguments)
+    except (TypeError, ValueError):  # other names, names that don't count, or a builtin that does not tell
+        return call(*given.args, **given.kwargs)
+    return call(**given.arguments)
