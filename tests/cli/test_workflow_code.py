@@ -47,6 +47,8 @@ def test_check_finds_what_would_not_be_the_same_again(cli: Cli) -> None:
         ('for _ in SEEN.keys() | {"a"}:', "iteration over a set"),
         ("return [words.pop(), *both]", "pop() of a set"),
         ("for _ in self.names:", "iteration over a set"),
+        ("plain(2)", "plain()"),
+        ("plain.options(local=True)(3)", "plain()"),
     }
     assert [(each["line"], each["what"]) for each in beside] == [(9, "os.getenv()")]
     assert {each["workflow"] for each in found} == {"careless", "forgetful", "Careless"}

@@ -217,6 +217,9 @@ class _Reader:
                 return
 
     def _call(self, node: ast.Call) -> Iterator[tuple[int, str, str]]:
+        called = self._activity_of(node.func)
+        if called is not None and not called.is_async:
+            yield node.lineno, f"{called.name}()", f"it is a plain def: await {called.name}.execute(...)"
         name = self._name_of(node.func)
         shown = "open()" if name == "io.open" else f"{(name or '').removeprefix('builtins.')}()"
         if name is not None and name in CALLS:
@@ -232,6 +235,15 @@ class _Reader:
             yield node.lineno, "iteration over a set", ORDER
         if method is not None and method.attr == "pop" and not node.args and self._is_set(method.value):
             yield node.lineno, "pop() of a set", ORDER
+
+    def _activity_of(self, node: ast.expr) -> Activity[..., Any] | None:
+        """The activity that a call of this expression calls, with `.options(...)` or without."""
+        match node:
+            case ast.Call(func=ast.Attribute(value=owner, attr="options")):
+                return self._activity_of(owner)
+            case _:
+                value = self._value_of(node)
+                return value if isinstance(value, Activity) else None
 
     def _without_order(self, node: ast.AST) -> set[ast.AST]:
         """What is gone through by a comprehension whose result is the same in any order."""

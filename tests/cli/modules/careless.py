@@ -28,6 +28,11 @@ async def allowed() -> float:
     return time.time() + random.random()  # an activity may
 
 
+@activity
+def plain(number: int = 1) -> int:
+    return number
+
+
 def helper() -> str:
     return os.environ["HOME"]
 
@@ -81,6 +86,9 @@ class Careless:
     @workflow.run
     async def run(self) -> None:
         self.inside()
+        plain(2)
+        plain.options(local=True)(3)
+        await plain.execute(4)
 
     @workflow.signal
     def ring(self) -> None:

@@ -20,8 +20,8 @@ from turnout.wire import histories as wire
 class HistoryEvent(Plain):
     """One event of a history, numbered from 1.
 
-    `kind`: what happened, such as `started`, `signal`, `activity`, `done`, `timer`, `completed`. `name` is that of the
-    signal, activity or child, `id` the command's. `task` is the number of the record that it stands in, `node` who
+    `kind`: what happened, such as `started`, `signal`, `ask_activity`, `done`, `timer`, `completed`. `name` is that of
+    the signal, activity or child, `id` the command's. `task` is the number of the record that it stands in, `node` who
     wrote that.
     """
 
