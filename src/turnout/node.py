@@ -106,9 +106,7 @@ class Worker:
         pin: bool = False,
         verify: float = 0.0,
     ) -> None:
-        slots: object = concurrency
-        if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 100_000:
-            raise InvalidValue(f"concurrency must be an integer from 1 to 100000, not {concurrency!r}")
+        slots = _checked_slots(concurrency)
         if not isinstance(hooks, Hooks | None):
             raise DefinitionError(f"hooks must be a turnout.Hooks, not {hooks!r}")
         if redact is not None and not callable(redact):
@@ -127,15 +125,8 @@ class Worker:
         self._pins = pin
         self._verify = _checked_share(verify)
         host = socket.gethostname()
-        node_name = (
-            valid_name(name, "name") if name is not None else re.sub(r"[^A-Za-z0-9_-]", "-", host)[:50] or "node"
-        )
-        if len(node_name) > 57:
-            raise InvalidValue(f"name must be at most 57 characters, so that the node's id is valid: {name!r}")
-        node = new_node(node_name, self._activities, concurrency, host, self._workflows)
-        ttl_s = seconds(liveness_ttl, "liveness_ttl", least=1.0)
-        if ttl_s > MAX_TTL_S:
-            raise InvalidValue(f"liveness_ttl must be at most {MAX_TTL_S:g} s, not {liveness_ttl!r}")
+        node = new_node(_checked_name(name, host), self._activities, slots, host, self._workflows)
+        ttl_s = _checked_ttl(liveness_ttl)
         has = {} if properties is None else checked_properties(properties, "properties")
         own = self._build if self._workflows else ""
         self._node = attrs.evolve(node, ttl=ttl_s, properties=has, build=own, pins=self._pins and bool(own))
@@ -314,6 +305,27 @@ def _address(health: tuple[str, int]) -> tuple[str, int]:
             return host, port
         case _:
             raise InvalidValue(f"health must be an address and a port from 0 to 65535, not {health!r}")
+
+
+def _checked_slots(concurrency: object) -> int:
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 100_000:
+        raise InvalidValue(f"concurrency must be an integer from 1 to 100000, not {concurrency!r}")
+    return concurrency
+
+
+def _checked_name(name: str | None, host: str) -> str:
+    """The name that was given, or one made of the host's."""
+    found = valid_name(name, "name") if name is not None else re.sub(r"[^A-Za-z0-9_-]", "-", host)[:50] or "node"
+    if len(found) > 57:
+        raise InvalidValue(f"name must be at most 57 characters, so that the node's id is valid: {name!r}")
+    return found
+
+
+def _checked_ttl(liveness_ttl: float) -> float:
+    ttl_s = seconds(liveness_ttl, "liveness_ttl", least=1.0)
+    if ttl_s > MAX_TTL_S:
+        raise InvalidValue(f"liveness_ttl must be at most {MAX_TTL_S:g} s, not {liveness_ttl!r}")
+    return ttl_s
 
 
 def _checked_build(build: str) -> str:
