@@ -102,5 +102,5 @@ class Debouncer:
         if isinstance(error, Disconnected):
             raise OutcomeUnknown(f"nobody has said whether job {event.spec.id} has this payload: {error}") from error
         record = (await self._store.registry.load(event.spec.activity, event.spec.id)).record
-        if record is not None and record.token is not None and record.token.nonce == event.nonce:
+        if record is not None and record.is_of(event.nonce):
             raise OutcomeUnknown(f"job {event.spec.id} is stored, but its timer is not: {error}") from error

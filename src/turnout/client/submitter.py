@@ -288,7 +288,7 @@ class Submitter:
             if event.at is not None or isinstance(event, Resubmitted):
                 loaded = await self._store.registry.load(spec.activity, spec.id)
                 record = loaded.record
-                if record is not None and record.token is not None and record.token.nonce == event.nonce:
+                if record is not None and record.is_of(event.nonce):
                     await self._store.registry.delete(record, loaded.revision, record.message)
             elif (spec.expires_at or spec.starts_by) is not None and await self._stored(event):
                 raise OutcomeUnknown(f"job {spec.id} is stored, but the record of its deadline is not: {error}")

@@ -275,7 +275,7 @@ def _start_when_due(record: JobRecord, event: Received) -> Effects:
 
 def _running_already(record: JobRecord, event: Received) -> Effects:
     delivery = event.delivery
-    if record.token is not None and record.token.nonce == event.nonce:
+    if record.is_of(event.nonce):
         return ()  # our own start, stored by a write whose answer was lost
     if record.outside is not None:
         return _outside_already(record, event)

@@ -249,6 +249,10 @@ class JobRecord:
         """How many attempts have begun, with those that do not count: within a generation it never goes back."""
         return self.attempt + self.snoozes
 
+    def is_of(self, nonce: str) -> bool:
+        """Whether this nonce, of an attempt or of a submission, is that of the record's owner."""
+        return self.token is not None and self.token.nonce == nonce
+
     @property
     def life(self) -> str:
         """What a message must say that claims to be this job's next generation."""

@@ -129,12 +129,7 @@ class Executor:
             record = job.record
             if record is not None and spec.generation > record.spec.generation:
                 self._warn_of_generation(delivery, record)
-            if (
-                record is not None
-                and record.token is not None
-                and record.token.nonce == nonce
-                and record.state not in FINAL
-            ):
+            if record is not None and record.token is not None and record.is_of(nonce) and record.state not in FINAL:
                 lease.started(record.token, job.revision)
                 tracing.started(record)
                 reach("execute.started")
