@@ -96,24 +96,8 @@ def _unbounded(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
         "discard": "new",
     }
     return [
-        {
-            **common,
-            "name": names.alarms,
-            "description": "turnout: messages whose deliveries ran out",
-            "subjects": [max_deliveries_advisory(names.work), max_deliveries_advisory(names.work, "MSG_TERMINATED")],
-            "retention": "limits",
-            "max_age": int(options.alarm_days * _DAY),
-            "allow_direct": True,
-        },
-        {
-            **common,
-            "name": names.faults,
-            "description": "turnout: dead letters",
-            "subjects": [f"{names.ns}.faults.>"],
-            "retention": "limits",
-            "max_age": int(options.fault_days * _DAY),
-            "allow_direct": True,
-        },
+        _alarms(names, options, common),
+        _faults(names, options, common),
         _logs(names, options, common),
         _completions(names, options, common),
         {**bucket, **_jobs(names)},
@@ -123,22 +107,50 @@ def _unbounded(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
         ),
         _limits(names, common),
         _payloads(names, common),
-        {
-            **common,
-            "name": names.work,
-            "description": "turnout: a message is a job",
-            "subjects": [f"{names.ns}.jobs.*", f"{names.ns}.jobs.*.*", f"{names.ns}.timers.>", f"{names.ns}.parked.>"],
-            # Schedules rule out `discard: new`, so there is no limit here that could discard a job: bound the account.
-            "retention": "workqueue",
-            "allow_direct": True,
-            "allow_atomic": True,
-            "allow_msg_schedules": True,
-            "allow_msg_ttl": True,
-            "allow_rollup_hdrs": True,
-            "duplicate_window": 120 * _NS,
-        },
+        _work(names, common),
         *_workflows(names, common),
     ]
+
+
+def _alarms(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **common,
+        "name": names.alarms,
+        "description": "turnout: messages whose deliveries ran out",
+        "subjects": [max_deliveries_advisory(names.work), max_deliveries_advisory(names.work, "MSG_TERMINATED")],
+        "retention": "limits",
+        "max_age": int(options.alarm_days * _DAY),
+        "allow_direct": True,
+    }
+
+
+def _faults(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **common,
+        "name": names.faults,
+        "description": "turnout: dead letters",
+        "subjects": [f"{names.ns}.faults.>"],
+        "retention": "limits",
+        "max_age": int(options.fault_days * _DAY),
+        "allow_direct": True,
+    }
+
+
+def _work(names: Names, common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **common,
+        "name": names.work,
+        "description": "turnout: a message is a job",
+        "subjects": [f"{names.ns}.jobs.*", f"{names.ns}.jobs.*.*", f"{names.ns}.timers.>", f"{names.ns}.parked.>"],
+        # Schedules rule out `discard: new`, so there is no limit here that could discard a job: bound the account.
+        "retention": "workqueue",
+        "allow_direct": True,
+        "allow_atomic": True,
+        "allow_msg_schedules": True,
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": True,
+        "duplicate_window": 120 * _NS,
+    }
 
 
 def _workflows(names: Names, common: Mapping[str, Any]) -> list[dict[str, Any]]:
