@@ -39,7 +39,7 @@ def test_a_schedule_from_its_addition_to_its_removal(cli: Cli) -> None:
     assert cli.json("schedule", "show", "nightly")["paused"] is True
     assert "goes on" in cli("schedule", "resume", "nightly").stdout
     cli("schedule", "rm", "nightly")
-    assert "there is no schedule nightly" in cli.error("schedule", "show", "nightly", code=4)
+    assert "there is no schedule nightly in namespace" in cli.error("schedule", "show", "nightly", code=4)
     assert cli.json("schedule", "ls") == []
 
 

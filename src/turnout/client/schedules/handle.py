@@ -115,7 +115,7 @@ class ScheduleHandle:
     async def _load(self) -> tuple[ScheduleRecord, int]:
         kept = await self._store.schedules.load(self.name)
         if kept.record is None:
-            raise ScheduleNotFound(f"there is no schedule {self.name}")
+            raise ScheduleNotFound(f"there is no schedule {self.name} in namespace {self._store.names.ns}")
         return kept.record, kept.revision
 
     async def _change(self, change: Callable[[ScheduleRecord], ScheduleRecord]) -> None:
