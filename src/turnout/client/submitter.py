@@ -134,7 +134,7 @@ class Submitter:
 
     async def _ended(self, activity: str, job_id: str) -> JobRecord | None:
         """The job, whose end is asked for and waited for; None when there is none."""
-        handle: JobHandle[Any] = JobHandle(job_id, activity, self._reader, self._performer, self._store)
+        handle = self._handle(activity, job_id)
         while True:
             limit = asyncio.timeout(_CANCEL_AGAIN_S)
             try:
@@ -152,16 +152,15 @@ class Submitter:
         """Submit many jobs, thousands in flight at a time, and return their ids."""
         refuse_local(ref)
         submission = ref.submission
-        endless = submission.expires_in is None and submission.start_within is None
-        plain = endless and self.at(submission) is None and ids is None
-        if ref.submission.id is not None:
+        if submission.id is not None:
             raise InvalidValue("options(id=...) names one job; give submit_many a list of ids")
-        if ref.submission.debounce is not None:
+        if submission.debounce is not None:
             raise InvalidValue("debounce keeps the last of several payloads; submit that one, with `submit`")
         for text in texts:
             check_size(text, "payload")
-        if not plain:
-            if ids is not None and ref.submission.if_exists != "join":
+        endless = submission.expires_in is None and submission.start_within is None
+        if ids is not None or not endless or self.at(submission) is not None:
+            if ids is not None and submission.if_exists != "join":
                 _no_id_twice(ids)
             return await self._one_by_one(ref, texts, ids)
         job_ids = [new_id() for _ in texts]
@@ -324,9 +323,11 @@ class Submitter:
         return named[0] if named is not None else None
 
     def _taken(self, job_id: str, activity: str) -> JobExists:
-        handle: JobHandle[Any] = JobHandle(job_id, activity, self._reader, self._performer, self._store)
         what = f"job {job_id} exists already (activity {activity}): choose another id"
-        return JobExists(f"{what}, or submit to that activity with {IF_TAKEN}", handle)
+        return JobExists(f"{what}, or submit to that activity with {IF_TAKEN}", self._handle(activity, job_id))
+
+    def _handle(self, activity: str, job_id: str) -> JobHandle[Any]:
+        return JobHandle(job_id, activity, self._reader, self._performer, self._store)
 
     def at(self, submission: Submission) -> float | None:
         """The instant before which it may not run, if it asks for one."""
