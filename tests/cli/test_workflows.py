@@ -221,6 +221,16 @@ def test_wrong_input_is_refused_before_anything_is_stored(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_start_that_nobody_waits_for_says_so(cli: Cli) -> None:
+    """A name that no living node has is remarked, with those that there are; the workflow is started all the same."""
+    done = cli("workflow", "start", "dubled", '{"number": 1}', "--id", "n-1")
+    assert done.stdout.strip() == "n-1"
+    assert "no node has a workflow dubled now" in done.stderr
+    assert "doubled" in done.stderr
+    assert "no node" not in cli("workflow", "start", "doubled", '{"number": 1}', "--id", "n-2").stderr
+
+
+@pytest.mark.usefixtures("worker")
 def test_forks(cli: Cli) -> None:
     """`fork` prints the id of a workflow that shares what was before event N, `retry` that of one that goes on."""
     cli("workflow", "start", "doubled", '{"number": 21}', "--id", "d-1", "--wait")

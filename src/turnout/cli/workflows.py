@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,7 +21,7 @@ from turnout.core.workflows.values import WorkflowState
 from turnout.definition.codec import encode_json
 from turnout.definition.handlers import update_ref
 from turnout.definition.workflow import workflow_ref
-from turnout.errors import InvalidState, WorkflowEnded
+from turnout.errors import InvalidState, TurnoutError, WorkflowEnded
 
 EXITS = {
     WorkflowState.completed: exits.OK,
@@ -37,6 +38,7 @@ def start(name: str, payload: str | None, options: Mapping[str, Any], patience: 
     encode_json(body, "payload")
 
     async def work(s: Session) -> int:
+        await _tell_if_nobody_does(s, name)
         handle = await s.client.start(ref, body)
         if patience.waits:
             wait.begins("workflow", handle.id)
@@ -46,6 +48,16 @@ def start(name: str, payload: str | None, options: Mapping[str, Any], patience: 
 
     with waiting.interruptible() as wait:
         return run_traced(work)
+
+
+async def _tell_if_nobody_does(s: Session, name: str) -> None:
+    """Remark that no node has the workflow, as is done for the activity of a job: its name may be misspelt."""
+    with contextlib.suppress(TurnoutError):  # a mere remark: whoever may start need not be allowed to look around
+        nodes = await s.client.nodes()
+        known = sorted({each for node in nodes for each in node.workflows})
+        if name not in known:
+            others = f" (there are {', '.join(known)})" if known else ""
+            output.note(f"no node has a workflow {name} now{others}: it waits until one does")
 
 
 async def ls(s: Session, filters: Mapping[str, Any], limit: int) -> int:
