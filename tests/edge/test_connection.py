@@ -33,7 +33,7 @@ from turnout.nats.connection import (
 )
 from turnout.testing.server import NatsServer
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 PRIVATE_NAMES = [
     *("_select_next_server", "_connect_to_server", "_process_info"),
     *("_server_pool", "_current_server", "_server_info", "_max_payload", "_status"),
@@ -595,6 +595,26 @@ async def test_close_ends_the_reconnect_where_its_cancel_is_lost(
         await connection.close()
     with pytest.raises(Disconnected, match="closed"):
         await connection.request("x")
+
+
+async def test_a_cancel_of_a_connect_that_fails_at_that_moment_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is cancelled while it connects is cancelled, and does not go on with a refusal."""
+    dialling = asyncio.Event()
+
+    async def refused(*_: Any, **__: Any) -> Any:
+        dialling.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise ConnectionRefusedError from None
+
+    monkeypatch.setattr(TcpTransport, "connect", refused)
+    connecting = asyncio.create_task(Connection.open(ConnectOptions(servers=("nats://127.0.0.1:1",)), name="test"))
+    async with asyncio.timeout(PATIENCE_S):
+        await dialling.wait()
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
 
 
 async def test_storing_goes_on_over_cuts(connect: Connect, proxy: Proxy, stream: str) -> None:

@@ -229,13 +229,9 @@ class Connection:
         self._on_down.tell()
 
     async def _reconnect(self) -> None:
-        """Dial until it works. Jitter keeps a thousand workers from arriving at a restarted server all at once.
-
-        `close` cancels this, and the cancel may be lost: `asyncio.wait_for`, by which nats-py connects, drops one that
-        comes in the turn of the loop in which the connect has failed (Python 3.11).
-        """
+        """Dial until it works. Jitter keeps a thousand workers from arriving at a restarted server all at once."""
         wait_s, failures = self._options.reconnect_wait_s, 0
-        while not self._closing:
+        while True:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))
             try:
                 link = await self._dial(self._options.connect_timeout_s)

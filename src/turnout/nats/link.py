@@ -15,7 +15,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -145,8 +145,9 @@ class Link:
         try:
             arguments: dict[str, Any] = {**_arguments(server, options, name), "connect_timeout": timeout_s}
             client.require_tls = options.tls is not None or options.tls_first or urlsplit(server).scheme == "tls"
-            async with asyncio.timeout(timeout_s):
-                await client.connect(**arguments)
+            with _cancellable():
+                async with asyncio.timeout(timeout_s):
+                    await client.connect(**arguments)
             if client.closed_by_server:
                 raise nats.errors.UnexpectedEOF
         except BaseException as error:
@@ -403,6 +404,21 @@ def _login(server: str, options: ConnectOptions) -> tuple[str | None, str | None
         if url.username is not None:
             return None, None, unquote(url.username)
     return None, None, None
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Cancels what is in it, though it ends at that moment.
+
+    `asyncio.wait_for`, by which nats-py connects, drops a cancel then, before Python 3.12.
+    """
+    task = asyncio.current_task()
+    asked_before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > asked_before:
+            raise asyncio.CancelledError
 
 
 async def _silent(_: Exception) -> None:
