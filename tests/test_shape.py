@@ -19,6 +19,8 @@ SOURCE = ROOT / "src" / "turnout"
 MODULE_CODE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 MAKE_TARGETS_MAX = 8
+PATIENCE_MIN_S = 30.0
+MEANT_TO_END_S = 1.0
 
 MODULES = sorted(SOURCE.rglob("*.py"))
 
@@ -218,6 +220,17 @@ def test_every_test_says_what_it_proves() -> None:
         if not ast.get_docstring(function, clean=False)
     ]
     assert not silent
+
+
+def test_no_test_loses_patience_on_a_slow_machine() -> None:
+    """Who waits for a result waits half a minute at least, which costs only who fails; or expects none, within 1 s."""
+    hasty = [
+        f"{named(path)}: {found[0]}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for found in re.finditer(r"\.results?\(timeout=([\d.]+)\)", path.read_text())
+        if MEANT_TO_END_S < float(found[1]) < PATIENCE_MIN_S
+    ]
+    assert not hasty
 
 
 def test_make_help_fits_a_glance() -> None:

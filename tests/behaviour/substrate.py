@@ -285,7 +285,7 @@ class Real(Spoken):
         self._socket.close()
 
     def _connect(self) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", self._server.port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", self._server.port), timeout=30)
         self._lines = self._socket.makefile("rb")
         self._lines.readline()
         self._write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\n')

@@ -87,7 +87,7 @@ class Cli:
         """The job as soon as it is so."""
 
         async def watch() -> JobInfo:
-            async with Client.connect(self.url, namespace=self.namespace) as client, asyncio.timeout(20):
+            async with Client.connect(self.url, namespace=self.namespace) as client, asyncio.timeout(30):
                 async for info in client.job(job_id).watch():
                     if reached(info):
                         return info

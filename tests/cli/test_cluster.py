@@ -204,7 +204,7 @@ def test_doctor_sees_workflows_that_are_stuck_or_wait_for_a_worker(cli: Cli) -> 
         assert (stuck["verdict"], stuck["found"]) == ("wrong", "1 workflow of broken stuck: b-1")
         assert "workflow show b-1" in stuck["remedy"]
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(30) == 0
     raw_publish(cli.url, f"{cli.namespace}.workflows.nobody", b"{}")
     found = {each["found"] for each in checks(cli, 1)["workflows"]}
     assert found >= {f"1 workflow of {name} not ended, and no node works on it" for name in ("listening", "nobody")}
@@ -238,7 +238,7 @@ async def swallow(url: str, namespace: str, activity: str) -> None:
         await connection.subscribe("_INBOX.swallow", lambda _: heard.set())
         connection.send(f"$JS.API.CONSUMER.MSG.NEXT.{base}", b'{"batch": 1}', reply="_INBOX.swallow")
         await heard.wait()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while (await connection.api(f"CONSUMER.INFO.{base}"))["num_ack_pending"]:
                 await asyncio.sleep(0.05)
     finally:

@@ -66,7 +66,7 @@ def until_ready(port: int, status: int) -> str:
     """What /readyz says when it has this status."""
     text = ""
     for _ in range(200):
-        line = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         line.request("GET", "/readyz")
         answer = line.getresponse()
         text = answer.read().decode()

@@ -33,7 +33,7 @@ class Health:
         self.port = port
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path)
             answer = connection.getresponse()
@@ -78,7 +78,7 @@ def test_slow_connections_keep_nobody_from_asking(cli: Cli) -> None:
     with healthy(cli) as (_, health), contextlib.ExitStack() as held:
         for _ in range(3):
             for _ in range(100):
-                line = held.enter_context(socket.create_connection(("127.0.0.1", health.port), timeout=5))
+                line = held.enter_context(socket.create_connection(("127.0.0.1", health.port), timeout=30))
                 line.sendall(b"GET /livez")
             assert health.get("/livez") == (200, "ok\n")
 

@@ -101,7 +101,7 @@ def survivor(server: NatsServer) -> Iterator[Scraped]:
             assert job_id not in page.text
         yield page
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(30) == 0
 
 
 def test_the_survivor_counts_the_lost_attempt(survivor: Scraped) -> None:
@@ -185,7 +185,7 @@ def test_a_lone_supervisor_tells_the_queues(cli: Cli) -> None:
     with cli.process("worker", "metered", "-o", "json") as worker:
         first_document(worker)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait(30) == 0
     for number in range(3):
         cli("job", "submit", "add", json.dumps({"a": number}))
     with cli.process("supervisor", "--health-port", "127.0.0.1:0", "-o", "json") as supervisor:
@@ -197,7 +197,7 @@ def test_a_lone_supervisor_tells_the_queues(cli: Cli) -> None:
         assert (scrape(health).value("queue_oldest_age_seconds", activity="add") or 0) > 0
         assert "/metrics" in health.get("/")[1]
         supervisor.send_signal(signal.SIGTERM)
-        assert supervisor.wait(20) == 0
+        assert supervisor.wait(30) == 0
 
 
 # --- sent -------------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_metrics_reach_a_collector(cli: Cli) -> None:
             until(lambda: "turnout.node.slots" in sent(receiver))
             cli("job", "submit", "add", '{"a": 1}', "--wait")
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(20) == 0
+            assert worker.wait(30) == 0
         found = sent(receiver)
         assert set(found) >= {"turnout.jobs.completed", "turnout.attempt.duration", "turnout.event_loop.lag"}
         completed = [
@@ -277,7 +277,7 @@ def test_a_collector_in_trouble_holds_nobody_up(cli: Cli) -> None:
         for each in troubled:
             _, log = each.worker.communicate(timeout=30)
             assert each.worker.returncode == 0, each.answer
-            assert time.monotonic() - begun_at < 10
+            assert time.monotonic() - begun_at < 25
             warnings = [line for line in log.splitlines() if " WARNING " in line or " ERROR " in line]
             warnings = [line for line in warnings if "event loop has been blocked" not in line]  # by a busy machine
             assert len(warnings) == 1, f"{each.answer}: {log}"

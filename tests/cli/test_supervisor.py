@@ -23,6 +23,6 @@ async def test_it_looks_after_jobs_that_no_worker_takes(cli: Cli) -> None:
 
             await until(on_record, within_s=60)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=30) == 0
         with pytest.raises(JobFaulted, match="expired"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)

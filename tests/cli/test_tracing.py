@@ -39,7 +39,7 @@ def test_spans_go_over_http_and_none_is_left_behind(cli: Cli) -> None:
             first_document(worker)
             info = cli.json("job", "submit", "add", '{"a": 1}', "--wait", env=env)
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(10) == 0
+            assert worker.wait(30) == 0
         assert {(span.name, span.service, span.trace_id) for span in collector.spans} == {
             ("submit add", "turnout-cli", info["trace_id"]),
             ("run add", "turnout-worker", info["trace_id"]),
@@ -66,7 +66,7 @@ def test_what_is_left_is_sent_at_a_stop_and_at_an_abort(cli: Cli, orders: list[s
             for order in orders:
                 worker.send_signal(order)
                 assert any("SIG" in line for line in worker.stderr)  # two that come at once are one to the kernel
-            assert worker.wait(10) == 0
+            assert worker.wait(30) == 0
         [span] = [span for span in collector.spans if span.name == "run checkpointed"]
         assert span.attributes["turnout.attempt.outcome"] == "aborted"
         assert not span.error
@@ -80,7 +80,7 @@ def test_spans_of_child_processes_are_in_the_trace(cli: Cli) -> None:
             first_document(worker)
             info = cli.json("job", "submit", "spanning", "{}", "--wait")
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(10) == 0
+            assert worker.wait(30) == 0
         spans = {span.name: span for span in collector.spans}
     inside, attempt = spans["inside"], spans["run spanning"]
     assert (inside.span_id, inside.parent_id, inside.trace_id) == (info["result"], attempt.span_id, info["trace_id"])
@@ -107,7 +107,7 @@ def test_children_do_not_repeat_what_the_worker_has_told(cli: Cli) -> None:
         for job_id in others:
             cli("job", "result", job_id)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait(30) == 0
         said = worker.stderr.read()
     assert 1 <= said.count("cannot be sent") <= 2, said
 
@@ -132,7 +132,7 @@ def test_a_collector_in_trouble_costs_no_job_and_one_warning(cli: Cli) -> None:
         for each in troubled:
             each.worker.send_signal(signal.SIGTERM)
         for each in troubled:
-            assert each.worker.wait(10) == 0, each.answer
+            assert each.worker.wait(30) == 0, each.answer
             said = each.worker.stderr.read()
             told = [line for line in said.splitlines() if "cannot be sent" in line]
             assert len(told) == 1, f"{each.answer}: {said}"

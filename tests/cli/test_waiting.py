@@ -49,7 +49,7 @@ async def until_somebody_listens(port: int, subject: str) -> None:
     """Until somebody hears what is told of this job. Supervisors may hear what is told of any."""
 
     async def heard() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/connz?subs=1", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/connz?subs=1", timeout=30) as answer:
             told = json.load(answer)
         return any(subject in each.get("subscriptions_list", ()) for each in told["connections"])
 

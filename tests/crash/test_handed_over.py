@@ -52,7 +52,7 @@ async def pair(
         await until(lambda: leads(client, survivor))
         victim = await fleet.start("victim", url=victims_url)
     for handle in await client.submit_many(quick, [{"n": n} for n in range(20)]):
-        await handle.result(timeout=20)  # an ack floor of 0 would make a NAK easier than it is
+        await handle.result(timeout=30)  # an ack floor of 0 would make a NAK easier than it is
     await sure_of_itself(fleet)
     return victim, survivor
 
@@ -145,7 +145,7 @@ async def test_what_a_frozen_node_ran_is_not_swallowed_by_it(
         path = str(tmp_path / f"steps-{len(fleet.processes)}")
         victim = await fleet.start("victim")
         for handle in await turnout_client.submit_many(steps, [{"path": path, "count": 1}] * 20):
-            await handle.result(timeout=20)  # an ack floor of 0 would make a NAK easier than it is
+            await handle.result(timeout=30)  # an ack floor of 0 would make a NAK easier than it is
         held = await turnout_client.submit_many(steps, [{"path": path, "count": 100_000}] * 8)
         await until(all_are(held, "running"))
         await fleet.start("survivor")

@@ -22,7 +22,7 @@ async def test_a_local_activity_survives_its_worker(fleet: Fleet, turnout_client
     async def stays() -> bool:
         return [each.name for each in (await handle.info()).waiting] == ["note_and_stay"]
 
-    await until(stays, 20)
+    await until(stays)
     await first.kill()
     for number in range(2):
         await fleet.start(f"w{number}")

@@ -119,7 +119,7 @@ async def test_a_zombie_changes_nothing(turnout_client: Client, fleet: Fleet, tm
     await until(told, within_s=30)
     assert (await handle.info()).node == second
     gate.write_text("open")
-    assert await handle.result(timeout=20) == second
+    assert await handle.result(timeout=30) == second
     final = await handle.info()
     assert [a.outcome for a in final.attempts] == ["lost", "completed"]
 

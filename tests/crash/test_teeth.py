@@ -94,7 +94,7 @@ async def wakes_up_overtaken(s: Scene, mutant: str) -> None:
         return notes.exists() and "lease_lost" in notes.read_text()
 
     try:
-        await until(told, 15)
+        await until(told)
     except TimeoutError as error:
         raise Damage("code that nobody wants any more runs on") from error
 

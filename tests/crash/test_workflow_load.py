@@ -142,7 +142,7 @@ async def test_timers_that_are_due_while_nothing_lives(fleet: Fleet, turnout_cli
         infos = await asyncio.gather(*(handle.info() for handle in handles))
         return all([each.kind for each in info.waiting] == ["timer"] for info in infos)
 
-    await until(asleep, 20)
+    await until(asleep)
     await first.kill()
     await asyncio.sleep(5.0)  # the last timer is due by now
     assert (await turnout_client.count_workflows())[WorkflowState.running] == len(handles)

@@ -64,9 +64,9 @@ async def test_a_job_comes_by_these_stops(turnout_client: Client, turnout_worker
     no stop names."""
     *way, _ = stops()
     async with turnout_worker(add):
-        await (await turnout_client.submit(add, 1, 2)).result(timeout=20)  # what happens once has happened
+        await (await turnout_client.submit(add, 1, 2)).result(timeout=30)  # what happens once has happened
         with traced() as files:
-            assert await (await turnout_client.submit(add, 1, 2)).result(timeout=20) == 3
+            assert await (await turnout_client.submit(add, 1, 2)).result(timeout=30) == 3
     named = {file for stop in way for file in stop}
     assert named <= set(files)
     assert {file for file in files if file.startswith(("client/", "worker/"))} <= named | BESIDE

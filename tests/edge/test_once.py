@@ -36,7 +36,7 @@ async def test_what_was_stored_before_its_answer_got_lost_is_our_own(
         assert not stored.done()
         proxy.cut()
         proxy.unblock()
-        await asyncio.wait_for(stored, 20)
+        await asyncio.wait_for(stored, 30)
         assert await arrived()
 
 

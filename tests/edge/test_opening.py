@@ -263,7 +263,7 @@ async def test_certificates_are_read_at_each_connect(tmp_path: Path, certificate
         secure.kill()
         make_certificate(shutil.which("openssl") or "openssl", tmp_path)
         await asyncio.to_thread(secure.start)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await up.wait()
         await connection.close()
         (tmp_path / "cert.pem").write_text("half of")
@@ -322,7 +322,7 @@ async def test_the_servers_are_what_the_cluster_said_last(server: NatsServer) ->
             assert connection.servers == (*given, joined.url)
             up = asyncio.Event()
             connection.on_up(up.set)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await up.wait()
         assert connection.servers == (joined.url, *given)
         await connection.close()

@@ -45,7 +45,7 @@ async def test_a_message_that_looks_like_a_notice_ends_nothing(
 ) -> None:
     """Somebody may publish a header block with a status, as only the server should: what lies behind it is read."""
     address = urlsplit(server.url)
-    with socket.create_connection((address.hostname, address.port or 4222), timeout=10) as raw:
+    with socket.create_connection((address.hostname, address.port or 4222), timeout=30) as raw:
         block = b"NATS/1.0 404 Message Not Found\r\na: b\r\n\r\n"
         raw.sendall(b'CONNECT {"headers":true,"verbose":false}\r\n')
         raw.sendall(b"HPUB %s.evil %d %d\r\n%s\r\nPING\r\n" % (stream.encode(), len(block), len(block), block))
@@ -153,7 +153,7 @@ async def test_a_page_that_does_not_come(connect: Connect, proxy: Proxy, stream:
     with pytest.raises((RequestTimeout, Disconnected)):
         await connection.ask_page(f"$JS.API.DIRECT.GET.{stream}", BODY, timeout_s=0.1)
     proxy.unblock()
-    await connection.wait_up(timeout_s=10)
+    await connection.wait_up(timeout_s=30)
     waiting = connection.ask_page("nobody.answers.at.once", BODY)
     proxy.block(up=False)
     proxy.cut()

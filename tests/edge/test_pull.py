@@ -13,6 +13,7 @@ from turnout.nats.pull import Puller, Room, Source
 from turnout.nats.stream import Stream, nak
 from turnout.testing import NatsServer
 
+ACK_WAIT_NS = 120_000_000_000
 LIMITED = """
 authorization: {
   users: [
@@ -57,7 +58,7 @@ class Pulled:
         return all_there
 
     async def _ensure(self, update: bool) -> None:
-        config = {"durable_name": "c", "name": "c", "ack_policy": "explicit", "max_deliver": 2}
+        config = {"durable_name": "c", "name": "c", "ack_policy": "explicit", "ack_wait": ACK_WAIT_NS, "max_deliver": 2}
         await self._connection.api(
             f"CONSUMER.CREATE.{self.stream}.c", {"stream_name": self.stream, "config": config, "action": ""}
         )
@@ -160,7 +161,7 @@ async def test_what_is_removed_costs_no_other_its_redelivery(connection: Connect
         await until(pulled.came(2))
         await Stream(connection, stream).remove_all(f"{stream}.second")
         connection.send(pulled.messages[0].reply, nak())
-        await until(pulled.came(3), within_s=15)  # its ack wait is 30 s
+        await until(pulled.came(3), within_s=60)  # its ack wait is two minutes
         assert pulled.messages[2].subject == f"{stream}.first"
         assert (await connection.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == 1
 

@@ -90,8 +90,8 @@ async def test_no_headers_at_all(publish: Publish, turnout_client: Client, turno
     assert len(queued.trace_id) == 32
     assert int(queued.trace_id, 16)
     async with turnout_worker(greet):
-        assert await turnout_client.job(queued.id).result(timeout=10) == "hello ann"
-        assert await turnout_client.job(queued.id, greet).result(timeout=10) == "hello ann"
+        assert await turnout_client.job(queued.id).result(timeout=30) == "hello ann"
+        assert await turnout_client.job(queued.id, greet).result(timeout=30) == "hello ann"
     info = await turnout_client.job(queued.id).info()
     assert (info.id, info.attempt, info.payload) == (queued.id, 1, {"name": "ann"})
     assert (info.trace_id, info.submitted_at) == (queued.trace_id, queued.submitted_at)
@@ -137,10 +137,10 @@ async def test_the_message_id_is_the_jobs_id(
     assert (await turnout_client.job("ferry-7").info()).state == "queued"
     publish("greet", '{"name": "ann"}', {"Nats-Msg-Id": "ferry-7"})
     async with turnout_worker(greet):
-        assert await turnout_client.job("ferry-7").result(timeout=10) == "hello ann"
+        assert await turnout_client.job("ferry-7").result(timeout=30) == "hello ann"
         publish("greet", '{"name": "ann"}', {"Nats-Msg-Id": "ferry-7"})
         marker = await turnout_client.submit(greet, "last")
-        await marker.result(timeout=10)
+        await marker.result(timeout=30)
     assert (await turnout_client.job("ferry-7").info()).attempt == 1
     assert sum((await turnout_client.count()).values()) == 2
 
@@ -206,7 +206,7 @@ async def test_an_invalid_payload_faults_at_once(
         publish("greet", body)
         info = await ended(turnout_client)
         with pytest.raises(JobFaulted) as caught:
-            await turnout_client.job(info.id).result(timeout=10)
+            await turnout_client.job(info.id).result(timeout=30)
     assert (info.state, info.attempt <= 1) == ("faulted", True)
     assert info.error is not None
     for word in named:
@@ -235,7 +235,7 @@ async def test_what_is_nested_too_deeply_shows_as_text(
     assert all(isinstance(fault.payload, str) for fault in [each async for each in turnout_client.faults()])
     for info in infos:
         with pytest.raises(JobFaulted):
-            await turnout_client.job(info.id).result(timeout=5)
+            await turnout_client.job(info.id).result(timeout=30)
 
 
 async def test_a_number_of_any_size_shows_as_it_is(publish: Publish, turnout_client: Client) -> None:
@@ -327,7 +327,7 @@ async def test_a_huge_queued_body_can_be_cancelled_and_retried(
     assert (await handle.info()).state == "cancelled"
     await handle.retry()
     async with turnout_worker(size):
-        assert await handle.result(timeout=10) == 900_000
+        assert await handle.result(timeout=30) == 900_000
 
 
 async def test_headers_of_the_publishers_own_are_no_options(
@@ -337,6 +337,6 @@ async def test_headers_of_the_publishers_own_are_no_options(
     async with turnout_worker(greet):
         publish("greet", '{"name": "ann"}', {"Turnout-Options": "{no json", "Nats-Msg-Id": "bad"})
         with pytest.raises(JobFaulted, match="Turnout-Options"):
-            await turnout_client.job((await the_job(turnout_client)).id).result(timeout=10)
+            await turnout_client.job((await the_job(turnout_client)).id).result(timeout=30)
         good = await turnout_client.submit(greet, "bob")
-        assert await good.result(timeout=10) == "hello bob"
+        assert await good.result(timeout=30) == "hello bob"

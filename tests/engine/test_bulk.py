@@ -81,13 +81,13 @@ async def test_retrying_and_deleting_what_matches(turnout_client: Client, turnou
     """Faulted jobs are retried by their error, and ended ones deleted by their state; the numbers are those of jobs."""
     async with turnout_worker(fail):
         handles = await turnout_client.submit_many(fail, [{"kind": "fatal"}] * 3 + [{"kind": "key"}] * 2)
-        await asyncio.gather(*(handle.result(timeout=20) for handle in handles), return_exceptions=True)
+        await asyncio.gather(*(handle.result(timeout=30) for handle in handles), return_exceptions=True)
         errors = [info.error.type async for info in turnout_client.jobs(error=Fatal) if info.error is not None]
         assert errors == ["Fatal"] * 3
         assert (await turnout_client.count(error="_Missing"))[JobState.faulted] == 2
         fixed.set()
         assert await turnout_client.retry_jobs(error=Fatal, since=timedelta(hours=1)) == 3
-        assert {await handle.result(timeout=20) for handle in handles[:3]} == {"fixed"}
+        assert {await handle.result(timeout=30) for handle in handles[:3]} == {"fixed"}
         assert await turnout_client.retry_jobs(state="cancelled", activity=fail) == 0
     assert await turnout_client.delete_jobs(state="completed", activity="fail") == 3
     assert (await turnout_client.count())[JobState.completed] == 0

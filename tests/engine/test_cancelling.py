@@ -102,8 +102,8 @@ async def reached(handle: JobHandle[Any], state: str) -> JobInfo:
 async def never_ran(client: Client, workers: WorkerFactory, handle: JobHandle[Any]) -> JobInfo:
     """A worker that comes now runs other jobs, and not this one."""
     async with workers(note):
-        await (await client.submit(note)).result(timeout=10)
-        await (await client.submit(note)).result(timeout=10)
+        await (await client.submit(note)).result(timeout=30)
+        await (await client.submit(note)).result(timeout=30)
     assert handle.id not in seen
     return await handle.info()
 
@@ -142,7 +142,7 @@ async def test_queued_by_client(turnout_client: Client, turnout_worker: WorkerFa
     info = await never_ran(turnout_client, turnout_worker, handle)
     assert (info.state, info.attempt, info.attempts) == ("cancelled", 0, [])
     with pytest.raises(JobCancelled, match="changed my mind") as caught:
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
     assert caught.value.info == info
 
 
@@ -164,7 +164,7 @@ async def test_queued_bare(
     info = await never_ran(turnout_client, turnout_worker, handle)
     assert (info.state, info.attempt) == ("cancelled", 0)
     for neighbour in ("before", "after"):
-        assert await turnout_client.job(neighbour).result(timeout=10) == "ran"
+        assert await turnout_client.job(neighbour).result(timeout=30) == "ran"
 
 
 async def test_retrying(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -192,7 +192,7 @@ async def test_running(turnout_client: Client, turnout_worker: WorkerFactory) ->
             began = time.monotonic()
             await handle.cancel("tea time")
             with pytest.raises(JobCancelled, match="tea time"):
-                await handle.result(timeout=10)
+                await handle.result(timeout=30)
             heard = seen[handle.id]
             assert heard["reason"] == "cancelled: tea time"
             assert heard["cleaned"]
@@ -210,7 +210,7 @@ async def test_running_without_a_reason(turnout_client: Client, turnout_worker: 
         await reached(handle, "running")
         await handle.cancel()
         with pytest.raises(JobCancelled):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     assert seen[handle.id]["reason"].startswith("cancelled")
 
 
@@ -224,7 +224,7 @@ async def test_any_reason_is_a_cancel(turnout_client: Client, turnout_worker: Wo
         await reached(handle, "running")
         await handle.cancel(reason)
         with pytest.raises(JobCancelled):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         assert (await handle.info()).attempts[0].outcome == "cancelled"
     assert seen[handle.id]["reason"].startswith("cancelled")
 
@@ -244,7 +244,7 @@ async def test_a_result_after_the_request_counts(turnout_client: Client, turnout
         handle = await turnout_client.submit(finish_anyway)
         await reached(handle, "running")
         await handle.cancel("too late")
-        assert await handle.result(timeout=10) == "finished"
+        assert await handle.result(timeout=30) == "finished"
         info = await handle.info()
     assert (info.state, info.attempts[0].outcome) == ("completed", "completed")
 
@@ -282,7 +282,7 @@ async def test_an_ended_job(turnout_client: Client, turnout_worker: WorkerFactor
     """Cancelling what has completed or faulted does nothing."""
     async with turnout_worker(note, count_up):
         completed = await turnout_client.submit(note)
-        await completed.result(timeout=10)
+        await completed.result(timeout=30)
         faulted = await turnout_client.submit(count_up, 99)
         await reached(faulted, "faulted")
         for handle in (completed, faulted):
@@ -318,7 +318,7 @@ async def test_retry_of_a_faulted_job(turnout_client: Client, turnout_worker: Wo
         assert (first.attempt, first.failures, first.generation) == (2, 2, 1)
         await handle.retry()
         assert not (await handle.info()).state.final or (await handle.info()).generation == 2
-        assert await handle.result(timeout=10) == [4, {"attempt": 3}]
+        assert await handle.result(timeout=30) == [4, {"attempt": 3}]
         info = await handle.info()
     assert (info.id, info.state, info.attempt, info.generation, info.failures) == ("again", "completed", 4, 2, 1)
     assert [(attempt.number, attempt.outcome) for attempt in info.attempts] == [
@@ -358,8 +358,8 @@ async def test_retry_of_cancelled_jobs(turnout_client: Client, turnout_worker: W
         info = await handle.info()
         assert (info.state, info.generation, info.reason) == ("queued", 2, None)
     async with turnout_worker(note, hold):
-        assert await scheduled.result(timeout=10) == "ran"
-        assert await queued.result(timeout=10) == "ran"
+        assert await scheduled.result(timeout=30) == "ran"
+        assert await queued.result(timeout=30) == "ran"
         running = await turnout_client.submit(hold)
         await reached(running, "running")
         await running.cancel("second")
@@ -392,7 +392,7 @@ async def test_retry_of_bare_jobs(
     async with turnout_worker(count_up):
         assert (await reached(handle, "faulted")).generation == 2
         await handle.retry()
-        assert await handle.result(timeout=10) == [3, {"attempt": 2}]
+        assert await handle.result(timeout=30) == [3, {"attempt": 2}]
         info = await handle.info()
     assert (info.id, info.generation, info.attempt) == (job_id, 3, 3)
     assert (await turnout_client.count())[JobState.completed] == 2
@@ -404,7 +404,7 @@ async def test_retry_of_what_has_not_failed(turnout_client: Client, turnout_work
     with pytest.raises(InvalidState, match="queued"):
         await queued.retry()
     async with turnout_worker(note, hold):
-        await queued.result(timeout=10)
+        await queued.result(timeout=30)
         before = await queued.info()
         with pytest.raises(InvalidState, match="completed"):
             await queued.retry()
@@ -425,7 +425,7 @@ async def test_retries_at_once(turnout_client: Client, turnout_worker: WorkerFac
     assert {type(outcome) for outcome in outcomes} <= {type(None), InvalidState}
     assert await messages(turnout_client) == 1
     async with turnout_worker(count_up):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         info = await handle.info()
         assert (info.generation, info.attempt, info.state) == (2, 3, "completed")
 
@@ -458,7 +458,7 @@ async def test_delete(turnout_client: Client, turnout_worker: WorkerFactory) -> 
     with pytest.raises(InvalidState, match="queued"):
         await handle.delete()
     async with turnout_worker(note):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         await handle.delete()
     for ask in (handle.info, handle.result, handle.delete, turnout_client.job("gone").info):
         with pytest.raises(JobNotFound):
@@ -483,7 +483,7 @@ async def test_delete_then_submit_again_at_once(
             assert info.failures <= 2
             await handle.delete()
         delayed = await turnout_client.submit(note.options(id="phoenix", delay=0.1))
-        assert await delayed.result(timeout=10) == "ran"
+        assert await delayed.result(timeout=30) == "ran"
 
 
 async def ended(handle: JobHandle[Any]) -> JobInfo | None:
@@ -497,7 +497,7 @@ async def test_each_life_of_an_id_has_its_letter(turnout_client: Client, turnout
         for succeed_from in (98, 99):
             handle = await turnout_client.submit(count_up.options(id="phoenix"), succeed_from)
             with pytest.raises(JobFaulted):
-                await handle.result(timeout=10)
+                await handle.result(timeout=30)
             await handle.delete()
         told = await letters(turnout_client, 2)
     assert sorted(letter.payload["succeed_from"] for letter in told) == [98, 99]

@@ -22,7 +22,7 @@ async def job() -> None:
     pass
 
 
-LEASE_S = 20
+LEASE_S = 120
 OPTIONS = ConsumerOptions(lease=LEASE_S, max_attempts=3, max_lost=3)
 
 
@@ -52,9 +52,9 @@ async def test_what_somebody_was_handed_can_be_given_back(turnout_client: Client
     async with pulls(turnout_client) as pulled:
         for _ in range(3):
             await turnout_client.submit(job)
-            [received] = await pulled.fetch(1, timeout=5)
+            [received] = await pulled.fetch(1, timeout=30)
             await give_back(turnout_client, message_of(received))
-            [again] = await pulled.fetch(1, timeout=5)
+            [again] = await pulled.fetch(1, timeout=30)
             assert message_of(again) == message_of(received)
             await again.ack_sync()
 
@@ -63,10 +63,10 @@ async def test_giving_back_what_waits_for_a_pull_costs_no_delivery(turnout_clien
     """Nor does giving back what was done, or is not there."""
     async with pulls(turnout_client) as pulled:
         await turnout_client.submit(job)
-        [received] = await pulled.fetch(1, timeout=5)
+        [received] = await pulled.fetch(1, timeout=30)
         for _ in range(5):
             await give_back(turnout_client, message_of(received))
-        [again] = await pulled.fetch(1, timeout=5)
+        [again] = await pulled.fetch(1, timeout=30)
         assert again.metadata.num_delivered == 2
         await again.ack_sync()
         for message in (message_of(received), MessageRef(1000, 1)):

@@ -69,7 +69,7 @@ async def test_one_run_with_the_last_payload(turnout_client: Client, turnout_wor
         last = turnout_client.store.connection.now()
     assert len({handle.id for handle in handles}) == 1
     async with turnout_worker(reindex):
-        assert await handles[0].result(timeout=20) == 9
+        assert await handles[0].result(timeout=30) == 9
         info = await handles[0].info()
         assert ran == [(info.id, 9)]
         assert (info.attempt, info.failures, info.payload, info.labels) == (1, 0, {"value": 9}, {"of": "last"})
@@ -78,7 +78,7 @@ async def test_one_run_with_the_last_payload(turnout_client: Client, turnout_wor
 
         again = await turnout_client.submit(ref, "again")
         assert again.id != info.id, "what has begun takes no more"
-        assert await again.result(timeout=20) == "again"
+        assert await again.result(timeout=30) == "again"
 
 
 async def test_keys_and_activities_are_apart(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -94,7 +94,7 @@ async def test_keys_and_activities_are_apart(turnout_client: Client, turnout_wor
     named = activity_ref("reindex").options(debounce=WAIT_S, debounce_key="a")
     assert (await turnout_client.submit(named, {"value": "by name"})).id == first[0].id
     async with turnout_worker(reindex, notify):
-        assert [await handle.result(timeout=20) for handle in first] == ["by name", 1, 2, 3, 4]
+        assert [await handle.result(timeout=30) for handle in first] == ["by name", 1, 2, 3, 4]
     assert len(ran) == 5
 
 
@@ -108,7 +108,7 @@ async def test_many_at_once_from_several_processes(
         [job_id] = {handle.id for handle in await asyncio.gather(*submits)}
         assert (await turnout_client.count())[JobState.scheduled] == 1
         async with turnout_worker(reindex):
-            result = await turnout_client.job(job_id).result(timeout=20)
+            result = await turnout_client.job(job_id).result(timeout=30)
     assert ran == [(job_id, result)]
 
 
@@ -135,7 +135,7 @@ async def test_a_name_without_a_job_gets_one(turnout_client: Client, turnout_wor
     async with turnout_worker(reindex):
         handle = await turnout_client.submit(reindex.options(debounce=WAIT_S, debounce_key="k"), "next")
         assert handle.id == "named"
-        assert await handle.result(timeout=20) == "next"
+        assert await handle.result(timeout=30) == "next"
 
 
 async def test_a_name_is_kept_for_as_long_as_its_job_waits(turnout_client: Client) -> None:
@@ -197,7 +197,7 @@ async def test_large_payloads(turnout_client: Client, turnout_worker: WorkerFact
     await turnout_client.submit(ref, "a" * 100_000)
     handle = await turnout_client.submit(ref, "b" * 100_000)
     async with turnout_worker(reindex):
-        assert await handle.result(timeout=20) == "b" * 100_000
+        assert await handle.result(timeout=30) == "b" * 100_000
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ async def test_errors_are_redacted_before_anybody_sees_them(turnout_client: Clie
     async with Worker(turnout_client, activities=[pay, count, in_process], redact=redact):
         info = await failed(turnout_client, pay, "4111")
         with pytest.raises(JobFaulted) as caught:
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         bad = caught.value.info
         told = await letters(turnout_client, 2)
     assert info.error is not None

@@ -217,7 +217,7 @@ async def test_what_was_let_past_is_a_job_like_any(turnout_client: Client, turno
         await client.submit(serve.options(id="runs"), "few")
     await few[0].cancel("enough")
     with pytest.raises(JobCancelled):
-        await few[0].result(timeout=10)
+        await few[0].result(timeout=30)
     await few[1].set_priority(1)
     await few[2].set_priority(3)
     assert [(await handle.info()).priority for handle in few[1:3]] == [1, 3]
@@ -225,7 +225,7 @@ async def test_what_was_let_past_is_a_job_like_any(turnout_client: Client, turno
     assert {"same", "runs"} <= set(await let_past(client))
     async with turnout_worker(serve):
         await until(lambda: asyncio.sleep(0, len(started) >= 23), within_s=60)
-        assert [await handle.result(timeout=10) for handle in few[1:]] == ["few"] * 3
+        assert [await handle.result(timeout=30) for handle in few[1:]] == ["few"] * 3
 
         async def all_ended() -> bool:
             return (await client.count())[JobState.completed] == 23
@@ -269,7 +269,7 @@ async def test_a_move_that_was_cut_short(
         return [each async for each in store.queue.scan()] == []
 
     async with supervised(client), turnout_worker(serve):
-        assert await client.job("runs").result(timeout=10) == "few"
+        assert await client.job("runs").result(timeout=30) == "few"
         await until(gone, within_s=60)
     assert sorted(started) == ["big", "big", "big", "few"]
     assert (await client.job("cancelled").info()).state is JobState.cancelled

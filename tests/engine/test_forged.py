@@ -145,7 +145,7 @@ async def test_alarms_that_make_no_sense_are_dropped(turnout_client: Client, tur
     handle = await lost_job(turnout_client, 7)
     async with supervised(turnout_client), turnout_worker(job, liveness_ttl=TTL_S):
         assert await handle.result(timeout=40) == 7
-        assert await queued.result(timeout=10) == 1
+        assert await queued.result(timeout=30) == 1
 
         async def none_left() -> bool:
             info = await connection.api(f"STREAM.INFO.{names.alarms}")
@@ -205,7 +205,7 @@ async def test_options_that_no_record_can_carry_fault_at_once(
     async with turnout_worker(length):
         await connection.store(names.jobs("length", "odd"), b"{}", {wire.OPTIONS: options})
         with pytest.raises(JobFaulted, match=said) as caught:
-            await turnout_client.job("odd", length).result(timeout=10)
+            await turnout_client.job("odd", length).result(timeout=30)
     assert (caught.value.info.attempt, caught.value.info.reason) == (0, "invalid")
 
 
@@ -221,10 +221,10 @@ async def test_a_claim_check_names_an_object_of_its_own_job_alone(
     async with turnout_worker(length):
         thief = turnout_client.job("thief", length)
         with pytest.raises(JobFaulted, match="no payload of job thief"):
-            await thief.result(timeout=10)
+            await thief.result(timeout=30)
         assert (await thief.info()).payload in ("", None, {})
         await thief.delete()
-        assert await victim.result(timeout=10) == 100_000
+        assert await victim.result(timeout=30) == 100_000
 
 
 def test_a_submission_asks_for_no_more_than_a_header_may() -> None:
@@ -396,7 +396,7 @@ async def test_an_id_that_is_not_utf8_stops_nobody(
         for n in range(4):
             raw_publish(nats_server.url, turnout_client.store.names.bare("job").encode() + b".\xff%d" % n, b'{"n":1}')
             handle = await turnout_client.submit(job, n)
-            assert await handle.result(timeout=5) == n
+            assert await handle.result(timeout=30) == n
 
         async def all_done() -> bool:
             info = await turnout_client.store.connection.api(f"STREAM.INFO.{turnout_client.store.names.work}")
@@ -418,7 +418,7 @@ async def test_a_generation_from_anybody_changes_nothing(
 
     async with turnout_worker(length):
         ended = await turnout_client.submit(length.options(id="ended"), "abc")
-        assert await ended.result(timeout=10) == 3
+        assert await ended.result(timeout=30) == 3
         await forge("ended", 2)
         await forge("ended", 7)
 
@@ -437,7 +437,7 @@ async def test_a_generation_from_anybody_changes_nothing(
     await cancelled.retry()
     assert (await cancelled.info()).generation == 2
     async with turnout_worker(length):
-        assert await cancelled.result(timeout=10) == 3
+        assert await cancelled.result(timeout=30) == 3
 
 
 async def test_what_is_odd_about_a_limit_is_told_once(

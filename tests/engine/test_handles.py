@@ -79,18 +79,18 @@ async def test_results_are_typed_by_the_activity(turnout_client: Client, turnout
     """A typed handle gives the annotated type, also when made from an id; one by name gives plain JSON."""
     async with turnout_worker(convert, nothing):
         handle = await turnout_client.submit(convert, path="a")
-        assert await handle.result(timeout=10) == Converted("a.webm", 24)
+        assert await handle.result(timeout=30) == Converted("a.webm", 24)
         assert await turnout_client.job(handle.id, convert).result() == Converted("a.webm", 24)
         plain = {"path": "a.webm", "frames": 24}
         assert await turnout_client.job(handle.id).result() == plain
         assert await turnout_client.job(handle.id, "convert").result() == plain
         assert (await handle.info()).result == plain
-        assert await (await turnout_client.submit("convert", path="b")).result(timeout=10) == {
+        assert await (await turnout_client.submit("convert", path="b")).result(timeout=30) == {
             **plain,
             "path": "b.webm",
         }
         done: JobHandle[Any] = await turnout_client.submit(nothing)
-        assert await done.result(timeout=10) is None
+        assert await done.result(timeout=30) is None
     assert handle.activity == "convert"
     assert handle.id in repr(handle)
 
@@ -98,15 +98,15 @@ async def test_results_are_typed_by_the_activity(turnout_client: Client, turnout
 async def test_results_come_at_once_and_to_everybody(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
     """Many may wait for one result, before it is there and after; the wait ends with the job, not with some poll."""
     async with turnout_worker(convert):
-        early = [asyncio.create_task((await turnout_client.submit(convert, "warm")).result(timeout=10))]
+        early = [asyncio.create_task((await turnout_client.submit(convert, "warm")).result(timeout=30))]
         await asyncio.gather(*early)
         took = []
         for _ in range(10):
             began = time.perf_counter()
-            await (await turnout_client.submit(convert, "a")).result(timeout=10)
+            await (await turnout_client.submit(convert, "a")).result(timeout=30)
             took.append(time.perf_counter() - began)
         handle = await turnout_client.submit(convert, "a")
-        results = await asyncio.gather(*(turnout_client.job(handle.id, convert).result(timeout=10) for _ in range(20)))
+        results = await asyncio.gather(*(turnout_client.job(handle.id, convert).result(timeout=30) for _ in range(20)))
     assert set(results) == {Converted("a.webm", 24)}
     assert sorted(took)[5] < 0.25, "the first poll comes after half a second"
 
@@ -123,15 +123,15 @@ async def test_a_result_that_takes_too_long(
     assert not isinstance(caught.value, TurnoutError)
     assert (await handle.info()).state == "queued"
     async with turnout_worker(convert):
-        assert await handle.result(timeout=10) == Converted("a.webm", 24)
-        assert await handle.result(timeout=10) == Converted("a.webm", 24)
+        assert await handle.result(timeout=30) == Converted("a.webm", 24)
+        assert await handle.result(timeout=30) == Converted("a.webm", 24)
 
 
 async def test_a_result_that_is_there_needs_no_time(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
     """With timeout=0 a job that has ended gives its result: the limit is on waiting."""
     async with turnout_worker(convert):
         handle = await turnout_client.submit(convert, "a")
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         assert await handle.result(timeout=0) == Converted("a.webm", 24)
 
 
@@ -154,7 +154,7 @@ async def test_a_wait_can_be_given_up(turnout_client: Client, turnout_worker: Wo
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with turnout_worker(convert):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_a_faulted_job_tells_why(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -162,7 +162,7 @@ async def test_a_faulted_job_tells_why(turnout_client: Client, turnout_worker: W
     async with turnout_worker(fail, give_up):
         handle = await turnout_client.submit(fail, "disk full")
         with pytest.raises(JobFaulted) as caught:
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         assert caught.value.info == await handle.info()
         assert (caught.value.info.state, caught.value.info.attempt, caught.value.info.error.message) == (
             "faulted",
@@ -172,7 +172,7 @@ async def test_a_faulted_job_tells_why(turnout_client: Client, turnout_worker: W
         for part in ("disk full", "ValueError", handle.id):
             assert part in str(caught.value)
         with pytest.raises(JobFaulted, match="no such codec") as caught:
-            await (await turnout_client.submit(give_up)).result(timeout=10)
+            await (await turnout_client.submit(give_up)).result(timeout=30)
         assert caught.value.info.attempt == 1
         assert caught.value.info.error.type == "Fatal"
 
@@ -182,7 +182,7 @@ async def test_a_cancelled_job_tells_why(turnout_client: Client) -> None:
     handle = await turnout_client.submit(convert, "a")
     await handle.cancel("wrong file")
     with pytest.raises(JobCancelled) as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert caught.value.info == await handle.info()
     assert "wrong file" in str(caught.value)
     assert handle.id in str(caught.value)
@@ -208,13 +208,13 @@ async def test_watch_of_a_retried_job_goes_on_to_its_next_end(
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail, "x")
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     await handle.retry()
     watching = asyncio.create_task(last(handle.watch()))
-    waiting = asyncio.create_task(handle.result(timeout=10))
+    waiting = asyncio.create_task(handle.result(timeout=30))
     await asyncio.sleep(0)
     async with turnout_worker(fail):
-        info = await asyncio.wait_for(watching, 10)
+        info = await asyncio.wait_for(watching, 30)
         with pytest.raises(JobFaulted) as caught:
             await waiting
     assert (info.state, info.generation, info.attempt) == ("faulted", 2, 4)
@@ -286,7 +286,7 @@ async def test_clients_are_closed_once_and_for_all(nats_server: NatsServer, turn
     await client.close()
     for ask in (handle.info, handle.result, lambda: client.submit(convert, "b")):
         with pytest.raises((TurnoutError, ConnectionError)):
-            await asyncio.wait_for(ask(), 10)
+            await asyncio.wait_for(ask(), 30)
     async with Client.connect([nats_server.url, "nats://127.0.0.1:1"], namespace=client.namespace) as again:
         assert (await again.job(handle.id).info()).state == "queued"
 
@@ -346,6 +346,6 @@ async def test_enter_and_leave_in_different_tasks(
     worker = Worker(client, activities=[convert])
     await asyncio.create_task(worker.__aenter__())
     handle = await client.submit(convert, "a")
-    assert await asyncio.create_task(handle.result(timeout=10)) == Converted("a.webm", 24)
+    assert await asyncio.create_task(handle.result(timeout=30)) == Converted("a.webm", 24)
     await asyncio.create_task(worker.__aexit__(None, None, None))
     await asyncio.create_task(client.__aexit__(None, None, None))

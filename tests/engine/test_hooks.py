@@ -62,7 +62,7 @@ async def test_a_job_that_fails_once_tells_each_attempt_and_its_end(
 
     async with turnout_worker(second_time):
         handle = await turnout_client.submit(second_time.options(labels={"a": "b"}))
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         expected = ["on_start", "on_failure", "on_start", "on_success"]
         assert await heard.settled(*expected) == expected
     jobs = [job for _, job in heard.calls]
@@ -84,7 +84,7 @@ async def test_a_fault_is_told_after_the_last_failure(turnout_client: Client, tu
     async with turnout_worker(hopeless, hooks=Hooks(**workers.hooks("on_fault", "on_success"))):
         handle = await turnout_client.submit(hopeless)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         assert await heard.settled("on_failure", "on_fault") == ["on_failure", "on_fault"]
         assert await workers.settled("on_fault") == ["on_fault"]
 
@@ -121,7 +121,7 @@ async def test_a_lost_attempt_is_told_by_whoever_counts_it(turnout_client: Clien
     started = Received(delivery=found, node="ghost-1", nonce="n", now=store.connection.now(), rules=Policy(lease=1))
     await Performer(store).apply("work", handle.id, started)
     async with turnout_worker(work, liveness_ttl=2.0):
-        assert await handle.result(timeout=20) == 2
+        assert await handle.result(timeout=30) == 2
         expected = ["on_lost", "on_start", "on_success"]
         assert await heard.settled(*expected) == expected
     assert heard.calls[0][1].losses == 1
@@ -176,7 +176,7 @@ async def test_nothing_that_a_hook_does_matters_to_the_job(
     with caplog.at_level(logging.ERROR, "turnout.worker.hooks"):
         async with turnout_worker(quick):
             handles = [await turnout_client.submit(quick, n) for n in range(5)]
-            assert [await handle.result(timeout=10) for handle in handles] == list(range(5))
+            assert [await handle.result(timeout=30) for handle in handles] == list(range(5))
             took_s = time.monotonic() - began
 
             async def told() -> bool:
@@ -184,7 +184,7 @@ async def test_nothing_that_a_hook_does_matters_to_the_job(
 
             await until(told)
     release.set()
-    assert took_s < 5
+    assert took_s < 20
     assert [(await handle.info()).state for handle in handles] == ["completed"] * 5
 
 
@@ -201,7 +201,7 @@ async def test_hooks_run_to_their_end_when_the_worker_stops(turnout_client: Clie
         pass
 
     async with turnout_worker(quick):
-        await (await turnout_client.submit(quick)).result(timeout=10)
+        await (await turnout_client.submit(quick)).result(timeout=30)
     assert done == ["completed"]
 
 

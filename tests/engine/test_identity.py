@@ -92,7 +92,7 @@ async def test_an_id_that_exists(turnout_client: Client, turnout_worker: WorkerF
             await first.cancel()
         if state == "completed":
             async with turnout_worker(note):
-                await first.result(timeout=10)
+                await first.result(timeout=30)
         before = await first.info()
         assert before.state == state
         with pytest.raises(JobExists, match="one") as caught:
@@ -108,7 +108,7 @@ async def test_join_makes_the_job_when_there_is_none(turnout_client: Client, tur
     """if_exists="join" submits when the id is free, and gives later callers the same typed result."""
     async with turnout_worker(note):
         handles = [await turnout_client.submit(note.options(id="j", if_exists="join"), n) for n in range(3)]
-        assert [await handle.result(timeout=10) for handle in handles] == [0, 0, 0]
+        assert [await handle.result(timeout=30) for handle in handles] == [0, 0, 0]
     assert ran["j"] == [0]
 
 
@@ -134,7 +134,7 @@ async def test_replace_ends_what_is_there_and_begins_anew(
     assert (info.payload, info.attempt, info.labels, info.error, info.result) == ({"end": "new"}, 0, {}, None, None)
     if not before:
         await turnout_worker(any_end)
-    assert await handle.result(timeout=10) == "new"
+    assert await handle.result(timeout=30) == "new"
     info = await handle.info()
     assert (info.attempt, info.generation, info.checkpoint) == (1, 2, None)
     assert [each.outcome for each in info.attempts] == ["completed"]
@@ -150,11 +150,11 @@ async def test_many_replace_at_once(
         ref = note.options(id="last", if_exists="replace")
         submits = [client.submit(ref, n) for n in range(4) for client in (turnout_client, second)]
         handles = await asyncio.gather(*submits)
-        results = {await handle.result(timeout=20) for handle in handles}
+        results = {await handle.result(timeout=30) for handle in handles}
         assert len(results) == 1
         assert ran["last"][-1] in results
         after = await turnout_client.submit(ref, "after")
-        assert await after.result(timeout=10) == "after"
+        assert await after.result(timeout=30) == "after"
         assert (await after.info()).attempt == 1
 
 
@@ -168,7 +168,7 @@ async def test_a_bare_job_and_one_of_another_activity(
         await turnout_client.submit(other.options(id="b", if_exists="replace"))
     handle = await turnout_client.submit(note.options(id="b", if_exists="replace"), "client")
     async with turnout_worker(note):
-        assert await handle.result(timeout=10) == "client"
+        assert await handle.result(timeout=30) == "client"
     assert ran["b"] == ["client"]
 
 
@@ -180,7 +180,7 @@ async def test_the_same_id_under_two_activities(turnout_client: Client, turnout_
             await turnout_client.submit(again)
         assert caught.value.handle.activity == "note"
     async with turnout_worker(note):
-        await turnout_client.job("shared").result(timeout=10)
+        await turnout_client.job("shared").result(timeout=30)
     with pytest.raises(JobExists):
         await turnout_client.submit(other.options(id="shared"))
 
@@ -195,7 +195,7 @@ async def test_a_bare_id_is_taken(
         await turnout_client.submit(note.options(id="b"), "client")
     joined = await turnout_client.submit(note.options(id="b", if_exists="join"), "client")
     async with turnout_worker(note):
-        assert await joined.result(timeout=10) == "bare"
+        assert await joined.result(timeout=30) == "bare"
         with pytest.raises(JobExists):
             await turnout_client.submit(note.options(id="b"), "client")
     assert ran["b"] == ["bare"]
@@ -209,9 +209,9 @@ async def test_a_bare_publish_of_an_id_that_exists(
     raw_publish(nats_server.url, f"{turnout_client.namespace}.jobs.note", '{"value": "bare"}', {"Nats-Msg-Id": "c"})
     assert (await turnout_client.count())[JobState.queued] == 1
     async with turnout_worker(note, concurrency=1):
-        await handle.result(timeout=10)
-        await (await turnout_client.submit(note)).result(timeout=10)
-        await (await turnout_client.submit(note)).result(timeout=10)
+        await handle.result(timeout=30)
+        await (await turnout_client.submit(note)).result(timeout=30)
+        await (await turnout_client.submit(note)).result(timeout=30)
     assert len(ran["c"]) == 1
     assert (await handle.info()).attempt == 1
 
@@ -229,7 +229,7 @@ async def test_an_id_under_two_activities_is_ambiguous(
         for name in ("note", "other"):
             handle = turnout_client.job("two", name)
             if works:
-                assert await handle.result(timeout=10) == name
+                assert await handle.result(timeout=30) == name
             assert (await handle.info()).payload == {"value": name}
         for ask in (turnout_client.job("two").info, turnout_client.job("two").cancel):
             with pytest.raises(AmbiguousJob, match="note, other"):
@@ -258,7 +258,7 @@ async def test_racing_clients(
     if not works:
         await turnout_worker(note, concurrency=50)
     for job_id, value in won.items():
-        assert await turnout_client.job(job_id).result(timeout=10) == value
+        assert await turnout_client.job(job_id).result(timeout=30) == value
     assert ran == {job_id: [value] for job_id, value in won.items()}
 
 
@@ -268,7 +268,7 @@ async def test_racing_joiners(nats_server: NatsServer, turnout_client: Client, t
         ref = note.options(id="together", if_exists="join")
         submits = [client.submit(ref, n) for n in range(5) for client in (turnout_client, second)]
         handles = await asyncio.gather(*submits)
-        assert len({await handle.result(timeout=10) for handle in handles}) == 1
+        assert len({await handle.result(timeout=30) for handle in handles}) == 1
     assert len(ran["together"]) == 1
 
 
@@ -296,7 +296,7 @@ async def test_namespaces_are_apart(
             there = await neighbour.submit(note.options(id="x"), "there")
             await neighbour.submit(activity_ref("note").options(id="only-there"), {})
             async with turnout_worker(note):
-                assert await here.result(timeout=10) == "here"
+                assert await here.result(timeout=30) == "here"
             assert (await there.info()).state == "queued"
             assert {info.id async for info in turnout_client.jobs()} == {"x"}
         finally:

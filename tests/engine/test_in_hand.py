@@ -104,10 +104,10 @@ async def test_what_waits_in_hand_holds_no_slot(turnout_client: Client, turnout_
     async with turnout_worker(held, free, concurrency=2):
         first, second = await turnout_client.submit_many(held, [{}, {}])
         assert await until(partial(handed_over, turnout_client, "held", 2))
-        assert [await (await turnout_client.submit(free)).result(timeout=20) for _ in range(3)] == ["done"] * 3
+        assert [await (await turnout_client.submit(free)).result(timeout=30) for _ in range(3)] == ["done"] * 3
         assert (await second.info()).state is JobState.queued
         gates[0].set()
-        await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+        await asyncio.gather(first.result(timeout=30), second.result(timeout=30))
 
 
 async def test_a_node_keeps_few_in_hand(turnout_client: Client, turnout_worker: Any, patient: None) -> None:
@@ -131,7 +131,7 @@ async def test_who_waits_is_not_parked_while_places_change_hands_quickly(
             second = await one_in_hand(turnout_client)
             await asyncio.sleep(0.3)  # the node has looked whether it lasts by then
             gates[0].set()
-            await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+            await asyncio.gather(first.result(timeout=30), second.result(timeout=30))
     assert not await turnout_client.store.lanes.all()  # of jobs that were let past others, say
 
 
@@ -171,7 +171,7 @@ async def test_more_than_there_are_slots_have_their_turn_in_order(turnout_client
         handles = [await turnout_client.submit(held, str(number)) for number in range(8)]
         assert await until(all_wait)
         gates[0].set()
-        await handles[-1].result(timeout=20)
+        await handles[-1].result(timeout=30)
     assert order == ["", *map(str, range(8))]
 
 
@@ -191,7 +191,7 @@ async def test_who_joins_the_line_at_once_takes_those_along_that_came_before(
         await turnout_client.submit(picky, "b")
         assert await until(both_wait)
         gates[0].set()
-        await last.result(timeout=20)
+        await last.result(timeout=30)
     assert order == ["", *"abz"]
 
 
@@ -202,8 +202,8 @@ async def test_what_is_freed_elsewhere_is_heard_of(turnout_client: Client, turno
         async with turnout_worker(held, name="b", concurrency=4):
             second = await one_in_hand(turnout_client)
             gates[0].set()
-            await first.result(timeout=20)
-            await second.result(timeout=20)
+            await first.result(timeout=30)
+            await second.result(timeout=30)
 
 
 async def test_a_node_that_stops_puts_what_it_has_in_hand_into_the_line(
@@ -216,7 +216,7 @@ async def test_a_node_that_stops_puts_what_it_has_in_hand_into_the_line(
             second = await one_in_hand(turnout_client)
         assert await until(partial(parked, turnout_client, second.id))
         gates[0].set()
-        await asyncio.gather(first.result(timeout=20), second.result(timeout=20))
+        await asyncio.gather(first.result(timeout=30), second.result(timeout=30))
 
 
 async def test_who_has_waited_in_the_line_is_let_past_those_who_have_not_come_so_far(
@@ -262,7 +262,7 @@ async def test_it_says_at_once_what_it_waits_for(
         assert len(told) == 20
         await client.set_limit(limit, 0)
         gates[0].set()
-        await holder.result(timeout=20)
+        await holder.result(timeout=30)
         await client.cancel_jobs(activity=ref)
         await client.clear_limit(limit)
     gates[0].clear()

@@ -76,7 +76,7 @@ async def test_every_line_inside_a_job_carries_the_job(
     async with turnout_worker(tell, tell_in_thread, tell_in_process) as worker:
         for activity in (tell, tell_in_thread, tell_in_process):
             handle = await turnout_client.submit(activity)
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
             info = await handle.info()
             of_it = [r for r in handler.records if r.__dict__["turnout_job"] == handle.id]
             records = [r for r in of_it if r.name != "turnout.attempts"]  # the worker's own
@@ -91,7 +91,7 @@ async def test_every_line_inside_a_job_carries_the_job(
 async def test_a_line_names_where_it_was_logged(turnout_client: Client, turnout_worker: Any, handler: Kept) -> None:
     """`job.log` does not hide the user's line behind one of turnout."""
     async with turnout_worker(tell):
-        await (await turnout_client.submit(tell)).result(timeout=20)
+        await (await turnout_client.submit(tell)).result(timeout=30)
     assert {(r.filename, r.funcName) for r in handler.of("turnout.job.tell")} == {("log_activities.py", "tell")}
 
 
@@ -132,7 +132,7 @@ async def test_the_lines_are_there_after_the_end_for_anybody(
     """Another client reads the lines of every attempt, in order, with level, node, time and the exception's text."""
     async with turnout_worker(tell) as worker:
         handle = await turnout_client.submit(tell, fail=True)
-        assert await handle.result(timeout=20) == 2
+        assert await handle.result(timeout=30) == 2
     async with Client.connect(nats_server.url, namespace=turnout_client.namespace) as other:
         lines = await other.job(handle.id).logs()
     assert messages(lines) == ["it begins with 1", "it went wrong", "it begins with 2", "it went wrong"]
@@ -157,7 +157,7 @@ async def test_levels_of_the_program_do_not_decide(
     caplog.set_level(level, "turnout.job.tell")
     async with turnout_worker(tell):
         handle = await turnout_client.submit(tell)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert len(await handle.logs()) == kept
 
 
@@ -165,7 +165,7 @@ async def test_an_odd_line_ends_nothing(turnout_client: Client, turnout_worker: 
     """Arguments by name, a bad format, half a surrogate pair, control characters, an endless line: the job goes on."""
     async with turnout_worker(odd):
         handle = await turnout_client.submit(odd)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     named, bad, half, control, endless = await handle.logs()
     assert named.message == "7 of {'n': 7}"
     assert "can't be told: TypeError" in bad.message
@@ -187,7 +187,7 @@ async def test_a_job_that_never_logs_leaves_nothing(turnout_client: Client, turn
     """No message is written for it, and its lines are an empty list."""
     async with turnout_worker(silent):
         handle = await turnout_client.submit(silent)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert await handle.logs() == []
     connection, names = turnout_client.store.connection, turnout_client.store.names
     assert (await connection.api(f"STREAM.INFO.{names.logs}"))["state"]["last_seq"] == 0
@@ -266,7 +266,7 @@ async def test_new_lines_are_followed_to_the_end(turnout_client: Client, turnout
         handle = await turnout_client.submit(steadily, lines=40, pause=0.05)
         states = []
         lines: list[LogLine] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             async for line in handle.follow_logs():
                 if not lines:
                     states.append((await handle.info()).state)
@@ -289,7 +289,7 @@ async def test_lines_that_are_stored_behind_the_end_are_read(
     async with turnout_worker(steadily):
         handle = await turnout_client.submit(steadily, lines=3, pause=0.01)
         followed = asyncio.ensure_future(followed_to_the_end(handle))
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         assert messages(await handle.logs()) == [f"line {n}" for n in range(3)]
         assert messages(await followed) == [f"line {n}" for n in range(3)]
 
@@ -326,7 +326,7 @@ async def test_deleting_a_job_purges_its_lines(turnout_client: Client, turnout_w
     async with turnout_worker(tell):
         handles = [await turnout_client.submit(tell) for _ in range(2)]
         for handle in handles:
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
     gone, stays = handles
     await gone.delete()
     with pytest.raises(JobNotFound):
@@ -350,7 +350,7 @@ async def test_a_new_job_of_an_old_id_has_its_own_lines_alone(
     await until(stored)
     async with turnout_worker(tell):
         handle = await turnout_client.submit(tell.options(id="again"))
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert messages(await handle.logs()) == ["it begins with 1", "it went wrong"]
 
 
@@ -374,7 +374,7 @@ async def test_a_namespace_without_the_stream_works_and_gets_one(turnout_client:
     handle = await turnout_client.submit(tell)
     assert await handle.logs() == []
     async with turnout_worker(tell):
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert len(await handle.logs()) == 2
     config = (await connection.api(f"STREAM.INFO.{names.logs}"))["config"]
     [wanted] = [each for each in stream_configs(names, TopologyOptions()) if each["name"] == names.logs]
@@ -389,7 +389,7 @@ async def test_a_stream_that_vanishes_costs_one_warning(
         connection, names = turnout_client.store.connection, turnout_client.store.names
         await connection.api(f"STREAM.DELETE.{names.logs}")
         for handle in [await turnout_client.submit(tell) for _ in range(3)]:
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
             assert await handle.logs() == []
     told = [r for r in caplog.records if "can't be kept" in r.getMessage()]
     assert [r.levelname for r in told] == ["WARNING"]
@@ -415,7 +415,7 @@ async def test_a_worker_that_may_not_write_there_works(denied: str, caplog: pyte
                 async with Worker(client, activities=[tell], concurrency=10):
                     handles = await admin.submit_many(tell, [{}] * 20)
                     for handle in handles:
-                        await handle.result(timeout=20)
+                        await handle.result(timeout=30)
             assert await handles[0].logs() == []
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and "job.tell" not in r.name]
     warnings = [told for told in warnings if "event loop has been blocked" not in told]  # by a busy machine

@@ -68,7 +68,7 @@ async def test_code_runs_around_the_life_of_a_worker(turnout_client: Client) -> 
         turnout_client, activities=[note], on_startup=on_startup, on_shutdown=on_shutdown, lifespan=lifespan
     )
     await asyncio.create_task(worker.start())
-    assert await handle.result(timeout=10) == "job"
+    assert await handle.result(timeout=30) == "job"
     await asyncio.create_task(worker.stop())
     assert happened == [worker.id, "startup", "job", ("shutdown", False), "left"]
 
@@ -149,8 +149,8 @@ async def test_a_job_submits_another(turnout_client: Client, asking: Any) -> Non
     """`current_job().client` submits from async code and from threads, in the trace of the job that asks."""
     async with Worker(turnout_client, activities=[note, asking]):
         handle = await turnout_client.submit(asking)
-        asked_for = turnout_client.job(await handle.result(timeout=10))
-        assert await asked_for.result(timeout=10) == "asked for"
+        asked_for = turnout_client.job(await handle.result(timeout=30))
+        assert await asked_for.result(timeout=30) == "asked for"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_where_there_is_no_client_that_is_said(turnout_client: Client, ask
     """A child process has no client, and nobody waits for the loop on the loop: both are said in a sentence."""
     async with Worker(turnout_client, activities=[note, asking]):
         with pytest.raises(JobFaulted, match=said):
-            await (await turnout_client.submit(asking)).result(timeout=20)
+            await (await turnout_client.submit(asking)).result(timeout=30)
 
 
 async def test_the_environment_gives_the_client_that_it_was_given(turnout_client: Client) -> None:
@@ -182,7 +182,7 @@ async def test_a_checkpoint_for_threads_is_refused_on_the_loop(turnout_client: C
     """`checkpoint_sync()` in async code is a failure that says what to write, and blocks nothing."""
     async with Worker(turnout_client, activities=[checkpoint_on_the_loop]):
         with pytest.raises(JobFaulted, match="would block the event loop"):
-            await (await turnout_client.submit(checkpoint_on_the_loop)).result(timeout=20)
+            await (await turnout_client.submit(checkpoint_on_the_loop)).result(timeout=30)
 
 
 @activity
@@ -195,7 +195,7 @@ async def test_slots_that_all_wait_for_jobs_are_told_of(
 ) -> None:
     """When every slot is held by code that waits for jobs a warning says so, and what to do instead."""
     async with Worker(turnout_client, activities=[note, wait_for_another], concurrency=2) as worker:
-        await (await turnout_client.submit(wait_for_another)).result(timeout=10)
+        await (await turnout_client.submit(wait_for_another)).result(timeout=30)
         assert "are held by jobs that wait" not in caplog.text
         await turnout_client.submit_many(wait_for_another, [{}, {}])
 

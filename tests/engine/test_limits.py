@@ -67,7 +67,7 @@ async def test_what_waits_for_its_retry_does_not_count(turnout_client: Client, t
             return (await waits.info()).state is JobState.retrying
 
         await until(retrying)
-        assert await (await turnout_client.submit(fails, ends=True)).result(timeout=10) == "at last"
+        assert await (await turnout_client.submit(fails, ends=True)).result(timeout=30) == "at last"
         [limit] = [each async for each in turnout_client.limits()]
         assert (limit.name, limit.concurrency) == ("activity:fails", 1)
 
@@ -86,8 +86,8 @@ async def test_an_id_under_two_activities_is_asked_about_with_its_activity(
         await until(both_done)
     with pytest.raises(AmbiguousJob, match="one, two"):
         await turnout_client.job("same").info()
-    assert await turnout_client.job("same", one).result(timeout=5) == "one"
-    assert await turnout_client.job("same", two).result(timeout=5) == "two"
+    assert await turnout_client.job("same", one).result(timeout=30) == "one"
+    assert await turnout_client.job("same", two).result(timeout=30) == "two"
 
 
 async def test_the_server_does_not_take_schedules_together_with_discard_new(turnout_client: Client) -> None:

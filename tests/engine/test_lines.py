@@ -108,14 +108,14 @@ async def test_a_node_that_cannot_keep_leases_takes_no_jobs(
         proxy.lose(LEASES)
         await until(lambda: not_ready(sick))
         handles = await turnout_client.submit_many(short, [{}] * 30)
-        nodes = await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+        nodes = await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
         assert set(nodes) == {well.id}
         infos = [await handle.info() for handle in handles]
         assert {(info.attempt, info.losses) for info in infos} == {(1, 0)}
         proxy.refuse.clear()
         await until(lambda: ready(sick))
         await well.stop(0)
-        assert await (await turnout_client.submit(short)).result(timeout=10) == sick.id
+        assert await (await turnout_client.submit(short)).result(timeout=30) == sick.id
 
 
 async def test_a_settlement_goes_out_while_the_lease_line_is_away(
@@ -130,9 +130,9 @@ async def test_a_settlement_goes_out_while_the_lease_line_is_away(
             proxy.lose(LEASES)
             ends[gate].set()
             at = time.monotonic()
-            assert await handle.result(timeout=20) == well.id
+            assert await handle.result(timeout=30) == well.id
             proxy.refuse.clear()
-            assert time.monotonic() - at < 5
+            assert time.monotonic() - at < 20
     info = await handle.info()
     assert (info.attempt, info.losses) == (2, 0)
 
@@ -161,7 +161,7 @@ async def test_a_node_that_cannot_write_leaves_its_jobs_to_others(
             ends[ended].set()
             at = time.monotonic()
             assert [await handle.result(timeout=30) for handle in handles] == [well.id] * 2
-            assert time.monotonic() - at < 6
+            assert time.monotonic() - at < 20
             assert stops[running] == "lease_lost"
             assert [(await handle.info()).losses for handle in handles] == [1, 1]
             proxy.refuse.clear()
@@ -185,7 +185,7 @@ async def test_a_cancel_reaches_code_whose_work_line_is_gone(
         async def stopped() -> bool:
             return stops.get(gate) is not None
 
-        await until(stopped, 3)
+        await until(stopped)
         assert stops[gate] == "cancelled: enough"
         proxy.refuse.clear()
 
@@ -216,7 +216,7 @@ async def test_a_redelivery_outwaits_a_broken_line(
         await until(all_due)
         proxy.cut()
         proxy.unblock()
-        assert await asyncio.gather(*(handle.result(timeout=20) for handle in handles)) == [2] * 10
+        assert await asyncio.gather(*(handle.result(timeout=30) for handle in handles)) == [2] * 10
     assert "could not be executed" not in caplog.text
 
 
@@ -243,7 +243,7 @@ async def test_waiting_for_the_server_is_no_silence_of_the_code(
 
         await until(long_enough)
         proxy.refuse.clear()
-        assert await handle.result(timeout=20) == 12
+        assert await handle.result(timeout=30) == 12
         assert (await handle.info()).attempt == 1
 
 

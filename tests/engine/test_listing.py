@@ -237,7 +237,7 @@ async def test_readers_write_nothing() -> None:
             assert (info.state, info.reason) == ("faulted", "expired")
             assert (await observer.count())[JobState.faulted] == 1
             with pytest.raises(JobFaulted, match="expired"):
-                await observer.job("late").result(timeout=10)
+                await observer.job("late").result(timeout=30)
             assert [state async for state in observer.job("late").watch()] == [info]
             assert observer.store.connection.violations == ()
             assert [await last_seq(client, stream) for stream in ("work", "faults", "KV_jobs")] == before
@@ -279,7 +279,7 @@ async def crowd(monitored: tuple[NatsServer, int]) -> AsyncIterator[tuple[Client
 
         def since() -> int:
             nonlocal sent
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=30) as answer:
                 before, sent = sent, int(json.load(answer)["out_msgs"])
             return sent - before
 
@@ -322,12 +322,12 @@ async def test_what_runs_is_found_without_reading_what_waits(monitored: tuple[Na
             job = record(state, state, now - 20_000 - number)
             await store(client, [job])
             await put(client, job)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=30) as answer:
             before = int(json.load(answer)["out_msgs"])
         for state in ("running", "retrying"):
             assert [info.id for info in await listed(client, state=state)] == [state]
         assert [info.id for info in await listed(client, node="alpha")] == ["running"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=30) as answer:
             assert int(json.load(answer)["out_msgs"]) - before < 120
         assert len(await listed(client, state=["running", "queued"])) == 3_001
 
@@ -377,7 +377,7 @@ async def test_all_of_twenty_thousand_are_read_once_and_in_few_requests(monitore
     many = 20_000
 
     def counters() -> tuple[int, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/varz", timeout=30) as answer:
             told = json.load(answer)
         return int(told["in_msgs"]), int(told["out_msgs"])
 

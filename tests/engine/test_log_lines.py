@@ -88,7 +88,7 @@ async def test_a_failure_is_a_warning_and_an_end_has_its_duration(
     """A start and a good end are INFO, a failure a WARNING with why, its traceback and when it is tried again."""
     async with turnout_worker(flickers):
         handle = await turnout_client.submit(flickers, until=2)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert of(lines, handle.id) == [
         ("INFO", f"job {handle.id} attempt 1 has started"),
         (
@@ -136,7 +136,7 @@ async def test_a_fault_is_an_error(
     async with turnout_worker(each):
         handle = await turnout_client.submit(each, **arguments)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
     worst = [line for line in of(lines, handle.id) if line[0] != "INFO"]
     assert worst[-1] == ("ERROR", f"job {handle.id} {text}")
     assert len(worst) == (2 if each is flickers else 1)
@@ -149,7 +149,7 @@ async def test_what_a_supervisor_ends_is_a_line_as_well(
     handle = await turnout_client.submit(flickers.options(expires_in=0.2, delay=60), until=1)
     async with turnout_worker(gives_up):
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         await said(lines, handle.id, 1)
     [(level, text)] = of(lines, handle.id)
     assert level == "ERROR"
@@ -198,14 +198,14 @@ async def test_runs_of_workflows_have_the_same_lines(
     """A run's start and good end are INFO, one that is tried again is a WARNING, the fault of a workflow an ERROR."""
     async with turnout_worker(workflows=[greets, stumbles]):
         well = await turnout_client.start(greets, "Ann")
-        await well.result(timeout=20)
+        await well.result(timeout=30)
         badly: list[Any] = [
             await turnout_client.start(greets, "nobody"),
             await turnout_client.start(stumbles.options(retry=TWICE)),
         ]
         for each in badly:
             with pytest.raises(WorkflowFaulted):
-                await each.result(timeout=20)
+                await each.result(timeout=30)
     assert of(lines, well.id) == [
         ("INFO", f"workflow {well.id} run 1 has started"),
         ("INFO", f"workflow {well.id} run 1 has completed after T s"),
@@ -230,6 +230,6 @@ async def test_a_level_that_is_off_costs_nothing(
     """At WARNING there is no line for what goes well, neither of jobs nor of workflows."""
     with caplog.at_level(logging.WARNING, "turnout"):
         async with turnout_worker(flickers, workflows=[greets]):
-            await (await turnout_client.submit(flickers, until=1)).result(timeout=20)
-            await (await turnout_client.start(greets, "Ann")).result(timeout=20)
+            await (await turnout_client.submit(flickers, until=1)).result(timeout=30)
+            await (await turnout_client.start(greets, "Ann")).result(timeout=30)
     assert [each for each in caplog.records if each.name in log_lines.OF_EACH_JOB] == []

@@ -57,7 +57,7 @@ async def test_what_a_record_refers_to_stays_and_goes_with_it(turnout_client: Cl
     """Payload, checkpoint and result of a completed job are there until its record has expired."""
     async with turnout_worker(echo):
         handle = await turnout_client.submit(echo, BIG)
-        assert await handle.result(timeout=20) == BIG
+        assert await handle.result(timeout=30) == BIG
     kept = await names(turnout_client)
     assert len(kept) == 3
     assert await collect(turnout_client, 3) == 0
@@ -86,14 +86,14 @@ async def test_what_a_letter_refers_to_stays_and_can_be_replayed(turnout_client:
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail, BIG)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         (letter,) = await letters(turnout_client, 1)
         await forget_record(turnout_client, "fail", handle.id)
         assert await collect(turnout_client, 3) == 0
         assert letter.payload == {"text": BIG}
         await turnout_client.replay(handle.id)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         assert (await handle.info()).checkpoint == BIG
     await handle.delete()
     assert await collect(turnout_client, 3) == 0

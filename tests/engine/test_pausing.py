@@ -16,7 +16,7 @@ from turnout.store.pauses import Pause
 from turnout.supervisor.supervisor import SupervisorOptions
 from turnout.testing import NatsServer
 
-SOON_S = 20.0
+SOON_S = 30.0
 """Within this a resumed job has run, on a busy machine as well, and not when its lease is over."""
 
 fails: list[asyncio.Event] = []
@@ -60,7 +60,7 @@ async def test_a_paused_activity_waits_until_it_is_resumed(turnout_client: Clien
     async with turnout_worker(paint, wash, concurrency=2):
         await turnout_client.pause(paint, "the brush is lost")
         handle = await turnout_client.submit(paint)
-        assert await (await turnout_client.submit(wash)).result(timeout=10) == "clean"
+        assert await (await turnout_client.submit(wash)).result(timeout=30) == "clean"
         waiting = await waits(turnout_client, handle.id)
         assert waiting is not None
         assert (waiting.kind, waiting.name) == ("paused", "paint")
@@ -90,7 +90,7 @@ async def test_a_pause_holds_over_restarts_of_everything(
     await turnout_client.store.connection.api(f"CONSUMER.DELETE.{turnout_client.store.names.work}.paint")
     async with turnout_worker(paint, wash):
         assert await paused(turnout_client, "paint")
-        assert await (await turnout_client.submit(wash)).result(timeout=10) == "clean"
+        assert await (await turnout_client.submit(wash)).result(timeout=30) == "clean"
         assert (await handle.info()).state is JobState.queued
         await turnout_client.resume(paint)
         assert await handle.result(timeout=SOON_S) == "red"

@@ -142,19 +142,19 @@ async def test_models_of_every_kind(turnout_client: Client, turnout_worker: Work
     car = Car(axles=[Axle([wheel])], built=date(2025, 5, 6))
     async with turnout_worker(drive, mount, spin, later_named):
         driven = await turnout_client.submit(drive, car)
-        assert await driven.result(timeout=10) == car.model_copy(update={"extra": {"km": 1.5}})
+        assert await driven.result(timeout=30) == car.model_copy(update={"extra": {"km": 1.5}})
         assert (await driven.info()).payload == {
             "axles": [{"wheels": [{"size": 17, "colour": "blue"}], "label": None}],
             "built": "2025-05-06",
             "extra": {},
         }
-        assert await (await turnout_client.submit(mount, Axle([wheel]))).result(timeout=10) == wheel
-        fleet = await (await turnout_client.submit(spin, wheel)).result(timeout=10)
+        assert await (await turnout_client.submit(mount, Axle([wheel]))).result(timeout=30) == wheel
+        fleet = await (await turnout_client.submit(spin, wheel)).result(timeout=30)
         assert fleet == Fleet([Car(axles=[Axle([wheel], "front")], built=date(2026, 1, 2))])
-        assert await (await turnout_client.submit(later_named, LaterNamed(1))).result(timeout=10) == LaterNamed(2)
+        assert await (await turnout_client.submit(later_named, LaterNamed(1))).result(timeout=30) == LaterNamed(2)
         by_name = await turnout_client.submit("mount", {"wheels": [{"size": 3}]})
-        assert await by_name.result(timeout=10) == {"size": 3, "colour": "red"}
-        assert await turnout_client.job(by_name.id, mount).result(timeout=10) == Wheel(3)
+        assert await by_name.result(timeout=30) == {"size": 3, "colour": "red"}
+        assert await turnout_client.job(by_name.id, mount).result(timeout=30) == Wheel(3)
 
 
 async def test_models_among_parameters(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -168,7 +168,7 @@ async def test_models_among_parameters(turnout_client: Client, turnout_worker: W
             Path("a/b.mp4"),
             wheels=[Wheel(1), Wheel(2)],
         )
-        result = await handle.result(timeout=10)
+        result = await handle.result(timeout=30)
     assert result == {"axles": 0, "year": 2026, "id": str(UUID(int=7)), "path": "a/b.mp4", "n": 2}
 
 
@@ -179,7 +179,7 @@ async def test_any_json_value(turnout_client: Client, turnout_worker: WorkerFact
     """Whatever JSON can say arrives, comes back, and shows as it is."""
     async with turnout_worker(echo):
         handle = await turnout_client.submit(echo, value)
-        assert await handle.result(timeout=10) == value
+        assert await handle.result(timeout=30) == value
         info = await handle.info()
     assert info.result == value
     assert info.payload == {"value": value}
@@ -190,7 +190,7 @@ async def test_results_that_cannot_be(turnout_client: Client, turnout_worker: Wo
     async with turnout_worker(wrong_result, unsendable):
         for name in ("wrong_result", "unsendable"):
             with pytest.raises(JobFaulted, match="result") as caught:
-                await (await turnout_client.submit(name)).result(timeout=10)
+                await (await turnout_client.submit(name)).result(timeout=30)
             assert caught.value.info.attempt == 1
 
 
@@ -226,8 +226,8 @@ async def test_large_ones_go_unnoticed(
     handle = await turnout_client.submit(echo, large)
     assert (await handle.info()).payload == {"value": large}
     async with turnout_worker(echo, repeat):
-        assert await handle.result(timeout=20) == large
-        assert await (await turnout_client.submit(repeat, text, 200_000)).result(timeout=20) == text * 200_000
+        assert await handle.result(timeout=30) == large
+        assert await (await turnout_client.submit(repeat, text, 200_000)).result(timeout=30) == text * 200_000
     info = await handle.info()
     assert (info.payload, info.result) == ({"value": large}, large)
     assert {len(info.result) async for info in turnout_client.jobs()} == {len(large), len(text * 200_000)}
@@ -239,7 +239,7 @@ async def test_large_ones_of_submit_many(turnout_client: Client, turnout_worker:
     sizes = [10, 100_000, 0, 1_500_000, 33_000]
     async with turnout_worker(echo):
         handles = await turnout_client.submit_many(echo, [{"value": "m" * size} for size in sizes])
-        assert [len(await handle.result(timeout=20)) for handle in handles] == sizes
+        assert [len(await handle.result(timeout=30)) for handle in handles] == sizes
 
 
 async def test_a_large_checkpoint(
@@ -248,7 +248,7 @@ async def test_a_large_checkpoint(
     """The next attempt gets a large checkpoint whole; one that was replaced leaves nothing behind."""
     async with turnout_worker(remember):
         handle = await turnout_client.submit(remember, LARGE)
-        assert await handle.result(timeout=20) == LARGE
+        assert await handle.result(timeout=30) == LARGE
     info = await handle.info()
     assert info.checkpoint == "b" * LARGE
     assert len(await objects(nats_server, turnout_client)) == 1
@@ -261,8 +261,8 @@ async def test_large_payloads_wait_and_retry(turnout_client: Client, turnout_wor
     await cancelled.cancel()
     await cancelled.retry()
     async with turnout_worker(echo):
-        assert len(await delayed.result(timeout=20)) == LARGE
-        assert len(await cancelled.result(timeout=20)) == LARGE
+        assert len(await delayed.result(timeout=30)) == LARGE
+        assert len(await cancelled.result(timeout=30)) == LARGE
 
 
 async def test_others_can_read_the_objects(
@@ -291,14 +291,14 @@ async def test_deletion_removes_the_objects(
         gone = await turnout_client.submit(echo, "g" * 100_000)
         with_checkpoint = await turnout_client.submit(remember, 100_000)
         for handle in (keep, gone, with_checkpoint):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
     assert len(await objects(nats_server, turnout_client)) == 5
     for handle in (gone, with_checkpoint):
         await handle.delete()
     left = await objects(nats_server, turnout_client)
     assert len(left) == 2
     assert all(keep.id in name for name in left)
-    assert len(await keep.result(timeout=10)) == 100_000
+    assert len(await keep.result(timeout=30)) == 100_000
     await keep.delete()
     assert await chunks(nats_server, turnout_client) == 0
 
@@ -332,7 +332,7 @@ async def test_a_listing_survives_a_missing_object(
     policy = RetryPolicy.none()
     async with turnout_worker(echo):
         other = await turnout_client.submit(echo.options(retry=policy), 1)
-        assert await other.result(timeout=10) == 1
+        assert await other.result(timeout=30) == 1
         await handle.cancel("never mind")
         info = await until(lambda: ended(handle))
     assert info.state in ("faulted", "cancelled")
@@ -371,10 +371,10 @@ async def test_over_the_limit(
     assert sum((await turnout_client.count()).values()) == 0
     async with turnout_worker(repeat, checkpoint_too_much):
         with pytest.raises(JobFaulted, match="100,000") as caught:
-            await (await turnout_client.submit(repeat, "x", low_limit)).result(timeout=10)
+            await (await turnout_client.submit(repeat, "x", low_limit)).result(timeout=30)
         assert (caught.value.info.attempt, caught.value.info.error.type) == (1, "PayloadTooLarge")
         handle = await turnout_client.submit(checkpoint_too_much, low_limit)
-        assert await handle.result(timeout=10) == "refused: PayloadTooLarge"
+        assert await handle.result(timeout=30) == "refused: PayloadTooLarge"
     assert await objects(nats_server, turnout_client) == []
 
 
@@ -390,6 +390,6 @@ async def test_a_large_payload_of_a_cancelled_job_is_removed_with_it(
     handle = await turnout_client.submit(echo, "x" * 100_000)
     await handle.cancel()
     with pytest.raises(JobCancelled):
-        await handle.result(timeout=5)
+        await handle.result(timeout=30)
     await handle.delete()
     assert await objects(nats_server, turnout_client) == []

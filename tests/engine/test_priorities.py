@@ -35,7 +35,7 @@ from turnout.supervisor.apply import Applier
 from turnout.supervisor.owners import Owners
 from turnout.supervisor.records import Records
 
-SOON_S = 10.0
+SOON_S = 30.0
 
 started: list[str] = []
 
@@ -413,8 +413,8 @@ async def test_what_was_swallowed_of_another_priority_is_handed_to_others(turnou
     async with pulls(turnout_client) as usual, pulls(turnout_client, 1) as urgent:
         await turnout_client.submit(job)
         await turnout_client.submit(job.options(priority=1))
-        await usual.fetch(1, timeout=5)
-        await urgent.fetch(1, timeout=5)
+        await usual.fetch(1, timeout=30)
+        await urgent.fetch(1, timeout=30)
         again: dict[Any, int] = {}
 
         async def both_again() -> bool:

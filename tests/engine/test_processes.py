@@ -21,7 +21,7 @@ async def test_a_child_process_computes_reports_and_checkpoints(turnout_client: 
     """The result comes from another process; progress and checkpoint are in the record."""
     async with turnout_worker(square):
         handle = await turnout_client.submit(square, 7)
-        result = await handle.result(timeout=20)
+        result = await handle.result(timeout=30)
         assert result["square"] == 49
         assert result["pid"] != os.getpid()
         info = await handle.info()
@@ -43,7 +43,7 @@ async def test_fatal_in_a_child_is_final(turnout_client: Client, turnout_worker:
     async with turnout_worker(third_time):
         handle = await turnout_client.submit(third_time, fatal=True)
         with pytest.raises(JobFaulted, match="no use"):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         assert (await handle.info()).attempt == 1
 
 
@@ -52,8 +52,8 @@ async def test_a_child_that_dies_is_a_failure_that_says_how(turnout_client: Clie
     async with turnout_worker(dies, square):
         handle = await turnout_client.submit(dies)
         with pytest.raises(JobFaulted, match="7"):
-            await handle.result(timeout=20)
-        assert (await (await turnout_client.submit(square, 2)).result(timeout=20))["square"] == 4
+            await handle.result(timeout=30)
+        assert (await (await turnout_client.submit(square, 2)).result(timeout=30))["square"] == 4
 
 
 async def test_a_timeout_really_kills_the_child_and_what_it_started(
@@ -84,7 +84,7 @@ async def test_a_cancelled_child_may_answer(turnout_client: Client, turnout_work
         handle = await turnout_client.submit(polite)
         await until(lambda: reported(handle))
         await handle.cancel("enough")
-        assert await handle.result(timeout=20) == "stopped"
+        assert await handle.result(timeout=30) == "stopped"
 
 
 async def test_a_function_that_no_child_could_find_is_refused_at_construction(turnout_client: Client) -> None:

@@ -279,7 +279,7 @@ async def test_what_was_put_there_by_hand_stops_nothing(turnout_client: Client, 
         (b"named", record_of("named")),
     ]
     address = urlsplit(nats_server.url)
-    with socket.create_connection((address.hostname, address.port or 4222), timeout=10) as raw:
+    with socket.create_connection((address.hostname, address.port or 4222), timeout=30) as raw:
         raw.sendall(b'CONNECT {"verbose":false}\r\n')
         for last, data in by_hand:
             subject = turnout_client.store.names.record("idle", "").encode() + last

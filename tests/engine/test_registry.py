@@ -69,7 +69,7 @@ async def test_info_of_a_completed_job(turnout_client: Client, turnout_worker: W
     before = datetime.now(UTC) - timedelta(seconds=1)
     async with turnout_worker(echo, name="alpha") as worker:
         handle = await turnout_client.submit(echo.options(id="one", labels={"k": "v"}), "x")
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         info = await handle.info()
     assert (info.id, info.activity, info.generation, info.state, info.attempt) == ("one", "echo", 1, "completed", 1)
     assert (info.failures, info.losses, info.aborts) == (0, 0, 0)
@@ -186,7 +186,7 @@ async def test_watch_tells_the_states_in_order_and_ends(turnout_client: Client, 
     await queued.wait()
     assert [(info.state, info.attempt) for info in seen] == [("queued", 0)]
     async with turnout_worker(stubborn):
-        await asyncio.wait_for(watching, 10)
+        await asyncio.wait_for(watching, 30)
     assert (seen[-1].state, seen[-1].attempt, seen[-1].result) == ("completed", 2, 2)
     assert [info.attempt for info in seen] == sorted(info.attempt for info in seen)
     assert len([info for info in seen if info.state.final]) == 1
@@ -345,7 +345,7 @@ async def test_ended_records_expire(
     """A final record carries its state's retention, an hour at least; one that is not final carries none."""
     client = await Client.connect(nats_server.url, namespace=turnout_client.namespace, retention=retention)
     async with client, turnout_worker(echo, fail, hold, client=client):
-        await (await client.submit(echo.options(id="completed"))).result(timeout=10)
+        await (await client.submit(echo.options(id="completed"))).result(timeout=30)
         await client.submit(fail.options(id="faulted"))
         await client.submit(hold.options(id="cancelled"))
         await until(lambda: is_state(client, "cancelled", "running"))
@@ -367,17 +367,17 @@ async def test_retention_is_a_setting_of_the_namespace(
     url, namespace = nats_server.url, turnout_client.namespace
     chosen = Retention(completed=7200, faulted=timedelta(days=90))
     async with turnout_worker(echo):
-        await (await turnout_client.submit(echo.options(id="before"))).result(timeout=10)
+        await (await turnout_client.submit(echo.options(id="before"))).result(timeout=30)
         async with Client.connect(url, namespace=namespace, retention=chosen) as other:
             assert other.retention == chosen
-        await (await turnout_client.submit(echo.options(id="after"))).result(timeout=10)
+        await (await turnout_client.submit(echo.options(id="after"))).result(timeout=30)
         assert await stored_ttl(url, turnout_client, "echo.before") == f"{7 * DAY}s"
         assert await stored_ttl(url, turnout_client, "echo.after") == "7200s"
         async with Client.connect(url, namespace=namespace) as later:
             assert later.retention == chosen
             await later.set_retention(Retention())
         assert (await turnout_client.activities())[0].name == "echo"
-        await (await turnout_client.submit(echo.options(id="again"))).result(timeout=10)
+        await (await turnout_client.submit(echo.options(id="again"))).result(timeout=30)
         assert await stored_ttl(url, turnout_client, "echo.again") == f"{7 * DAY}s"
 
 
@@ -398,8 +398,8 @@ async def test_an_activity_has_a_retention_of_its_own(
         pass
 
     async with turnout_worker(brief, echo):
-        await (await turnout_client.submit(brief.options(id="a"))).result(timeout=10)
-        await (await turnout_client.submit(echo.options(id="b"))).result(timeout=10)
+        await (await turnout_client.submit(brief.options(id="a"))).result(timeout=30)
+        await (await turnout_client.submit(echo.options(id="b"))).result(timeout=30)
         [found] = [each for each in await turnout_client.activities() if each.name == "brief"]
         assert found.options["retention"] == {"completed": 7200.0, "faulted": 10_800.0, "cancelled": 14_400.0}
     assert await stored_ttl(url, turnout_client, "brief.a") == "7200s"
@@ -436,7 +436,7 @@ async def test_a_setting_that_cannot_be_read_is_as_none(
             turnout_worker(echo, client=client),
         ):
             handle = await client.submit(echo)
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
             assert await stored_ttl(nats_server.url, client, f"echo.{handle.id}") == f"{expected}s"
 
 
@@ -445,7 +445,7 @@ async def test_tests_may_see_records_go(turnout_client: Client, turnout_worker: 
     await turnout_client.set_retention(Retention(completed=1))
     async with turnout_worker(echo):
         handle = await turnout_client.submit(echo)
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
         async def is_forgotten() -> bool:
             try:

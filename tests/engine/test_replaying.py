@@ -68,7 +68,7 @@ async def faulted(client: Client, *submissions: Any) -> list[JobHandle[Any]]:
     handles = [await client.submit(each, *args) for each, args in submissions]
     for handle in handles:
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         await until(lambda handle=handle: has_letter(client, handle, 1))  # type: ignore[misc]
     return handles
 
@@ -102,7 +102,7 @@ async def test_a_replayed_job_goes_on_with_or_without_its_record(
         again = await turnout_client.replay(handle.id)
         assert again.id == handle.id
         assert await unmended(turnout_client) == []
-        assert await again.result(timeout=20) == {"length": size, "before": [1, 2], "attempt": 3}
+        assert await again.result(timeout=30) == {"length": size, "before": [1, 2], "attempt": 3}
         info = await again.info()
     assert (info.generation, info.failures, info.labels) == (2, 0, {"k": "v"})
     assert [(a.number, a.generation, a.outcome) for a in info.attempts] == [
@@ -146,7 +146,7 @@ async def test_a_replay_is_in_the_trace_of_the_job(
         trace_id = (await handle.info()).trace_id
         await forget_record(turnout_client, "broken", handle.id)
         fixed.set()
-        await (await turnout_client.replay(handle.id)).result(timeout=20)
+        await (await turnout_client.replay(handle.id)).result(timeout=30)
     runs = sorted(
         (span for span in exporter.get_finished_spans() if span.kind is trace.SpanKind.CONSUMER),
         key=lambda span: span.start_time or 0,
@@ -173,11 +173,11 @@ async def test_replay_by_filter_takes_what_matches_and_has_not_gone_on(
         assert await turnout_client.replay_faults(activity=broken, error_type=ValueError) == 2
         assert await turnout_client.count_faults(activity=broken, error_type=ValueError) == 0
         for handle in values:
-            assert (await handle.result(timeout=20))["attempt"] == 3
+            assert (await handle.result(timeout=30))["attempt"] == 3
         assert [(await handle.info()).state for handle in (*keys, *others)] == ["faulted", "faulted"]
         assert await turnout_client.replay_faults(since=3600) == 2
         for handle in (*keys, *others):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         assert await turnout_client.replay_faults() == 0
 
 
@@ -253,7 +253,7 @@ async def test_deleting_a_replayed_job_leaves_nothing_to_replay(turnout_client: 
     async with turnout_worker(broken):
         (handle,) = await faulted(turnout_client, (broken, ("x" * LARGE,)))
         fixed.set()
-        await (await turnout_client.replay(handle.id)).result(timeout=20)
+        await (await turnout_client.replay(handle.id)).result(timeout=30)
         await handle.delete()
     assert [letter.id async for letter in turnout_client.faults()] == []
     with pytest.raises(JobNotFound):
@@ -274,15 +274,15 @@ async def test_a_checkpoint_that_newer_code_cannot_read_has_a_way_out(
     async with turnout_worker(older_code):
         handle = await turnout_client.submit(older_code)
         with pytest.raises(JobFaulted, match=r"checkpoint.*default.*without the checkpoint") as caught:
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         assert (caught.value.info.reason, caught.value.info.attempt) == ("failed", 2)
         await handle.retry(checkpoint=False)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         info = await handle.info()
         third = info.attempts[2].error
         assert third is not None
         assert (info.attempt, third.type) == (4, "OSError")
         tolerant = await turnout_client.submit(older_code, tolerant=True)
-        assert await tolerant.result(timeout=10) == {"page": 1}
+        assert await tolerant.result(timeout=30) == {"page": 1}
         assert (await tolerant.info()).attempt == 2

@@ -37,7 +37,7 @@ from turnout.supervisor.routes import RouteWatch
 from turnout.testing import NatsServer, WorkflowEnvironment
 
 EAST, WEST, NORTH = {"region": "east"}, {"region": "west"}, {"region": "north"}
-SOON_S = 5.0
+SOON_S = 30.0
 """Well within a lease, and what a poll of the slowest duty would take."""
 
 
@@ -96,8 +96,8 @@ async def test_a_job_gets_to_the_node_that_has_what_it_requires(turnout_client: 
     ):
         east = await turnout_client.submit_many(where.options(requires=EAST), [{}] * 20)
         west = await turnout_client.submit_many(where.options(requires=WEST), [{}] * 20)
-        assert {await handle.result(timeout=20) for handle in east} == {"east"}
-        assert {await handle.result(timeout=20) for handle in west} == {"west"}
+        assert {await handle.result(timeout=30) for handle in east} == {"east"}
+        assert {await handle.result(timeout=30) for handle in west} == {"west"}
         for handle in (*east, *west):
             info = await handle.info()
             assert (info.attempt, info.failures, info.losses, info.aborts) == (1, 0, 0, 0)
@@ -111,7 +111,7 @@ async def test_a_job_that_nobody_can_take_waits_and_says_so(turnout_client: Clie
         handles = await turnout_client.submit_many(where.options(requires=NORTH), [{}] * 5)
         for handle in handles:
             await sent_on(turnout_client, handle)
-        assert await (await turnout_client.submit(where)).result(timeout=10) == "only"
+        assert await (await turnout_client.submit(where)).result(timeout=30) == "only"
         found = await waiting(handles[0])
         assert found is not None
         assert (found.kind, found.name) == ("node", "region=north")
@@ -172,7 +172,7 @@ async def test_every_attempt_is_made_where_the_job_may_run(turnout_client: Clien
     """Also after a retry by hand."""
     async with turnout_worker(third_time, name="plain"), turnout_worker(third_time, name="east", properties=EAST):
         handles = await turnout_client.submit_many(third_time.options(requires=EAST), [{}] * 10)
-        assert {await handle.result(timeout=20) for handle in handles} == {3}
+        assert {await handle.result(timeout=30) for handle in handles} == {3}
         nodes = {attempt.node for handle in handles for attempt in (await handle.info()).attempts}
         assert {each.rpartition("-")[0] for each in nodes} == {"east"}
 
@@ -225,7 +225,7 @@ async def test_a_bare_message_names_what_it_requires_in_a_header(
         ids = await listed(turnout_client, 14)
         for job_id in ids:
             if job_id not in ("over", "wrong"):
-                assert await turnout_client.job(job_id).result(timeout=20) == "east"
+                assert await turnout_client.job(job_id).result(timeout=30) == "east"
         assert (await turnout_client.job("header-0").info()).requires == {**EAST, "zone": "b"}
         assert (await turnout_client.job("activity-0").info()).requires == EAST
 
@@ -265,7 +265,7 @@ async def test_limits_pauses_schedules_and_workflows_go_together_with_it(
         assert {(await handle.info()).attempt for handle in handles} == {1}
 
         flow = await turnout_client.start(both_ways)
-        assert await flow.result(timeout=20) == ["east", "west"]
+        assert await flow.result(timeout=30) == ["east", "west"]
 
         await turnout_client.add_schedule("often", Schedule(every=1), where.options(requires=EAST))
         await until(lambda: run_of(turnout_client, "often"))
@@ -290,7 +290,7 @@ async def those_of_where(client: Client) -> list[Consumer]:
 
 async def has_a_route(client: Client) -> bool:
     """Whether a job has been sent on to another node than the one that was handed it; one more is given a chance."""
-    assert await (await client.submit(where.options(requires=EAST))).result(timeout=20) == "east"
+    assert await (await client.submit(where.options(requires=EAST))).result(timeout=30) == "east"
     return len(await those_of_where(client)) >= 2
 
 

@@ -136,7 +136,7 @@ async def test_a_job_of_five_times_its_lease_runs_in_one_attempt(turnout_client:
     """The lease is kept for as long as the code runs."""
     async with turnout_worker(nap):
         handle = await turnout_client.submit(nap, 5.0)
-        assert await handle.result(timeout=20) == 1
+        assert await handle.result(timeout=30) == 1
         assert len((await handle.info()).attempts) == 1
 
 
@@ -175,7 +175,7 @@ async def test_failures_are_retried_with_the_policys_delays(turnout_client: Clie
     """Each failure is an attempt of its own in the record, and the next one comes no earlier than the policy says."""
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail, times=2)
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=30) == 3
     info = await handle.info()
     assert [a.outcome for a in info.attempts] == [Outcome.faulted, Outcome.faulted, Outcome.completed]
     assert info.failures == 2
@@ -192,7 +192,7 @@ async def test_the_last_failure_faults_the_job_and_writes_a_dead_letter(
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail.options(labels={"k": "v"}), times=9)
         with pytest.raises(JobFaulted, match="failure 3") as caught:
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     assert caught.value.info.state == "faulted"
     letters = [letter async for letter in turnout_client.faults()]
     assert [(x.id, x.payload, x.labels, len(x.attempts)) for x in letters] == [(handle.id, {"times": 9}, {"k": "v"}, 3)]
@@ -203,7 +203,7 @@ async def test_a_submissions_policy_overrides_the_activitys(turnout_client: Clie
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail.options(retry=RetryPolicy(max_attempts=3, never_on=(ValueError,))), 1)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         assert (await handle.info()).attempt == 1
 
 
@@ -212,7 +212,7 @@ async def test_fatal_is_never_retried(turnout_client: Client, turnout_worker: An
     async with turnout_worker(raise_fatal):
         handle = await turnout_client.submit(raise_fatal)
         with pytest.raises(JobFaulted, match="no use"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         info = await handle.info()
         assert (info.attempt, info.reason) == (1, "fatal")
 
@@ -221,7 +221,7 @@ async def test_retry_later_sets_the_delay_itself(turnout_client: Client, turnout
     """`RetryLater` is a failure whose delay the code chooses."""
     async with turnout_worker(later):
         handle = await turnout_client.submit(later, 0.3)
-        assert await handle.result(timeout=10) == 2
+        assert await handle.result(timeout=30) == 2
         info = await handle.info()
         assert info.failures == 1
 
@@ -231,7 +231,7 @@ async def test_a_timed_out_attempt_is_a_failure(turnout_client: Client, turnout_
     async with turnout_worker(slow):
         handle = await turnout_client.submit(slow)
         with pytest.raises(JobFaulted, match=r"longer than 0.3 s"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         info = await handle.info()
         assert [a.outcome for a in info.attempts] == ["timed_out"]
         assert info.error is not None
@@ -245,7 +245,7 @@ async def test_code_that_reports_nothing_for_its_heartbeat_timeout_is_stopped(
     async with turnout_worker(silent):
         handle = await turnout_client.submit(silent, beats=4)
         with pytest.raises(JobFaulted, match="no heartbeat"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         [attempt] = (await handle.info()).attempts
         assert attempt.ended_at is not None
         lasted_s = (attempt.ended_at - attempt.started_at).total_seconds()
@@ -258,7 +258,7 @@ async def test_progress_is_coalesced_and_the_last_is_always_written(
     """Ten thousand reports cost a handful of writes, and the last one is in the record."""
     async with turnout_worker(chatty):
         handle = await turnout_client.submit(chatty, 10_000)
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         info = await handle.info()
         assert info.progress is not None
         assert (info.progress.done, info.progress.total, info.progress.message) == (10_000, 10_000, "step 10000")
@@ -270,7 +270,7 @@ async def test_a_checkpoint_is_given_to_the_next_attempt(turnout_client: Client,
     """After a failure the next attempt goes on from the last checkpoint."""
     async with turnout_worker(resume):
         handle = await turnout_client.submit(resume)
-        assert await handle.result(timeout=10) == [1, 2, 3]
+        assert await handle.result(timeout=30) == [1, 2, 3]
         assert (await handle.info()).checkpoint == [1, 2, 3]
 
 
@@ -286,11 +286,11 @@ async def test_code_that_ends_oddly_faults_its_job_and_not_the_worker(
     async with turnout_worker(each, nap):
         handle = await turnout_client.submit(each)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         info = await handle.info()
         assert info.error is not None
         assert (info.error.type, info.reason) == (error_type, reason)
-        assert await (await turnout_client.submit(nap, 0)).result(timeout=10) == 1
+        assert await (await turnout_client.submit(nap, 0)).result(timeout=30) == 1
 
 
 decoded_in: list[str] = []
@@ -312,7 +312,7 @@ async def test_a_large_payload_is_decoded_beside_the_loop(turnout_client: Client
         for size in (10, 800_000):
             decoded_in.clear()
             handle = await turnout_client.submit("measure", {"text": "x" * size})  # by name: not validated here
-            assert await handle.result(timeout=20) == size
+            assert await handle.result(timeout=30) == size
             in_main = {name == threading.main_thread().name for name in decoded_in}
             assert in_main == {size == 10}
 
@@ -321,7 +321,7 @@ async def test_sync_activities_run_in_threads(turnout_client: Client, turnout_wo
     """A sync function has its job, reports progress and stores checkpoints."""
     async with turnout_worker(in_thread):
         handle = await turnout_client.submit(in_thread, 21)
-        assert await handle.result(timeout=10) == 42
+        assert await handle.result(timeout=30) == 42
         info = await handle.info()
         assert info.checkpoint == {"n": 21}
         assert info.progress is not None
@@ -334,7 +334,7 @@ async def test_sync_code_learns_of_a_cancel(turnout_client: Client, turnout_work
         handle = await turnout_client.submit(thread_waits)
         await until(lambda: _is(handle, JobState.running))
         await handle.cancel("enough")
-        assert await handle.result(timeout=10) == "stopped"
+        assert await handle.result(timeout=30) == "stopped"
 
 
 async def _is(handle: Any, state: JobState) -> bool:
@@ -371,7 +371,7 @@ async def test_concurrency_limits_hold(turnout_client: Client, turnout_worker: A
 
     async with turnout_worker(a, b, concurrency=4):
         handles = [*await turnout_client.submit_many(a, [{}] * 10), *await turnout_client.submit_many(b, [{}] * 20)]
-        await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+        await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
     assert most["a"] == 2
     assert most["all"] == 4
 
@@ -389,7 +389,7 @@ async def test_a_job_never_waits_behind_a_busy_node(turnout_client: Client, turn
         await until(lambda: _is(busy, JobState.running))
         async with turnout_worker(long, chatty, concurrency=1, name="two") as two:
             handles = await turnout_client.submit_many(chatty, [{"count": 1}] * 3)
-            await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+            await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
             nodes = {(await handle.info()).attempts[0].node for handle in handles}
             release.set()
     assert one.id != two.id
@@ -436,7 +436,7 @@ async def test_a_stopping_node_hands_its_jobs_over(turnout_client: Client, turno
     """Aborted is not cancelled: the attempt is recorded as aborted, and another node runs the job to its end."""
     release = asyncio.Event()
 
-    @activity
+    @activity(lease=300)
     async def wait() -> int:
         current_job().progress(current_job().attempt)
         await release.wait()
@@ -448,7 +448,7 @@ async def test_a_stopping_node_hands_its_jobs_over(turnout_client: Client, turno
     async with turnout_worker(wait, name="second"):
         await worker.stop(grace=0)
         release.set()
-        assert await handle.result(timeout=20) == 2  # and not only when the lease has run out
+        assert await handle.result(timeout=60) == 2  # and not only when the lease has run out
     info = await handle.info()
     assert [a.outcome for a in info.attempts] == ["aborted", "completed"]
     assert (info.aborts, info.failures, info.losses) == (1, 0, 0)
@@ -461,7 +461,7 @@ async def test_a_cancelled_job_stays_cancelled_when_its_node_stops(turnout_clien
         await until(lambda: _is(handle, JobState.running))
         await handle.cancel("enough")
         with pytest.raises(JobCancelled, match="enough"):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
 
 
 async def test_a_traceback_begins_in_the_users_code(turnout_client: Client, turnout_worker: Any) -> None:
@@ -469,7 +469,7 @@ async def test_a_traceback_begins_in_the_users_code(turnout_client: Client, turn
     async with turnout_worker(fail):
         handle = await turnout_client.submit(fail.options(retry=ONCE), times=1)
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     error = (await handle.info()).error
     assert error is not None
     assert "test_running.py" in error.traceback
@@ -505,5 +505,5 @@ async def test_async_code_behind_a_plain_wrapper_runs(turnout_client: Client, tu
     """A decorator that returns what the async function gives it is no obstacle, in a thread and in a process."""
     async with turnout_worker(wrapped, wrapped_in_process):
         for each in (wrapped, wrapped_in_process):
-            assert await (await turnout_client.submit(each, 1)).result(timeout=20) == 2
+            assert await (await turnout_client.submit(each, 1)).result(timeout=30) == 2
     assert await ActivityEnvironment().run(wrapped, 1) == 2

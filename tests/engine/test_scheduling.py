@@ -89,7 +89,7 @@ async def test_delays_are_never_early_and_hardly_late(turnout_client: Client, tu
                 for delay in (0.05, 0.2, 0.5, timedelta(seconds=0.333), 1, 1.0009, 1.25)
             ]
             for handle, delay in jobs:
-                await handle.result(timeout=15)
+                await handle.result(timeout=30)
                 info = await handle.info()
                 seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
                 late = lateness(info, info.submitted_at + timedelta(seconds=seconds))
@@ -106,7 +106,7 @@ async def test_at(turnout_client: Client, turnout_worker: WorkerFactory) -> None
             handle = await turnout_client.submit(stamp.options(at=at), "x")
             info = await handle.info()
             assert (info.state, info.attempt, due(info), info.payload) == ("scheduled", 0, at, {"value": "x"})
-            assert await handle.result(timeout=15) == "x"
+            assert await handle.result(timeout=30) == "x"
             info = await handle.info()
             assert lateness(info, at) >= 0
             assert info.next_attempt_at is None
@@ -122,7 +122,7 @@ async def test_an_instant_that_has_passed(
     async with turnout_worker(since_submission):
         for waited in best_of_three(LATE_S):
             handle = await turnout_client.submit(since_submission.options(at=datetime.now(UTC) - ago))
-            waited.append(await handle.result(timeout=10))
+            waited.append(await handle.result(timeout=30))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_an_instant_that_programs_have_for_never_and_for_at_once(
     else:
         handle = await turnout_client.submit(stamp.options(at=at), "now")
         async with turnout_worker(stamp):
-            assert await handle.result(timeout=10) == "now"
+            assert await handle.result(timeout=30) == "now"
     assert {info.state for info in [info async for info in turnout_client.jobs()]} <= {JobState.completed}
 
 
@@ -173,7 +173,7 @@ async def test_scheduled_many(turnout_client: Client, turnout_worker: WorkerFact
     counts = await turnout_client.count()
     assert counts[JobState.scheduled] + counts[JobState.queued] == 50
     async with turnout_worker(stamp, concurrency=50):
-        assert [await handle.result(timeout=15) for handle in handles] == [str(n) for n in range(50)]
+        assert [await handle.result(timeout=30) for handle in handles] == [str(n) for n in range(50)]
     assert {info.attempt async for info in turnout_client.jobs()} == {1}
 
 
@@ -187,7 +187,7 @@ async def test_the_same_id_twice(turnout_client: Client, turnout_worker: WorkerF
     joined = await turnout_client.submit(stamp.options(id="once", if_exists="join"), "second")
     assert due(await joined.info()) == due(await first.info())
     async with turnout_worker(stamp):
-        assert await joined.result(timeout=15) == "first"
+        assert await joined.result(timeout=30) == "first"
     assert sum((await turnout_client.count()).values()) == 1
 
 
@@ -197,7 +197,7 @@ async def test_schedules_of_one_id_at_once(turnout_client: Client, turnout_worke
     outcomes = await asyncio.gather(*submits, return_exceptions=True)
     (winner,) = [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, JobExists)]
     async with turnout_worker(stamp):
-        assert await turnout_client.job("race").result(timeout=15) == str(winner)
+        assert await turnout_client.job("race").result(timeout=30) == str(winner)
     assert sum((await turnout_client.count()).values()) == 1
 
 
@@ -207,7 +207,7 @@ async def test_a_cancelled_schedule_never_fires(turnout_client: Client, turnout_
         handle = await turnout_client.submit(stamp.options(delay=2))
         later = await turnout_client.submit(stamp.options(delay=2.5))
         await handle.cancel("not today")
-        await later.result(timeout=15)
+        await later.result(timeout=30)
         info = await handle.info()
     assert (info.state, info.attempt, info.reason) == ("cancelled", 0, "not today")
 
@@ -225,7 +225,7 @@ async def test_cancel_while_it_fires(turnout_client: Client, turnout_worker: Wor
             return infos if all(info.state.final for info in infos) else None
 
         infos = await until(all_ended)
-        await (await turnout_client.submit(stamp)).result(timeout=10)
+        await (await turnout_client.submit(stamp)).result(timeout=30)
         assert [await handle.info() for handle in handles] == infos
     assert {info.state for info in infos} <= {"completed", "cancelled"}
 
@@ -238,14 +238,14 @@ async def test_expired_before_anybody_came(turnout_client: Client, turnout_worke
     handles = [await turnout_client.submit(stamp.options(expires_in=2)) for _ in range(3)]
     assert {(await handle.info()).state for handle in handles} == {"queued"}
     with pytest.raises(JobFaulted, match="expired") as caught:
-        await handles[0].result(timeout=10)
+        await handles[0].result(timeout=30)
     info = caught.value.info
     assert (info.state, info.reason, info.attempt, info.attempts) == ("faulted", "expired", 0, [])
     assert (await handles[1].info()).state == "faulted"
     assert (await turnout_client.count())[JobState.faulted] == 3
     assert {info.state async for info in turnout_client.jobs()} == {"faulted"}
     async with turnout_worker(stamp):
-        await (await turnout_client.submit(stamp)).result(timeout=10)
+        await (await turnout_client.submit(stamp)).result(timeout=30)
         await until(functools.partial(has_dead_letters, turnout_client, 3))
     assert {(await handle.info()).attempt for handle in handles} == {0}
 
@@ -261,7 +261,7 @@ async def test_expired_when_a_worker_comes(turnout_client: Client, turnout_worke
     await until(lambda: is_past(turnout_client, other))
     async with turnout_worker(stamp):
         info = await reached(handle, "faulted")
-        await other.result(timeout=10)
+        await other.result(timeout=30)
     assert (info.reason, info.attempt) == ("expired", 0)
 
 
@@ -285,7 +285,7 @@ async def test_the_deadline_goes_with_the_message(
     handles = [turnout_client.job(job_id, stamp) for job_id in ("half", "bare")]
     for handle in handles:
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         info = await handle.info()
         assert (info.state, info.reason) == ("faulted", reason)
     async with turnout_worker(stamp):
@@ -324,8 +324,8 @@ async def test_in_time(turnout_client: Client, turnout_worker: WorkerFactory) ->
     """A job that ends before its deadline has completed, and stays so after it."""
     async with turnout_worker(stamp):
         handle = await turnout_client.submit(stamp.options(expires_in=2), "quick")
-        assert await handle.result(timeout=10) == "quick"
-        await (await turnout_client.submit(stamp.options(delay=2.1))).result(timeout=10)
+        assert await handle.result(timeout=30) == "quick"
+        await (await turnout_client.submit(stamp.options(delay=2.1))).result(timeout=30)
         assert (await handle.info()).state == "completed"
 
 
@@ -336,7 +336,7 @@ async def test_an_expired_job_can_be_retried(turnout_client: Client, turnout_wor
     await handle.retry()
     assert (await handle.info()).state == "queued"
     async with turnout_worker(stamp):
-        assert await handle.result(timeout=10) == "late"
+        assert await handle.result(timeout=30) == "late"
 
 
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "cut short"])

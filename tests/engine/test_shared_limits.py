@@ -190,7 +190,7 @@ async def test_a_job_that_waits_holds_no_slot(turnout_client: Client, turnout_wo
         waiting = await turnout_client.submit_many(alone, [{}] * 10)
         for handle in waiting:
             await until(partial(parked, turnout_client, handle.id))
-        assert await (await turnout_client.submit(free)).result(timeout=20)
+        assert await (await turnout_client.submit(free)).result(timeout=30)
         assert await waits_for(turnout_client, waiting[0].id) == ("limit", "one")
         listed = {info.id async for info in turnout_client.jobs(state="queued")}
         assert listed == {handle.id for handle in waiting}
@@ -299,9 +299,9 @@ async def test_a_job_that_waits_holds_no_place_of_another_limit(turnout_client: 
         await until(lambda: _running(turnout_client, holder.id))
         both = await turnout_client.submit(needs_both)
         await until(lambda: parked(turnout_client, both.id))
-        await (await turnout_client.submit(needs_one_of_both)).result(timeout=20)
+        await (await turnout_client.submit(needs_one_of_both)).result(timeout=30)
         await holder.cancel()
-        await both.result(timeout=10)
+        await both.result(timeout=30)
 
 
 async def test_a_job_that_waits_for_its_retry_holds_no_place(turnout_client: Client, turnout_worker: Any) -> None:
@@ -314,7 +314,7 @@ async def test_a_job_that_waits_for_its_retry_holds_no_place(turnout_client: Cli
 
         await until(retrying)
         await turnout_client.submit(alone.options(delay=3600))
-        await (await turnout_client.submit(alone)).result(timeout=20)
+        await (await turnout_client.submit(alone)).result(timeout=30)
         assert await waits_for(turnout_client, handle.id) is None
 
 
@@ -350,13 +350,13 @@ async def test_a_line_is_woken_whose_alarm_is_lost(turnout_client: Client, turno
 
     async with turnout_worker(send):
         await turnout_client.set_limit("mail", rate=1, per=3600)
-        await (await turnout_client.submit(send)).result(timeout=20)
+        await (await turnout_client.submit(send)).result(timeout=30)
         handle = await turnout_client.submit(send)
         await until(has_alarm)
         found, revision = await places.load("mail")
         assert found is not None
         await places.store(attrs.evolve(found, waker="the dead", used_at=found.used_at - 3600), revision, rule)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
 
 
 async def test_what_waits_for_a_token_holds_no_place(turnout_client: Client, turnout_worker: Any) -> None:
@@ -370,14 +370,14 @@ async def test_what_waits_for_a_token_holds_no_place(turnout_client: Client, tur
             await until(partial(parked, turnout_client, handle.id))
         assert await waits_for(turnout_client, waiting[0].id) == ("limit", "one")
         for handle in await turnout_client.submit_many(send, [{}] * 2):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         last = await turnout_client.submit(send)
         await until(partial(parked, turnout_client, last.id))
         assert await waits_for(turnout_client, last.id) == ("limit", "mail")
         await holder.cancel()
-        await (await turnout_client.submit(alone)).result(timeout=10)
+        await (await turnout_client.submit(alone)).result(timeout=30)
         await turnout_client.set_limit("mail", rate=1000)
-        await asyncio.gather(*(handle.result(timeout=10) for handle in (*waiting, last)))
+        await asyncio.gather(*(handle.result(timeout=30) for handle in (*waiting, last)))
 
 
 async def test_a_rate_is_set_and_cleared_at_run_time(turnout_client: Client, turnout_worker: Any) -> None:
@@ -390,7 +390,7 @@ async def test_a_rate_is_set_and_cleared_at_run_time(turnout_client: Client, tur
         assert (found.rate, found.per, found.burst, found.source) == (0, 1, 0, "set")
         assert (found.concurrency, found.waiting, found.until is not None) == (None, 1, True)
         await turnout_client.clear_limit("mail")
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         found = await limit(turnout_client, "mail")
         assert (found.rate, found.per, found.burst, found.source) == (20, 1, 2, "declared")
         await turnout_client.set_limit("api", rate=0.5, per=60)
@@ -412,7 +412,7 @@ async def test_a_job_slows_a_limit_down_for_all(turnout_client: Client, turnout_
         assert found.until is not None
         assert 3500 < found.until.timestamp() - time.time() < 3700
         await turnout_client.clear_limit("api")
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_limits_are_set_and_cleared_at_run_time(turnout_client: Client, turnout_worker: Any) -> None:
@@ -425,18 +425,18 @@ async def test_limits_are_set_and_cleared_at_run_time(turnout_client: Client, tu
             await until(partial(parked, turnout_client, handle.id))
         meetings.append(Meeting({"alone"}, 3))
         await turnout_client.set_limit("one", 3)
-        await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+        await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
         assert most_at_once() == 3
         await turnout_client.set_limit("one", 0, duration=1.0)
         handle = await turnout_client.submit(alone)
         await until(lambda: parked(turnout_client, handle.id))
         assert (await limit(turnout_client, "one")).until is not None
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         await turnout_client.set_limit("one", 0)
         handle = await turnout_client.submit(alone)
         await until(lambda: parked(turnout_client, handle.id))
         await turnout_client.clear_limit("one")
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         found = await limit(turnout_client, "one")
         assert (found.concurrency, found.source, found.until) == (1, "declared", None)
 
@@ -547,7 +547,7 @@ async def test_a_payload_that_fits_no_function_needs_no_place(turnout_client: Cl
 async def test_jobs_without_limits_know_nothing_of_them(turnout_client: Client, turnout_worker: Any) -> None:
     """They write nothing into the stream of limits."""
     async with turnout_worker(free):
-        await (await turnout_client.submit(free)).result(timeout=20)
+        await (await turnout_client.submit(free)).result(timeout=30)
         info = await turnout_client.store.connection.api(f"STREAM.INFO.{turnout_client.store.names.limits}")
         assert info["state"]["last_seq"] == 0
 
@@ -575,8 +575,8 @@ async def test_who_slows_down_what_nobody_has_declared_is_told(
 ) -> None:
     """A misspelt name holds nothing up: the log says so, and the list of limits; of a declared one it says nothing."""
     async with turnout_worker(call, errs):
-        await (await turnout_client.submit(call, slow=True)).result(timeout=20)
+        await (await turnout_client.submit(call, slow=True)).result(timeout=30)
         assert "slow_down" not in caplog.text
-        await (await turnout_client.submit(errs)).result(timeout=20)
+        await (await turnout_client.submit(errs)).result(timeout=30)
         assert "no worker has declared a limit apy" in caplog.text
         assert [(each.name, each.declared) async for each in turnout_client.limits()] == [("api", True), ("apy", False)]

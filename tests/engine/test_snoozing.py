@@ -78,7 +78,7 @@ async def test_a_snooze_is_no_attempt_and_costs_no_budget(turnout_client: Client
         assert info.reason is None
 
         threaded = await turnout_client.submit(upload_in_thread, 1)
-        assert await threaded.result(timeout=10) == 1
+        assert await threaded.result(timeout=30) == 1
         assert (await threaded.info()).snoozes == 1
 
 
@@ -86,7 +86,7 @@ async def test_numbers_and_checkpoint_go_on_over_snoozes(turnout_client: Client,
     """After a failure it is attempt 2 that snoozes, begins again and completes; its checkpoint is there."""
     async with turnout_worker(fails_then_snoozes):
         handle = await turnout_client.submit(fails_then_snoozes)
-        assert await handle.result(timeout=10) == [1, 2, 2, 2]
+        assert await handle.result(timeout=30) == [1, 2, 2, 2]
         info = await handle.info()
     assert (info.snoozes, info.attempt, info.failures) == (2, 2, 1)
     assert [(each.number, each.outcome) for each in info.attempts] == [(1, "faulted"), (2, "completed")]
@@ -105,7 +105,7 @@ async def test_a_snoozed_job_says_what_it_waits_for_and_can_be_cancelled(
         assert info.attempts[-1].outcome == "snoozed"
         await handle.cancel("enough")
         with pytest.raises(JobCancelled, match="enough"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
 
 
 async def test_a_snooze_beyond_the_deadline_is_the_end(turnout_client: Client, turnout_worker: Any) -> None:
@@ -113,7 +113,7 @@ async def test_a_snooze_beyond_the_deadline_is_the_end(turnout_client: Client, t
     async with turnout_worker(upload):
         handle = await turnout_client.submit(upload.options(expires_in=60), 1, delay=3600)
         with pytest.raises(JobFaulted, match="expired"):
-            await handle.result(timeout=5)
+            await handle.result(timeout=30)
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), 1e12])
@@ -146,14 +146,14 @@ async def test_a_job_that_has_not_begun_in_time_is_faulted(
         assert (await turnout_client.count(activity=quick))[JobState.faulted] == len(faulted) >= 1
     async with turnout_worker(quick):
         assert (await turnout_client.job(faulted[0]).info()).reason == "not_started"
-        assert await (await turnout_client.submit(quick.options(start_within=60))).result(timeout=5) == "done"
+        assert await (await turnout_client.submit(quick.options(start_within=60))).result(timeout=30) == "done"
 
 
 async def test_what_has_begun_in_time_may_take_as_long_as_it_takes(turnout_client: Client, turnout_worker: Any) -> None:
     """A retry, or a snooze, after `start_within` begins all the same; a retry by hand has no such limit."""
     async with turnout_worker(upload):
         handle = await turnout_client.submit(upload.options(start_within=1.0), 1, delay=1.5)
-        assert await handle.result(timeout=10) == 1
+        assert await handle.result(timeout=30) == 1
     late = await turnout_client.submit(quick.options(start_within=0.05))
 
     async def faulted() -> bool:
@@ -162,7 +162,7 @@ async def test_what_has_begun_in_time_may_take_as_long_as_it_takes(turnout_clien
     await until(faulted)
     async with turnout_worker(quick):
         await late.retry()
-        assert await late.result(timeout=10) == "done"
+        assert await late.result(timeout=30) == "done"
 
 
 @pytest.mark.parametrize("options", [{"start_within": 0}, {"start_within": "soon"}, {"start_within": 5, "delay": 5}])

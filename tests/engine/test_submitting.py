@@ -87,7 +87,7 @@ async def test_arguments_are_those_of_the_function(turnout_client: Client, turno
             await turnout_client.submit(join, first="x", second="y", sep=""),
             await turnout_client.submit(name_clash, activity="is", self="fine"),
         ]
-        assert [await handle.result(timeout=10) for handle in handles] == ["a-b", "a-c", "xy", "is fine"]
+        assert [await handle.result(timeout=30) for handle in handles] == ["a-b", "a-c", "xy", "is fine"]
         number = await (await turnout_client.submit(double, 21)).result(timeout=timedelta(seconds=10))
         assert number == 42
 
@@ -96,16 +96,16 @@ async def test_by_name(turnout_client: Client, turnout_worker: WorkerFactory) ->
     """An activity by name takes a payload object, or keywords, and options through activity_ref."""
     async with turnout_worker(join, anything):
         handle = await turnout_client.submit("join", {"first": "a"})
-        assert await handle.result(timeout=10) == "a-b"
-        assert await (await turnout_client.submit("join", first="k")).result(timeout=10) == "k-b"
+        assert await handle.result(timeout=30) == "a-b"
+        assert await (await turnout_client.submit("join", first="k")).result(timeout=30) == "k-b"
         ref = activity_ref("join").options(id="by-ref", labels={"kind": "ref"})
         by_ref = await turnout_client.submit(ref, {"first": "r", "sep": "."})
         assert by_ref.id == "by-ref"
         assert by_ref.activity == "join"
-        assert await by_ref.result(timeout=10) == "r.b"
+        assert await by_ref.result(timeout=30) == "r.b"
         assert (await by_ref.info()).labels == {"kind": "ref"}
         plain = await turnout_client.submit("anything", {"value": {"deep": [1, None, 2.5, "ü"]}})
-        assert await plain.result(timeout=10) == {"deep": [1, None, 2.5, "ü"]}
+        assert await plain.result(timeout=30) == {"deep": [1, None, 2.5, "ü"]}
 
 
 async def test_submit_many(turnout_client: Client, turnout_worker: WorkerFactory) -> None:
@@ -128,9 +128,9 @@ async def test_submit_many_takes_models_ids_and_options(turnout_client: Client, 
     assert await turnout_client.submit_many(norm, []) == []
     assert [handle.id for handle in handles] == ["p1", "p2"]
     async with turnout_worker(norm):
-        assert [await handle.result(timeout=10) for handle in handles] == [7, 1]
-        assert await labelled[0].result(timeout=10) == 1
-        assert await by_name[0].result(timeout=10) == 10
+        assert [await handle.result(timeout=30) for handle in handles] == [7, 1]
+        assert await labelled[0].result(timeout=30) == 1
+        assert await by_name[0].result(timeout=30) == 10
     assert [info.labels async for info in turnout_client.jobs(label="batch=7")] == [{"batch": "7"}]
 
 
@@ -150,7 +150,7 @@ async def test_options_travel_with_the_job(turnout_client: Client, turnout_worke
         assert (info.attempt, info.reason, info.failures) == (1, "timed_out", 1)
         assert [attempt.outcome for attempt in info.attempts] == ["timed_out"]
         assert info.labels == {"customer": "7", "tier": "gold"}
-        assert await plain.result(timeout=10) == "awake"
+        assert await plain.result(timeout=30) == "awake"
 
 
 async def faulted(info: Any) -> Any:
@@ -235,7 +235,7 @@ async def test_a_job_of_64_characters_and_every_allowed_one(
         for name in names:
             handle = await turnout_client.submit(double.options(id=name), 4)
             assert handle.id == name
-            assert await handle.result(timeout=10) == 8
+            assert await handle.result(timeout=30) == 8
 
 
 @pytest.mark.parametrize("works", [False, True], ids=["queued meanwhile", "finished meanwhile"])
@@ -257,10 +257,10 @@ async def test_a_lost_answer_neither_doubles_the_job_nor_raises(
         assert not submitting.done()
         proxy.cut()
         proxy.unblock()
-        handle = await asyncio.wait_for(submitting, 20)
+        handle = await asyncio.wait_for(submitting, 30)
         if not works:
             await turnout_worker(double)
-        assert await turnout_client.job(handle.id, double).result(timeout=10) == 8
+        assert await turnout_client.job(handle.id, double).result(timeout=30) == 8
         info = await handle.info()
     assert (info.attempt, info.generation) == (1, 1)
     assert await stored(turnout_client) == 1
@@ -365,14 +365,14 @@ async def test_a_payload_by_name_is_checked_against_the_contract(
             with pytest.raises(TypeError, match=told) as caught:
                 await call
             assert isinstance(caught.value, ValueError)
-        assert await (await turnout_client.submit("join", {"first": "a"})).result(timeout=10) == "a-b"
+        assert await (await turnout_client.submit("join", {"first": "a"})).result(timeout=30) == "a-b"
 
     @activity(name="join")
     async def newer(frist: str) -> str:
         return frist
 
     async with turnout_worker(newer):
-        assert await (await turnout_client.submit("join", {"frist": "c"})).result(timeout=10) == "c"
+        assert await (await turnout_client.submit("join", {"frist": "c"})).result(timeout=30) == "c"
 
 
 class Person(BaseModel):
@@ -414,6 +414,6 @@ async def test_so_is_one_that_is_the_object_of_a_model(turnout_client: Client, t
             with pytest.raises(TypeError, match=r"name: it |age: it must be integer|it must be object"):
                 await turnout_client.submit("greet", payload)
         handle = await turnout_client.submit("greet", {"name": "Ann", "age": "7", "more": 1})
-        assert await handle.result(timeout=10) == "Ann"
+        assert await handle.result(timeout=30) == "Ann"
         for name, default in (("greet_anybody", "you"), ("visit", "home")):
-            assert await (await turnout_client.submit(name, {})).result(timeout=10) == default
+            assert await (await turnout_client.submit(name, {})).result(timeout=30) == default

@@ -74,7 +74,7 @@ async def test_a_result_outwaits_a_registry_that_does_not_respond(
 
         await until(met)
         await rename(turnout_client, stream, subjects)
-        assert await handle.result(timeout=20) == turnout_client.namespace
+        assert await handle.result(timeout=30) == turnout_client.namespace
     assert runs.count(turnout_client.namespace) == 1
     assert (await handle.info()).losses == 0
 
@@ -208,7 +208,7 @@ async def test_a_second_stop_does_not_wait_for_a_server_that_is_away(
     handle = await turnout_client.submit(gated, "away")
     await running(handle)
     nats_server.stop()
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(30):
         patient = asyncio.create_task(worker.stop(grace=600))
         await asyncio.sleep(0)
         await worker.stop(grace=0)
@@ -229,7 +229,7 @@ async def test_threads_left_behind_do_not_take_the_place_of_jobs(
                 return bool(attempts) and attempts[0].outcome is Outcome.timed_out
 
             await until(timed_out)
-            assert await (await turnout_client.submit(quick)).result(timeout=10) == "done"
+            assert await (await turnout_client.submit(quick)).result(timeout=30) == "done"
     finally:
         unstoppable.set()
 

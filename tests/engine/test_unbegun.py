@@ -146,7 +146,7 @@ async def test_a_store_that_waiting_jobs_have_filled_is_emptied(small: Client, t
     same, by its id or by filters, and leaves nothing. After that jobs are stored and run again."""
     async with turnout_worker(later, client=small):
         ended = await small.submit(later, "it is deleted as ever")
-        await ended.result(timeout=20)
+        await ended.result(timeout=30)
     await small.submit(hold)
     ways: dict[str, Any] = {
         "plain": {},
@@ -232,7 +232,7 @@ async def test_what_has_begun_or_is_awaited_stays(turnout_client: Client, turnou
             await client.job(job_id).delete(unbegun=True)
         assert await client.delete_jobs(unbegun=True, workflow=flow.id) == 0
     async with turnout_worker(later, workflows=[asks]):
-        assert await flow.result(timeout=20) == 4
+        assert await flow.result(timeout=30) == 4
     with pytest.raises(JobNotFound):
         await client.job("nobody", later).delete(unbegun=True)
 

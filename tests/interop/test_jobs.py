@@ -56,7 +56,7 @@ async def test_a_bare_publish_runs(publish: Publish, turnout_client: Client, tur
     async with turnout_worker(greet):
         publish(f"{turnout_client.namespace}.jobs.greet", '{"name": "ann"}')
         job = await the_job(turnout_client)
-        assert await turnout_client.job(job.id).result(timeout=20) == "hello ann"
+        assert await turnout_client.job(job.id).result(timeout=30) == "hello ann"
         info = await turnout_client.job(job.id).info()
         assert (info.activity, info.attempt, info.payload) == ("greet", 1, {"name": "ann"})
 
@@ -69,7 +69,7 @@ async def test_a_bare_publish_waits_for_its_worker(
     queued = await the_job(turnout_client)
     assert queued.state == "queued"
     async with turnout_worker(greet):
-        assert await turnout_client.job(queued.id).result(timeout=20) == "good day ann"
+        assert await turnout_client.job(queued.id).result(timeout=30) == "good day ann"
 
 
 async def test_an_empty_body_means_no_arguments(
@@ -79,7 +79,7 @@ async def test_an_empty_body_means_no_arguments(
     async with turnout_worker(ping):
         publish(f"{turnout_client.namespace}.jobs.ping", "")
         job = await the_job(turnout_client)
-        assert await turnout_client.job(job.id).result(timeout=20) == "pong"
+        assert await turnout_client.job(job.id).result(timeout=30) == "pong"
 
 
 async def test_headers_name_the_job_and_its_trace(
@@ -92,7 +92,7 @@ async def test_headers_name_the_job_and_its_trace(
         publish(f"{turnout_client.namespace}.jobs.greet", '{"name": "ann"}', headers)
         await the_job(turnout_client)
         handle = turnout_client.job("ferry-7")
-        assert await handle.result(timeout=20) == "hello ann"
+        assert await handle.result(timeout=30) == "hello ann"
         assert (await handle.info()).trace_id == trace
 
 
@@ -105,7 +105,7 @@ async def test_an_invalid_body_faults_at_once(
         publish(f"{turnout_client.namespace}.jobs.greet", body)
         job = await the_job(turnout_client)
         with pytest.raises(JobFaulted):
-            await turnout_client.job(job.id).result(timeout=20)
+            await turnout_client.job(job.id).result(timeout=30)
         info = await turnout_client.job(job.id).info()
         assert info.attempt <= 1
         assert info.error is not None
@@ -120,4 +120,4 @@ async def test_templates_are_a_matter_of_the_program(
     async with turnout_worker(greet):
         nats_cli(nats_server.url, "pub", "--no-templates", subject, '{"name": "{{Count}}"}')
         job = await the_job(turnout_client)
-        assert await turnout_client.job(job.id).result(timeout=20) == "hello {{Count}}"
+        assert await turnout_client.job(job.id).result(timeout=30) == "hello {{Count}}"

@@ -24,7 +24,7 @@ async def test_large_payloads_are_objects(
     large = "渡し" * 100_000
     async with turnout_worker(echo):
         handle = await turnout_client.submit(echo, large)
-        assert await handle.result(timeout=20) == large
+        assert await handle.result(timeout=30) == large
     bucket = f"{turnout_client.namespace}_payloads"
     listing = nats_cli(nats_server.url, "object", "ls", bucket).stdout
     names = re.findall(rf"{handle.id}-[\w-]+", listing)
@@ -43,7 +43,7 @@ async def test_a_record_can_be_read_by_a_person(
     """`nats kv get` shows a job's record as JSON with the words of the API."""
     async with turnout_worker(echo):
         handle = await turnout_client.submit(echo.options(id="readable"), "x")
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     bucket = f"{turnout_client.namespace}_jobs"
     record = json.loads(nats_cli(nats_server.url, "kv", "get", bucket, "echo.readable", "--raw").stdout)
     assert (record["id"], record["activity"], record["state"]) == ("readable", "echo", "completed")

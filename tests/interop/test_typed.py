@@ -74,7 +74,7 @@ async def test_submit_from_anywhere(nats_program: Path, tmp_path: Path) -> None:
             else:
                 await asyncio.to_thread(reader.types, here)
         async with Client.connect(server.url) as client:
-            assert await client.job("holiday-2026", "convert_video").result(timeout=10) == "a.webm"
+            assert await client.job("holiday-2026", "convert_video").result(timeout=30) == "a.webm"
 
             async def all_done() -> bool:
                 counts = {str(state): count for state, count in (await client.count()).items() if count}

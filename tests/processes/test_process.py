@@ -273,7 +273,7 @@ async def test_a_second_cancel_does_not_leave_processes_behind(activities: Any, 
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
     assert not any(alive(int(pid)) for pid in file.read_text().split())
 
 

@@ -81,7 +81,7 @@ class Jaeger:
         """What the query API answers; None when it knows of no such thing."""
         try:
             with urllib.request.urlopen(
-                f"{self.query_url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10
+                f"{self.query_url}{path}?{urllib.parse.urlencode(parameters)}", timeout=30
             ) as page:
                 return json.load(page)["data"]
         except urllib.error.HTTPError as error:

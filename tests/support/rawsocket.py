@@ -48,7 +48,7 @@ def raw_send(url: str, commands: bytes) -> None:
     address = urlsplit(url)
     if address.hostname is None:
         raise ValueError(f"url {url!r}: nats://host:port expected")
-    with socket.create_connection((address.hostname, address.port or 4222), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port or 4222), timeout=30) as connection:
         answers = connection.makefile("rb")
         if not answers.readline().startswith(b"INFO "):
             raise ConnectionError(f"what answers at {url} is not a NATS server")

@@ -78,7 +78,7 @@ async def test_spans_carry_what_the_conventions_and_turnout_name(
     """Submit and attempt: system, operation, destination, id, consumer; job, attempt, state, counters, wait, node."""
     async with turnout_worker(second_time, name="w") as worker:
         handle = await turnout_client.submit(second_time)
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         first, second = await attempts_of(spans, 2)
     [submit] = of_kind(spans, SpanKind.PRODUCER)
     subject = f"{turnout_client.namespace}.jobs.second_time"
@@ -175,7 +175,7 @@ async def test_only_failures_are_errors(
         case "cancel":
             await handle.cancel("no longer wanted")
             with pytest.raises(JobCancelled):
-                await handle.result(timeout=10)
+                await handle.result(timeout=30)
         case "abort":
             await worker.stop(grace=0)
         case _:
@@ -196,7 +196,7 @@ async def test_a_timeout_is_an_error(turnout_client: Client, turnout_worker: Any
     """Its type is TimeoutError, and its outcome timed_out."""
     async with turnout_worker(slow):
         with pytest.raises(JobFaulted):
-            await (await turnout_client.submit(slow)).result(timeout=10)
+            await (await turnout_client.submit(slow)).result(timeout=30)
         [span] = await attempts_of(spans, 1)
     assert (facts(span)["turnout.attempt.outcome"], facts(span)["error.type"]) == ("timed_out", "TimeoutError")
     assert span.status.status_code is StatusCode.ERROR
@@ -211,7 +211,7 @@ async def test_checkpoints_and_progress_are_events(
     gates[key] = asyncio.Event()
     gates[key].set()
     async with turnout_worker(ends):
-        await (await turnout_client.submit(ends, "checkpoint", key)).result(timeout=10)
+        await (await turnout_client.submit(ends, "checkpoint", key)).result(timeout=30)
         [span] = await attempts_of(spans, 1)
     assert events(span) == {
         "progress": {"turnout.progress.done": 1, "turnout.progress.total": 10},
@@ -225,7 +225,7 @@ async def test_a_delayed_job_links_to_who_scheduled_it(
     """Its first attempt does; how long the delay was is no waiting."""
     async with turnout_worker(second_time):
         handle = await turnout_client.submit(second_time.options(delay=1.0))
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         first, second = await attempts_of(spans, 2)
         info = await handle.info()
     [submit] = of_kind(spans, SpanKind.PRODUCER)
@@ -242,12 +242,12 @@ async def test_a_retried_job_links_to_the_life_before(
     async with turnout_worker(ends):
         handle = await turnout_client.submit(ends, "fail")
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         [before] = await attempts_of(spans, 1)
         with trace.get_tracer("user").start_as_current_span("operator") as operator:
             await handle.retry()
         with pytest.raises(JobFaulted):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
         _, after = await attempts_of(spans, 2)
     retry = of_kind(spans, SpanKind.PRODUCER)[-1]
     assert retry.name == "retry ends"
@@ -277,7 +277,7 @@ async def test_a_long_attempt_shows_before_its_end(
         [start] = await until(shown)
         assert not of_kind(spans, SpanKind.CONSUMER)
         gates[key].set()
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         [span] = await attempts_of(spans, 1)
     assert start.name == "start ends"
     assert start.parent is not None
@@ -369,7 +369,7 @@ async def test_what_does_not_fit_is_in_no_span(
     handle = await turnout_client.submit("log_in", {"login": login})
     async with turnout_worker(log_in):
         with pytest.raises(JobFaulted) as caught:
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     [attempt] = await attempts_of(spans, 1)
     told = events(attempt)["exception"]
     assert told["exception.type"]

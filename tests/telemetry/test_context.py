@@ -51,7 +51,7 @@ async def run_bare(client: Client, server: NatsServer, headers: Mapping[str, str
             return False
 
     await until(there)
-    return await client.job(job_id).result(timeout=10)
+    return await client.job(job_id).result(timeout=30)
 
 
 @pytest.fixture(params=[False, True], ids=["without-sdk", "with-sdk"])
@@ -169,7 +169,7 @@ async def test_a_submit_leaves_behind_what_is_too_much(
         async with turnout_worker(passing_on):
             for _ in range(2):
                 handle = await turnout_client.submit(passing_on)
-                assert "baggage" not in await handle.result(timeout=10)
+                assert "baggage" not in await handle.result(timeout=30)
     finally:
         context.detach(token)
     assert len([record for record in caplog.records if "baggage" in record.getMessage()]) == 1
@@ -209,7 +209,7 @@ async def test_a_broken_propagator_costs_no_job(
     with trace.get_tracer("user").start_as_current_span("caller") as span:
         handle = await turnout_client.submit(third)
     async with turnout_worker(third):
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=30) == 3
     assert (await handle.info()).trace_id == f"{span.get_span_context().trace_id:032x}"
 
 
@@ -234,7 +234,7 @@ async def test_a_broken_sdk_costs_no_job(
     monkeypatch.setattr(provider, "sampler", Failing())
     async with turnout_worker(third):
         handle = await turnout_client.submit(third)
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=30) == 3
     assert not spans.get_finished_spans()
 
 

@@ -58,7 +58,7 @@ async def test_spans_inside_a_job_carry_it(
     async with turnout_worker(nested, threaded) as worker:
         jobs = {each.name: await turnout_client.submit(each) for each in (nested, threaded)}
         for handle in jobs.values():
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
     found = {span.name: dict(span.attributes or {}) for span in spans.get_finished_spans()}
     for name, of in (("outer", nested), ("inner", nested), ("apart", nested), ("in a thread", threaded)):
         assert found[name] == {

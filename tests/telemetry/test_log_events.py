@@ -41,7 +41,7 @@ async def test_lines_are_events_of_the_attempts_span(
     """Each line is an event with its level and message, up to a bound; what is beyond it is kept all the same."""
     async with turnout_worker(says):
         handle = await turnout_client.submit(says, lines=EVENTS_MAX + 10)
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     events = [event for event in attempt_of(spans).events if event.name == "log"]
     assert [dict(event.attributes or {}) for event in events] == [
         {"level": "WARNING", "message": f"line {n}"} for n in range(EVENTS_MAX)
@@ -67,7 +67,7 @@ async def test_a_line_carries_the_span_that_is_current(
     try:
         async with turnout_worker(spans_inside):
             handle = await turnout_client.submit(spans_inside)
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)

@@ -64,7 +64,7 @@ async def test_a_job_that_completes(turnout_client: Client, turnout_worker: Any)
     async def counts_completed() -> None: ...
 
     async with turnout_worker(counts_completed):
-        await (await turnout_client.submit(counts_completed)).result(timeout=20)
+        await (await turnout_client.submit(counts_completed)).result(timeout=30)
         await settles(
             "counts_completed",
             {
@@ -89,7 +89,7 @@ async def test_many_jobs_at_once(turnout_client: Client, turnout_worker: Any) ->
         await turnout_client.submit(counts_many.options(id="one", if_exists="join"))
         await turnout_client.submit(counts_many.options(delay=3600))
         for handle in handles:
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         await settles(
             "counts_many",
             {
@@ -143,7 +143,7 @@ async def test_a_job_that_fails(
 
     async with turnout_worker(fails):
         with pytest.raises(JobFaulted):
-            await (await turnout_client.submit(fails)).result(timeout=20)
+            await (await turnout_client.submit(fails)).result(timeout=30)
         expected = {
             "jobs_submitted": 1,
             "attempts_started": attempts,
@@ -164,7 +164,7 @@ async def test_a_job_that_takes_too_long(turnout_client: Client, turnout_worker:
 
     async with turnout_worker(counts_timeout):
         with pytest.raises(JobFaulted):
-            await (await turnout_client.submit(counts_timeout)).result(timeout=20)
+            await (await turnout_client.submit(counts_timeout)).result(timeout=30)
         await settles(
             "counts_timeout",
             {
@@ -207,11 +207,11 @@ async def test_jobs_that_are_cancelled(turnout_client: Client, turnout_worker: A
     await waiting.cancel("before")
     async with turnout_worker(counts_cancelled):
         handle = await turnout_client.submit(counts_cancelled)
-        await asyncio.wait_for(running.wait(), 20)
+        await asyncio.wait_for(running.wait(), 30)
         assert moved("counts_cancelled")["jobs_running"] == 1
         await handle.cancel("while it runs")
         with pytest.raises(JobCancelled):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
 
         await settles(
             "counts_cancelled",
@@ -237,12 +237,12 @@ async def test_a_job_whose_node_is_stopped(turnout_client: Client, turnout_worke
 
     async with turnout_worker(counts_aborted) as first:
         handle = await turnout_client.submit(counts_aborted)
-        await asyncio.wait_for(running.wait(), 20)
+        await asyncio.wait_for(running.wait(), 30)
         await first.stop(grace=0)
         shown = [line for line in page().text().splitlines() if f'node="{first.id}"' in line]
         assert not [line for line in shown if "event_loop" not in line]
     async with turnout_worker(counts_aborted):
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
         await settles(
             "counts_aborted",
             {
@@ -268,7 +268,7 @@ async def test_labels_are_those_that_are_declared(turnout_client: Client, turnou
     async with turnout_worker(counts_labels):
         handles = await turnout_client.submit_many(counts_labels, [{"fail": i % 2 == 0} for i in range(6)])
         for handle in handles:
-            with_fault = asyncio.ensure_future(handle.result(timeout=20))
+            with_fault = asyncio.ensure_future(handle.result(timeout=30))
             await asyncio.wait({with_fault})
             with_fault.exception()
         text = page().text()
@@ -305,7 +305,7 @@ async def test_leases_are_extended_and_conflicts_counted(turnout_client: Client,
         await until(extended)
         await handle.cancel()
         with pytest.raises(JobCancelled):
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         store = turnout_client.store
         loaded = await store.registry.load("counts_leases", handle.id)
         assert loaded.record is not None
@@ -320,7 +320,7 @@ async def test_a_connection_that_comes_back() -> None:
         connection = await Connection.open(ConnectOptions(servers=(server.url,)), name="test")
         before = value("turnout_connection_reconnects_total")
         server.restart()
-        await connection.wait_up(timeout_s=20)
+        await connection.wait_up(timeout_s=30)
 
         async def again() -> bool:
             return value("turnout_connection_reconnects_total") == before + 1
@@ -338,7 +338,7 @@ async def test_a_blocked_loop_shows_as_lag(turnout_client: Client, turnout_worke
         time.sleep(1.0)
 
     async with turnout_worker(counts_lag) as worker:
-        await (await turnout_client.submit(counts_lag)).result(timeout=20)
+        await (await turnout_client.submit(counts_lag)).result(timeout=30)
 
         async def late() -> bool:
             return value("turnout_event_loop_lag_seconds_sum", node=worker.id) > 0.6

@@ -33,7 +33,7 @@ async def test_every_attempt_is_a_child_of_the_submitter_and_linked_to_the_one_b
     """One PRODUCER span, one CONSUMER span an attempt, all in one trace; failures are errors, user spans are inside."""
     async with turnout_worker(third_time):
         handle = await turnout_client.submit(third_time)
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=30) == 3
     [submit] = of_kind(spans, SpanKind.PRODUCER)
     attempts = of_kind(spans, SpanKind.CONSUMER)
     info = await handle.info()
@@ -65,7 +65,7 @@ async def test_the_attempts_of_a_bare_job_agree_on_a_trace(
 
     await until(there)
     async with turnout_worker(third_time):
-        assert await handle.result(timeout=10) == 3
+        assert await handle.result(timeout=30) == 3
     attempts = of_kind(spans, SpanKind.CONSUMER)
     assert len(attempts) == 3
     assert {f"{span.context.trace_id:032x}" for span in attempts if span.context} == {(await handle.info()).trace_id}

@@ -23,7 +23,7 @@ async def test_a_run_is_in_a_trace_of_its_own_linked_to_its_schedule(
     async with turnout_worker(tidy):
         with trace.get_tracer("user").start_as_current_span("deploy") as deploy:
             schedule = await client.add_schedule("tidy", Schedule(every=1), tidy)
-        run = await until(lambda: _completed(client), 20)
+        run = await until(lambda: _completed(client))
         await schedule.delete()
 
         async def fired() -> bool:
@@ -54,7 +54,7 @@ async def test_ticks_are_counted(turnout_client: Client, turnout_worker: WorkerF
     before = fired()
     async with turnout_worker(tidy):
         await turnout_client.add_schedule("tidy", Schedule(every=1), tidy)
-        await until(lambda: _completed(turnout_client), 20)
+        await until(lambda: _completed(turnout_client))
         await turnout_client.schedule("tidy").pause()
 
         async def counted() -> bool:

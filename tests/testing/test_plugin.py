@@ -26,12 +26,12 @@ TESTS = """
     async def test_with_block(turnout_client, turnout_worker):
         async with turnout_worker(double, concurrency=2):
             handle = await turnout_client.submit(double, 4)
-            assert await handle.result(timeout=20) == 8
+            assert await handle.result(timeout=30) == 8
 
     {mark}
     async def test_awaited(turnout_client, turnout_worker):
         worker = await turnout_worker(double)
-        assert await (await turnout_client.submit(double, 5)).result(timeout=20) == 10
+        assert await (await turnout_client.submit(double, 5)).result(timeout=30) == 10
 """
 
 

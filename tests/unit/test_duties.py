@@ -30,7 +30,7 @@ async def test_trouble_with_one_stops_no_other(caplog: pytest.LogCaptureFixture)
 
     duties = Duties([Duty(name=each.__name__, every_s=0.001, run=each) for each in (fails, hangs, works)])
     duties.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await enough.wait()
     await duties.stop()
     assert runs.count("hangs") == 1
@@ -55,7 +55,7 @@ async def test_a_term_begins_with_nothing_of_the_last() -> None:
         ran.clear()
         duties.start()
         assert duties.started
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await ran.wait()
         await duties.stop()
         assert not duties.started
@@ -73,7 +73,7 @@ async def test_a_duty_can_be_hurried() -> None:
     duties = Duties([Duty(name="it", every_s=3600, run=run, hurry=hurry)])
     duties.start()
     for _ in range(3):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await ran.wait()
         ran.clear()
         hurry.set()

@@ -197,7 +197,7 @@ async def test_as_a_job_whose_node_is_stopped(
             break
     await first.stop(grace=0)
     await turnout_worker(audit_customer_history, name="second")
-    result = await handle.result(timeout=20)
+    result = await handle.result(timeout=30)
     assert result.restored_pages >= 2
     assert found_in(result.report) == planted
     assert [attempt.outcome for attempt in (await handle.info()).attempts] == ["aborted", "completed"]
@@ -216,6 +216,6 @@ async def test_as_a_job_that_is_cancelled(
             break
     await handle.cancel("not needed any more")
     with pytest.raises(JobCancelled, match="not needed any more"):
-        await handle.result(timeout=20)
+        await handle.result(timeout=30)
     assert left_over(history) == [report.name]
     assert report.read_text() == "an earlier report"

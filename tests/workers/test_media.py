@@ -163,7 +163,7 @@ async def test_an_input_that_changes_meanwhile_fails_the_attempt(clip: Path) -> 
     """A film that is written to while it is converted gives an error, not a mixture."""
     env = ActivityEnvironment()
     running = asyncio.create_task(env.run(convert_video, path=str(clip), **SLOW))
-    await asyncio.wait_for(env.wait_progress(3), 20)
+    await asyncio.wait_for(env.wait_progress(3), 30)
     with clip.open("ab") as file:
         file.write(b"more")
     with pytest.raises(RuntimeError, match="changed while it was being converted"):
@@ -293,7 +293,7 @@ async def test_as_a_job_that_is_cancelled(
             break
     await handle.cancel("not needed any more")
     with pytest.raises(JobCancelled, match="not needed any more"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert not named("ffmpeg")
     assert left_over(clip) == []
 
@@ -305,5 +305,5 @@ async def test_as_a_job_with_a_bad_input(
     await turnout_worker(convert_video)
     handle = await turnout_client.submit(convert_video, path=str(clip.with_name("gone.mp4")))
     with pytest.raises(JobFaulted, match=r"gone\.mp4 does not exist"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert (await handle.info()).attempt == 1

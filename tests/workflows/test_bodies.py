@@ -93,13 +93,13 @@ async def test_a_history_keeps_what_it_names(client: Client) -> None:
     await handle.signal("more", BIG * 3)
     assert await collect(client) == 0
     async with Worker(client, activities=[enlarge], workflows=LARGE):
-        assert await handle.result(timeout=20) == [100_000, 200_000, 300_000]
+        assert await handle.result(timeout=30) == [100_000, 200_000, 300_000]
 
 
 async def test_objects_go_with_the_life(client: Client, worker: Worker) -> None:
     """What is left of a workflow after its retention: nothing, its objects included."""
     handle = await client.start(mirror, BIG)
-    assert await handle.result(timeout=10) == BIG
+    assert await handle.result(timeout=30) == BIG
 
     async def none() -> bool:
         return await objects(client) == []
@@ -118,7 +118,7 @@ async def test_the_result_of_a_child_that_is_gone(client: Client, worker: Worker
     assert await until(only_parents)
     await collect(client)
     await handle.signal("look")
-    assert await handle.result(timeout=10) == len(BIG)
+    assert await handle.result(timeout=30) == len(BIG)
 
 
 async def test_a_large_signal_from_another_workflow(client: Client, worker: Worker) -> None:
@@ -126,16 +126,16 @@ async def test_a_large_signal_from_another_workflow(client: Client, worker: Work
     handle = await client.start(keeping.options(id="k"), BIG)
     await until(lambda: _waits_for(client, "k", "signal"))
     sender = await client.start(passing, "k")
-    await sender.result(timeout=10)
+    await sender.result(timeout=30)
     await sender.delete()
     await collect(client)
-    assert await handle.result(timeout=10) == [100_000, 200_000, 100_000]
+    assert await handle.result(timeout=30) == [100_000, 200_000, 100_000]
 
 
 async def test_deleting_removes_the_objects(client: Client, worker: Worker) -> None:
     """delete() takes along what the history names."""
     handle = await client.start(mirror.options(id="m"), BIG)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     assert await objects(client) != []
     await handle.delete()
     assert await objects(client) == []
@@ -148,4 +148,4 @@ async def test_objects_of_earlier_runs_are_collected(client: Client, worker: Wor
     await collect(client)
     assert len(await objects(client)) == 1
     await handle.signal("end")
-    assert await handle.result(timeout=10) == 100_003
+    assert await handle.result(timeout=30) == 100_003

@@ -111,7 +111,7 @@ async def client(request: pytest.FixtureRequest, server: NatsServer) -> AsyncIte
 async def test_activities_and_their_jobs(client: Client) -> None:
     """Activities run as jobs that know their workflow; the result is what the code returns."""
     handle = await client.start(arithmetic.options(id="sum", labels={"a": "b"}), 3)
-    assert await handle.result(timeout=20) == 19
+    assert await handle.result(timeout=30) == 19
     jobs = [info async for info in client.jobs(workflow="sum")]
     assert sorted(info.activity for info in jobs) == ["double", "double", "increment"]
     info = await handle.info()
@@ -120,21 +120,21 @@ async def test_activities_and_their_jobs(client: Client) -> None:
 
 async def test_timers_and_their_time(client: Client) -> None:
     """A timer is as long as it was asked for, in the workflow's own time."""
-    assert 0.3 <= await (await client.start(sleeper, 0.3)).result(timeout=20) < 5
+    assert 0.3 <= await (await client.start(sleeper, 0.3)).result(timeout=30) < 5
 
 
 async def test_failures(client: Client) -> None:
     """What leaves `run` faults the workflow, with its info; an activity that fails is retried first."""
-    assert await (await client.start(retried_activity)).result(timeout=20) == 3
-    assert await (await client.start(compensating)).result(timeout=20) == "ValueError: no stock"
+    assert await (await client.start(retried_activity)).result(timeout=30) == 3
+    assert await (await client.start(compensating)).result(timeout=30) == "ValueError: no stock"
     with pytest.raises(WorkflowFaulted, match="no stock") as caught:
-        await (await client.start(faulting, "no stock")).result(timeout=20)
+        await (await client.start(faulting, "no stock")).result(timeout=30)
     assert caught.value.info.state == "faulted"
     with pytest.raises(WorkflowFaulted, match="never again"):
-        await (await client.start(fatal)).result(timeout=20)
+        await (await client.start(fatal)).result(timeout=30)
     again = await client.start(faulting.options(retry=RetryPolicy(max_attempts=3, delay=0.05)), "again")
     with pytest.raises(WorkflowFaulted, match="again"):
-        await again.result(timeout=20)
+        await again.result(timeout=30)
     assert (await again.info()).run == 3
 
 
@@ -148,7 +148,7 @@ async def test_signals_queries_and_updates(client: Client) -> None:
         await handle.update(Cart.replace, "")
     assert await handle.update(Cart.replace, "rice") == 1
     await handle.signal("close")
-    assert await handle.result(timeout=20) == ["ann's rice"]
+    assert await handle.result(timeout=30) == ["ann's rice"]
     assert await handle.query("count") == 1
     with pytest.raises(WorkflowEnded):
         await handle.signal(Cart.add, "late")
@@ -157,7 +157,7 @@ async def test_signals_queries_and_updates(client: Client) -> None:
 async def test_a_signal_that_is_received(client: Client) -> None:
     """`receive` takes the next signal of its name, typed; it may ride along with the start."""
     handle = await client.start(approval.options(id="a").with_signal("decision", Decision("bob", yes=True)))
-    assert await handle.result(timeout=20) == "bob: True"
+    assert await handle.result(timeout=30) == "bob: True"
 
 
 async def test_signals_that_are_plain_functions(client: Client) -> None:
@@ -167,7 +167,7 @@ async def test_signals_that_are_plain_functions(client: Client) -> None:
     await handle.signal(Errands.by_a_task, "task")
     await handle.signal(Errands.by_a_timer, "timer")
     await handle.signal(Errands.by_a_coroutine, "coroutine")
-    assert await handle.result(timeout=20) == ["coroutine", "task", "timer"]
+    assert await handle.result(timeout=30) == ["coroutine", "task", "timer"]
     asked = {event.id for event in await handle.history() if event.id.startswith("h")}
     assert asked == {"h2.0-0", "h3-0", "h4-0", "h4-1"}
 
@@ -178,12 +178,12 @@ async def test_ends_from_outside(client: Client) -> None:
     await until(lambda: _waits(first))
     await first.cancel("enough")
     with pytest.raises(WorkflowCancelled, match="enough"):
-        await first.result(timeout=20)
+        await first.result(timeout=30)
     assert "double" in [info.activity async for info in client.jobs(workflow="first")]
     second = await client.start(approval)
     await second.terminate("closed")
     with pytest.raises(WorkflowTerminated, match="closed"):
-        await second.result(timeout=20)
+        await second.result(timeout=30)
     with pytest.raises(WorkflowNotFound):
         await client.workflow("nobody").info()
 
@@ -196,7 +196,7 @@ async def test_children_and_runs(client: Client) -> None:
     """Children give their results or raise; continue-as-new goes on under the same id."""
     assert await (await client.start(family, 1)).result(timeout=30) == 20
     handle = await client.start(counting, 1, 3)
-    assert await handle.result(timeout=20) == 3
+    assert await handle.result(timeout=30) == 3
     assert (await handle.info()).run == 3
 
 
@@ -208,13 +208,13 @@ async def test_starts(client: Client) -> None:
     assert (await client.start(approval.options(id="one", if_exists="join"))).id == "one"
     await client.start(approval.options(id="one", if_exists="replace"))
     with pytest.raises(WorkflowNotFound):
-        await first.result(timeout=20)
+        await first.result(timeout=30)
     untyped: Any = client
     with pytest.raises(InvalidArguments):
         await untyped.start(arithmetic, "a", "b", "c")
     delayed = await client.start(arithmetic.options(delay=timedelta(seconds=0.3)), 1)
     assert (await delayed.info()).state == "scheduled"
-    assert await delayed.result(timeout=20) == 7
+    assert await delayed.result(timeout=30) == 7
 
 
 async def test_many_replace_at_once(client: Client) -> None:
@@ -252,7 +252,7 @@ async def test_a_handle_deletes_its_own_life_alone(client: Client) -> None:
 async def test_large_values(client: Client) -> None:
     """Large payloads and results come through, and stand in the history."""
     handle = await client.start(large, 30_000)
-    assert await handle.result(timeout=20) == 90_000
+    assert await handle.result(timeout=30) == 90_000
     done = [event for event in await handle.history() if event.kind == "done"]
     assert len(done[0].data["result"]) == 90_002
 
@@ -270,17 +270,17 @@ async def test_listing_counting_and_deleting(client: Client) -> None:
 async def test_forks_and_retries(client: Client) -> None:
     """A fork goes on from any event, a retry from where it failed; neither runs again what has ended before."""
     first = await client.start(arithmetic, 3)
-    assert await first.result(timeout=20) == 19
+    assert await first.result(timeout=30) == 19
     events = await first.history()
     for at in (2, 4, 6, len(events)):
         fork = await first.fork(at)
-        assert await fork.result(timeout=20) == 19
+        assert await fork.result(timeout=30) == 19
         known = sum(event.kind == "done" for event in events[: at - 1])
         assert len([job async for job in client.jobs(workflow=fork.id)]) == 3 - known
     failed = await client.start(faulting, "no")
     with pytest.raises(WorkflowFaulted):
-        await failed.result(timeout=20)
+        await failed.result(timeout=30)
     again = await failed.retry()
     with pytest.raises(WorkflowFaulted, match="no"):
-        await again.result(timeout=20)
+        await again.result(timeout=30)
     assert len([job async for job in client.jobs(workflow=again.id)]) == 1

@@ -35,9 +35,9 @@ async def hold(client: Client, name: str) -> None:
     inbox = store.connection.new_inbox()
     taken: asyncio.Queue[Any] = asyncio.Queue()
     subscription = await store.connection.subscribe(inbox, taken.put_nowait)
-    asked = b'{"batch": 1, "expires": 20000000000}'
+    asked = b'{"batch": 1, "expires": 60000000000}'
     store.connection.send(f"$JS.API.CONSUMER.MSG.NEXT.{store.names.inbox}.{name}", asked, reply=inbox)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await taken.get()
     await subscription.close()
 
@@ -56,7 +56,7 @@ async def test_a_new_build_tries_what_is_stuck_at_once(client: Client) -> None:
     """A starting worker wakes the stuck workflows of its names that another build could not go on with."""
     await break_and_hold(client)
     async with Worker(client, activities=[double], workflows=[good()], build="two"):
-        assert await client.workflow("w").result(timeout=5) == "a b"
+        assert await client.workflow("w").result(timeout=30) == "a b"
 
 
 async def test_a_person_has_a_stuck_one_tried(client: Client) -> None:
@@ -65,7 +65,7 @@ async def test_a_person_has_a_stuck_one_tried(client: Client) -> None:
     handle = client.workflow("w")
     async with Worker(client, activities=[double], workflows=[good()], build="one"):
         await handle.resume()
-        assert await handle.result(timeout=5) == "a b"
+        assert await handle.result(timeout=30) == "a b"
     again = await client.start(bad().options(id="v"))
     async with Worker(client, activities=[double], workflows=[bad()], build="one"):
         await again.signal("go", "a")
@@ -103,16 +103,16 @@ async def test_what_has_killed_three_nodes_is_not_loaded(client: Client) -> None
         assert info.reason == POISON
         assert info.error is not None
         assert "dead-0, dead-1, dead-2" in info.error.message
-        assert await (await client.start(deadly, False)).result(timeout=10) == "alive"
+        assert await (await client.start(deadly, False)).result(timeout=30) == "alive"
         assert "poison" not in LOADED
         await handle.resume()
-        assert await handle.result(timeout=10) == "alive"
+        assert await handle.result(timeout=30) == "alive"
     other = await client.start(deadly.options(id="poison2"), False)
     await died_over(client, "poison2", 3)
     async with Worker(client, workflows=[deadly], build="one"):
         await stuck(client, "poison2")
     async with Worker(client, workflows=[deadly], build="two"):
-        assert await other.result(timeout=10) == "alive"
+        assert await other.result(timeout=30) == "alive"
 
 
 async def test_two_dead_nodes_are_no_proof(client: Client) -> None:
@@ -120,7 +120,7 @@ async def test_two_dead_nodes_are_no_proof(client: Client) -> None:
     handle = await client.start(deadly.options(id="unlucky"), False)
     await died_over(client, "unlucky", 2)
     async with Worker(client, workflows=[deadly]):
-        assert await handle.result(timeout=10) == "alive"
+        assert await handle.result(timeout=30) == "alive"
 
 
 WORKER = """
@@ -154,7 +154,7 @@ async def test_a_workflow_that_kills_its_process(client: Client, server: Any) ->
         deaths += 1
         assert deaths <= 8
     assert deaths >= 3
-    assert await (await client.start(deadly, False)).result(timeout=20) == "alive"
+    assert await (await client.start(deadly, False)).result(timeout=30) == "alive"
     assert (await handle.info()).reason == POISON
     process.terminate()
     await ended

@@ -134,7 +134,7 @@ async def test_the_end_of_a_parent_ends_its_children(client: Client, worker: Wor
     handle = await client.start(parent_of, close, "return")
     await until(lambda: _is(client, f"child-{close}", "running"))
     await handle.signal("end")
-    assert await handle.result(timeout=10) == f"child-{close}"
+    assert await handle.result(timeout=30) == f"child-{close}"
     assert await until(lambda: _is(client, f"child-{close}", state))
 
 
@@ -143,10 +143,10 @@ async def test_an_abandoned_child_goes_on(client: Client, worker: Worker) -> Non
     handle = await client.start(parent_of, "abandon", "return")
     await until(lambda: _is(client, "child-abandon", "running"))
     await handle.signal("end")
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     child = client.workflow("child-abandon")
     await child.signal("go", "on")
-    assert await child.result(timeout=10) == "a:on"
+    assert await child.result(timeout=30) == "a:on"
 
 
 @pytest.mark.parametrize("end", ["terminate", "cancel", "continue"])
@@ -166,7 +166,7 @@ async def test_every_end_of_a_parent_counts(client: Client, worker: Worker, end:
 async def test_a_parent_talks_to_its_child(client: Client, worker: Worker) -> None:
     """start_child returns when the child is there; signals reach it; what comes too late says so in the parent."""
     handle = await client.start(chatting)
-    assert await handle.result(timeout=10) == ["a:b", "WorkflowEnded", "WorkflowEnded", "WorkflowNotFound"]
+    assert await handle.result(timeout=30) == ["a:b", "WorkflowEnded", "WorkflowEnded", "WorkflowNotFound"]
 
 
 async def test_the_end_of_another_workflow(client: Client, worker: Worker) -> None:
@@ -176,15 +176,15 @@ async def test_the_end_of_another_workflow(client: Client, worker: Worker) -> No
     second = await client.start(asking, "one")
     await until(lambda: _waits(client, first.id))
     await client.workflow("one").signal("go", "b")
-    assert await first.result(timeout=10) == "a:b"
-    assert await second.result(timeout=10) == "a:b"
-    assert await (await client.start(asking, "one")).result(timeout=10) == "a:b"
-    assert await (await client.start(asking, "nobody")).result(timeout=10) == "WorkflowNotFound"
+    assert await first.result(timeout=30) == "a:b"
+    assert await second.result(timeout=30) == "a:b"
+    assert await (await client.start(asking, "one")).result(timeout=30) == "a:b"
+    assert await (await client.start(asking, "nobody")).result(timeout=30) == "WorkflowNotFound"
     await client.start(waiting.options(id="two"), "a")
     third = await client.start(asking, "two")
     await until(lambda: _waits(client, third.id))
     await client.workflow("two").terminate()
-    assert await third.result(timeout=10) == "WorkflowTerminated"
+    assert await third.result(timeout=30) == "WorkflowTerminated"
 
 
 async def _waits(client: Client, workflow_id: str) -> bool:
@@ -194,11 +194,11 @@ async def _waits(client: Client, workflow_id: str) -> bool:
 async def test_a_workflow_cancels_another(client: Client, worker: Worker) -> None:
     """wf.workflow(id).cancel returns when the other one has been asked."""
     other = await client.start(waiting.options(id="one"), "a")
-    assert await (await client.start(stopping, "one")).result(timeout=10) == "asked"
+    assert await (await client.start(stopping, "one")).result(timeout=30) == "asked"
     with pytest.raises(WorkflowCancelled, match="because"):
-        await other.result(timeout=10)
+        await other.result(timeout=30)
     with pytest.raises(WorkflowFaulted, match="has ended"):
-        await (await client.start(stopping, "one")).result(timeout=10)
+        await (await client.start(stopping, "one")).result(timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ async def test_a_taken_id_of_a_child(client: Client, worker: Worker) -> None:
     """A child whose id is taken raises in its parent, joins the other one, or replaces it."""
     other = await client.start(waiting.options(id="one"), "a")
     with pytest.raises(WorkflowFaulted, match="exists already"):
-        await (await client.start(starting, "one", "raise")).result(timeout=10)
+        await (await client.start(starting, "one", "raise")).result(timeout=30)
     joined = await client.start(starting, "one", "join")
     await until(lambda: _waits(client, joined.id))
     await other.signal("go", "b")
-    assert await joined.result(timeout=10) == "a:b"
-    assert await (await client.start(starting, "one", "join")).result(timeout=10) == "a:b"
+    assert await joined.result(timeout=30) == "a:b"
+    assert await (await client.start(starting, "one", "join")).result(timeout=30) == "a:b"
 
 
 async def test_a_joined_child_is_not_touched(client: Client, worker: Worker) -> None:
@@ -236,27 +236,27 @@ async def test_a_joined_child_is_not_touched(client: Client, worker: Worker) -> 
     await until(lambda: _waits(client, joined.id))
     await joined.cancel()
     with pytest.raises(WorkflowCancelled):
-        await joined.result(timeout=10)
+        await joined.result(timeout=30)
     await other.signal("go", "b")
-    assert await other.result(timeout=10) == "a:b"
+    assert await other.result(timeout=30) == "a:b"
 
 
 async def test_a_child_that_is_given_up(client: Client, worker: Worker) -> None:
     """A child whose parent waits no longer is cancelled."""
-    assert await (await client.start(impatient, "kid")).result(timeout=10) == "gave up"
+    assert await (await client.start(impatient, "kid")).result(timeout=30) == "gave up"
     assert await until(lambda: _is(client, "kid", "cancelled"))
 
 
 async def test_a_child_that_was_never_begun(client: Client, worker: Worker) -> None:
     """Asked for and taken back in one task, it has its final record, and a late start of it finds that."""
-    assert await (await client.start(unbegun)).result(timeout=10) == "ok"
+    assert await (await client.start(unbegun)).result(timeout=30) == "ok"
     assert await until(lambda: _is(client, "unbegun", "cancelled"))
 
 
 @pytest.mark.parametrize(("close", "state"), [("cancel", "cancelled"), ("abandon", "running")])
 async def test_a_child_whose_start_was_interrupted(client: Client, worker: Worker, close: str, state: str) -> None:
     """Nobody has a handle on it: it is cancelled, unless it is to go on whatever becomes of its parent."""
-    assert await (await client.start(hasty, close)).result(timeout=10) == "ok"
+    assert await (await client.start(hasty, close)).result(timeout=30) == "ok"
     assert await until(lambda: _is(client, f"hasty-{close}", state))
 
 
@@ -270,9 +270,9 @@ async def test_a_child_replaces_what_has_its_id(client: Client, worker: Worker) 
 
     assert await until(replaced)
     with pytest.raises(WorkflowNotFound):
-        await other.result(timeout=10)
+        await other.result(timeout=30)
     await client.workflow("one").signal("go", "b")
-    assert await handle.result(timeout=10) == "own:b"
+    assert await handle.result(timeout=30) == "own:b"
 
 
 @workflow
@@ -300,7 +300,7 @@ async def test_the_error_of_a_child_tells_of_it(client: Client) -> None:
     """Its info has the child's name, when it was asked for, and unless it was joined its parent, payload and labels."""
     async with Worker(client, workflows=[failing, looking]):
         handle = await client.start(looking)
-        assert await handle.result(timeout=10) == [
+        assert await handle.result(timeout=30) == [
             ["failing", "faulted", True, {"word": "one"}, {"kind": "called"}, True],
             ["failing", "faulted", True, {"word": "two"}, {}, True],
             ["failing", "faulted", False, None, {}, True],

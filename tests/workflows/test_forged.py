@@ -88,12 +88,12 @@ async def test_a_signal_names_an_object_of_its_own_workflow_alone(client: Client
             await tell(client, "add", b"", {wire.PAYLOAD: f"{name} 100011"})
         await basket.signal(Basket.add, "mine")
         await basket.signal(Basket.end)
-        assert await basket.result(timeout=20) == ["mine"]
+        assert await basket.result(timeout=30) == ["mine"]
         assert not [name for name in await objects(client) if name.startswith("workflow.b.")]
         await basket.delete()
         assert set(theirs) <= set(await objects(client))
     async with Worker(client, activities=[length]):
-        assert await victim.result(timeout=20) == 100_000
+        assert await victim.result(timeout=30) == 100_000
     await other.terminate()
 
 
@@ -110,7 +110,7 @@ async def test_nobody_answers_for_an_activity(client: Client) -> None:
             ending = {"v": 1, "kind": "completed", "result": result}
             await client.store.connection.store(subject, json.dumps(ending).encode(), {histories.RUN: "1"})
         async with Worker(client, activities=[length]):
-            assert await handle.result(timeout=20) == 3
+            assert await handle.result(timeout=30) == 3
         assert theirs not in (await handle.history()).to_jsonl()
     await victim.terminate()
 
@@ -139,7 +139,7 @@ async def test_odd_signals_do_not_stop_their_workflow(client: Client, headers: d
     async with Worker(client, workflows=[Basket]):
         await basket.signal(Basket.add, "mine")
         await basket.signal(Basket.end)
-        items = await basket.result(timeout=20)
+        items = await basket.result(timeout=30)
     assert items[-1] == "mine"
     assert len(items) <= 2
 
@@ -157,8 +157,8 @@ async def test_odd_headers_do_not_stop_a_start(client: Client) -> None:
             ids = [info.id async for info in client.workflows(name="greeting")]
             return ids if len(ids) == len(ODD) + 1 else []
 
-        ids = await until(all_there, 20)
-        assert {await client.workflow(each, greeting).result(timeout=20) for each in ids} == {"hello you"}
+        ids = await until(all_there)
+        assert {await client.workflow(each, greeting).result(timeout=30) for each in ids} == {"hello you"}
     await other.terminate()
 
 
@@ -182,7 +182,7 @@ async def test_whoever_asks_for_an_end_keeps_nobody_from_hearing_of_it(client: C
         waiting = await client.start(joiner.options(id="j"))
         await until(lambda: _waits(client, "j"))
         await basket.signal(Basket.end)
-        assert await waiting.result(timeout=20) == []
+        assert await waiting.result(timeout=30) == []
 
 
 async def test_whoever_has_asked_for_an_end_hears_of_it_before_it_is_deleted(client: Client) -> None:
@@ -197,7 +197,7 @@ async def test_whoever_has_asked_for_an_end_hears_of_it_before_it_is_deleted(cli
         await basket.terminate("enough")
         await basket.delete()
         with pytest.raises(WorkflowFaulted, match="enough"):
-            await waiting.result(timeout=20)
+            await waiting.result(timeout=30)
 
 
 async def test_whoever_asks_for_the_end_of_what_is_not_there_hears_so(
@@ -217,7 +217,7 @@ async def test_whoever_asks_for_the_end_of_what_is_not_there_hears_so(
         await Stream(connection, names.history).purge(names.records("b"))
         async with Worker(client, workflows=[Basket]):
             with pytest.raises(WorkflowFaulted, match="no workflow b"):
-                await waiting.result(timeout=20)
+                await waiting.result(timeout=30)
 
 
 async def _waits(client: Client, workflow_id: str) -> bool:

@@ -75,7 +75,7 @@ async def test_time_and_chance_are_the_workflows_own(client: Client) -> None:
             await until(lambda: _waits(client, handle.id))
             await handle.signal("go")
     async with Worker(client, workflows=[chance]):
-        first, second = await handle.result(timeout=10)
+        first, second = await handle.result(timeout=30)
     started = (await handle.info()).started_at.timestamp()
     assert started <= first[0] <= second[0] < started + 60
     assert first[1:] != second[1:]
@@ -94,7 +94,7 @@ async def test_code_that_would_end_the_process(client: Client) -> None:
         info = await stuck(client, handle.id)
         assert info.error is not None
         assert "SystemExit" in info.error.message
-        assert await (await client.start(arithmetic, 1)).result(timeout=10) == 7
+        assert await (await client.start(arithmetic, 1)).result(timeout=30) == 7
 
 
 @pytest.mark.long

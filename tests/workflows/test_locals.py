@@ -297,7 +297,7 @@ async def client(request: pytest.FixtureRequest, server: NatsServer) -> AsyncIte
 async def test_local_activities_have_no_jobs_and_stand_in_the_history(client: Client) -> None:
     """They give what jobs would, by themselves, in threads and after failures; and a replay runs none of them."""
     handle = await client.start(several)
-    *found, attempt, own_id, reason, labels, last = await handle.result(timeout=20)
+    *found, attempt, own_id, reason, labels, last = await handle.result(timeout=30)
     assert found == [0, 2, 4, True]
     assert (attempt, reason, labels, last) == (3, None, {}, 42)
     assert [job.activity async for job in client.jobs()] == ["double"]
@@ -312,7 +312,7 @@ async def test_local_activities_have_no_jobs_and_stand_in_the_history(client: Cl
 async def test_failures_tell_what_jobs_would(client: Client) -> None:
     """A JobInfo that no listing has; a timeout, a silence, `Fatal`, and what a local activity can't do."""
     handle = await client.start(caught)
-    assert await handle.result(timeout=20) == [
+    assert await handle.result(timeout=30) == [
         "fatal faulted fatal 1 Fatal",
         "silent faulted timed_out 1 TimeoutError",
         "gated faulted timed_out 1 TimeoutError",
@@ -320,7 +320,7 @@ async def test_failures_tell_what_jobs_would(client: Client) -> None:
     ]
     assert gate().ends == ["timed_out"]
     with pytest.raises(WorkflowFaulted, match="no stock"):
-        await (await client.start(uncaught)).result(timeout=20)
+        await (await client.start(uncaught)).result(timeout=30)
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -343,9 +343,9 @@ async def test_a_long_one_stops_nobody(client: Client) -> None:
 
     await until(shown)
     await handle.signal("word", "hello")
-    assert await (await client.start(much)).result(timeout=20) == 100_000
+    assert await (await client.start(much)).result(timeout=30) == 100_000
     gate().open.set()
-    assert await handle.result(timeout=20) == "hello open"
+    assert await handle.result(timeout=30) == "hello open"
     assert gate().began == 1
 
 
@@ -366,7 +366,7 @@ async def test_cancelling(client: Client, how: str, result: str, ends: list[str]
     handle = await client.start(given_up.options(id="x"), how)
     await until_true(lambda: gate().began == 1)
     await handle.signal("stop")
-    assert await handle.result(timeout=20) == result
+    assert await handle.result(timeout=30) == result
     if how == "abandon":
         gate().open.set()
     await until_true(lambda: gate().ends == ends)
@@ -387,9 +387,9 @@ async def test_a_fork_runs_it_anew(server: NatsServer) -> None:
         await until_true(lambda: gate().began == 2)
         gate().open.set()
         await fork.signal("word", "again")
-        assert await fork.result(timeout=20) == "again open"
+        assert await fork.result(timeout=30) == "again open"
         again = await fork.fork(at=len(await fork.history()))
-        assert await again.result(timeout=20) == "again open"
+        assert await again.result(timeout=30) == "again open"
         assert gate().began == 2
 
 
@@ -416,7 +416,7 @@ async def test_virtual_time_passes_between_attempts() -> None:
 async def test_quick_ones_cost_no_record_of_their_own(client: Client) -> None:
     """The end of one that is quick stands in the record that asks for it, which is the only one."""
     handle = await client.start(much)
-    await handle.result(timeout=20)
+    await handle.result(timeout=30)
     kinds = [event.kind for event in await handle.history()]
     assert kinds.count("ask_local") == kinds.count("done") == 1
     assert len((await handle.history()).records) <= 3
@@ -442,7 +442,7 @@ async def test_a_request_to_cancel_is_heard_though_its_effects_failed(
         await handle.signal("stop")
         await until_true(lambda: bool(broken))
         await handle.signal("stop")
-        assert "job cancelled" in await handle.result(timeout=20)
+        assert "job cancelled" in await handle.result(timeout=30)
         assert len(gate().ends) == 1
 
 
@@ -468,7 +468,7 @@ async def test_what_is_kept_is_extended_while_the_server_is_slow(
         await until_true(lambda: len(extended) > 3)
         gate().open.set()
         await handle.signal("word", "hello")
-        assert await handle.result(timeout=20) == "hello open"
+        assert await handle.result(timeout=30) == "hello open"
 
 
 async def test_what_ends_while_its_worker_stops_is_on_record(
@@ -493,7 +493,7 @@ async def test_what_ends_while_its_worker_stops_is_on_record(
             monkeypatch.setattr(Settling, "give_back", noted)
             await worker.stop(grace=0)
         assert given == []
-        assert await handle.result(timeout=20) == "told"
+        assert await handle.result(timeout=30) == "told"
 
 
 async def test_what_came_in_a_task_stands_before_what_comes_behind_it(
@@ -518,7 +518,7 @@ async def test_what_came_in_a_task_stands_before_what_comes_behind_it(
             monkeypatch.setattr(CodeThread, "run", slow_run)
             monkeypatch.setattr(Driver, "_append", slow_append)
             handle = await client.start(ends_late)
-            await handle.result(timeout=20)
+            await handle.result(timeout=30)
         assert [event.kind for event in await handle.history()].count("tried") == 2
 
 
@@ -535,7 +535,7 @@ async def test_another_worker_runs_it_again(server: NatsServer) -> None:
                 await first.stop(grace=0)
                 await until_true(lambda: gate().began == 2)
                 gate().open.set()
-                assert await handle.result(timeout=20) == "moved open"
+                assert await handle.result(timeout=30) == "moved open"
         assert gate().ends == ["node_stopping", "open"]
 
 
@@ -553,7 +553,7 @@ async def test_one_that_has_ended_at_once_is_not_run_by_the_next_worker(server: 
         assert stand([(each.record, each.seq) for each in await records_of(client, handle.id)]).locals == []
         async with Worker(client, activities=[gated], workflows=[patient]):
             await handle.signal("word", "moved")
-            assert await handle.result(timeout=20) == "moved open"
+            assert await handle.result(timeout=30) == "moved open"
         assert [event.kind for event in await handle.history()].count("done") == 1
     assert gate().began == 1
 
@@ -579,7 +579,7 @@ async def test_a_worker_without_it_says_so(server: NatsServer) -> None:
             assert info.error is not None
             assert "local activity size" in info.error.message
         async with Worker(client, activities=[size], workflows=[much], build="with it"):
-            assert await handle.result(timeout=20) == 100_000
+            assert await handle.result(timeout=30) == 100_000
 
 
 async def test_a_worker_without_one_of_two_runs_neither(server: NatsServer) -> None:
@@ -612,7 +612,7 @@ async def test_what_a_local_activity_can_not_have(client: Client) -> None:
         await client.submit_many(double.options(local=True), [{"number": 1}])
     with pytest.raises(NotInJob):
         current_job()
-    assert "local=True heeds neither" in await (await client.start(refused)).result(timeout=20)
+    assert "local=True heeds neither" in await (await client.start(refused)).result(timeout=30)
     by_name = await client.start(refused_by_name)
 
     async def stuck() -> bool:
@@ -653,7 +653,7 @@ async def test_a_row_of_quick_ones_is_one_record(
     monkeypatch.setattr("turnout.worker.workflows.locals.LONGEST_S", longest_s)
     async with own_namespace(server) as client, Worker(client, activities=[short, double], workflows=[row]):
         handle = await client.start(row, beside)
-        assert await handle.result(timeout=20) == (22 if beside else 20)
+        assert await handle.result(timeout=30) == (22 if beside else 20)
         records = [each.record for each in await records_of(client, handle.id)]
     ended = [sum(given.kind is InputKind.done for given in record.inputs) for record in records]
     assert max(ended[:2]) <= most

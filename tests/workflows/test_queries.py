@@ -227,7 +227,7 @@ async def test_ended_and_continued_ones_answer(client: Client, worker: Worker) -
     assert await handle.query(Parcel.content) == []
     await handle.signal(Parcel.put, "pot")
     await handle.signal(Parcel.send)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     assert await handle.query(Parcel.content) == ["pot"]
     other = await client.start(Parcel.run, "bob")
     await other.signal(Parcel.put, "can")
@@ -306,7 +306,7 @@ async def test_a_query_changes_nothing(client: Client, worker: Worker, name: str
     assert (info.state, info.details) == ("running", "")
     assert len(await handle.history()) == before
     await handle.signal(Parcel.send)
-    assert await handle.result(timeout=10) == 0
+    assert await handle.result(timeout=30) == 0
 
 
 async def test_chance_is_the_workflows_own(client: Client, worker: Worker) -> None:
@@ -510,7 +510,7 @@ async def test_a_worker_that_stops_waits_for_nobodys_signals(client: Client) -> 
     question = Question(id=handle.id, query="address", payload="{}", after=lying.seq, within_s=120)
     asked = connection.request_nowait(names.query("Parcel"), dump_question(question), timeout_s=120)
     await connection.flush()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await worker.stop(grace=0)
     assert not asked.done()
     asked.cancel()

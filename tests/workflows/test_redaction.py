@@ -80,7 +80,7 @@ async def test_errors_of_workflows_are_redacted(client: Client, caplog: pytest.L
         async with Worker(client, workflows=[pay, stuck, Till], redact=redact):
             with pytest.raises(WorkflowFaulted) as caught:
                 await (await client.start(pay.options(retry=RetryPolicy(max_attempts=2, delay=0.1)), "4111")).result(
-                    timeout=20
+                    timeout=30
                 )
             assert caught.value.info.error.message == "card **** is refused"
             assert "ValueError: card **** is refused" in caught.value.info.error.traceback
@@ -89,7 +89,7 @@ async def test_errors_of_workflows_are_redacted(client: Client, caplog: pytest.L
             async def is_stuck() -> bool:
                 return (await broken.info()).state == "stuck"
 
-            await until(is_stuck, 15)
+            await until(is_stuck)
             till = await client.start(Till.run)
             with pytest.raises(UpdateRejected, match=r"card \*\*\*\*0 is none") as rejected:
                 await till.update(Till.charge, "41110")

@@ -72,7 +72,7 @@ async def nothing_lies(client: Client) -> bool:
 async def test_activities_run_as_jobs_and_their_results_come_back(client: Client, worker: Worker) -> None:
     """Activities are jobs, one after the other or side by side; the result is what the code returns."""
     handle = await client.start(arithmetic, 3)
-    assert await handle.result(timeout=10) == 12 + 7
+    assert await handle.result(timeout=30) == 12 + 7
     jobs = [info async for info in client.jobs()]
     assert sorted(info.activity for info in jobs) == ["double", "double", "increment"]
     assert (await handle.info()).state == "completed"
@@ -86,7 +86,7 @@ async def test_another_process_awaits_the_result(client: Client, worker: Worker)
         "async def main():\n"
         f"    async with turnout.Client.connect({client.connect_options.servers[0]!r}, "
         f"namespace={client.namespace!r}) as client:\n"
-        "        print(await client.workflow('far').result(timeout=10))\n"
+        "        print(await client.workflow('far').result(timeout=30))\n"
         "asyncio.run(main())\n"
     )
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True)
@@ -97,7 +97,7 @@ async def test_another_process_awaits_the_result(client: Client, worker: Worker)
 async def test_a_start_by_name_and_a_bare_one(client: Client, worker: Worker) -> None:
     """A workflow starts by its name with a payload, and by a bare publish whose message id becomes its id."""
     handle = await client.start("arithmetic", {"number": 1})
-    assert await handle.result(timeout=10) == 7
+    assert await handle.result(timeout=30) == 7
     connection = client.store.connection
     await connection.store(f"{client.namespace}.workflows.arithmetic", b'{"number": 2}', {"Nats-Msg-Id": "bare-1"})
     assert await until(lambda: _result(client, "bare-1")) == 13
@@ -105,7 +105,7 @@ async def test_a_start_by_name_and_a_bare_one(client: Client, worker: Worker) ->
 
 async def _result(client: Client, workflow_id: str) -> int | None:
     try:
-        result: int = await client.workflow(workflow_id).result(timeout=10)
+        result: int = await client.workflow(workflow_id).result(timeout=30)
     except WorkflowNotFound:
         return None
     return result
@@ -114,9 +114,9 @@ async def _result(client: Client, workflow_id: str) -> int | None:
 async def test_a_timer_is_durable_and_on_time(client: Client, worker: Worker) -> None:
     """`asyncio.sleep` is a timer of the server's, or for a short one the owner's; now() has moved on by as much."""
     handle = await client.start(sleeper, 0.3)
-    assert 0.3 <= await handle.result(timeout=10) < 0.8
+    assert 0.3 <= await handle.result(timeout=30) < 0.8
     longer = await client.start(sleeper, 1.2)
-    assert 1.2 <= await longer.result(timeout=10) < 2.0
+    assert 1.2 <= await longer.result(timeout=30) < 2.0
 
 
 @workflow
@@ -139,22 +139,22 @@ async def test_a_timer_may_be_as_far_away_as_one_likes(client: Client, worker: W
         assert (await handle.info()).state == "running"
         await handle.terminate("enough")
         with pytest.raises(WorkflowTerminated):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def test_a_failed_activity_is_caught_by_the_code(client: Client, worker: Worker) -> None:
     """A faulted activity raises JobFaulted with its JobInfo where it is awaited; the code may go on."""
     handle = await client.start(compensating)
-    assert await handle.result(timeout=10) == "ValueError: no stock"
+    assert await handle.result(timeout=30) == "ValueError: no stock"
 
 
 async def test_what_faults_a_workflow(client: Client, worker: Worker) -> None:
     """JobFaulted and Fatal leaving run end the workflow as faulted, with error and info."""
     with pytest.raises(WorkflowFaulted, match="no stock") as caught:
-        await (await client.start(faulting, "no stock")).result(timeout=10)
+        await (await client.start(faulting, "no stock")).result(timeout=30)
     assert caught.value.info.state == "faulted"
     with pytest.raises(WorkflowFaulted, match="never again"):
-        await (await client.start(fatal)).result(timeout=10)
+        await (await client.start(fatal)).result(timeout=30)
 
 
 async def test_arguments_that_do_not_fit(client: Client, worker: Worker) -> None:
@@ -164,7 +164,7 @@ async def test_arguments_that_do_not_fit(client: Client, worker: Worker) -> None
         await untyped.start(arithmetic, "three", 4)
     assert [info async for info in client.workflows()] == []
     with pytest.raises(WorkflowFaulted, match="number"):
-        await (await client.start("arithmetic", {"number": "x"})).result(timeout=10)
+        await (await client.start("arithmetic", {"number": "x"})).result(timeout=30)
 
 
 async def test_signals_are_received_in_order(client: Client, worker: Worker) -> None:
@@ -172,7 +172,7 @@ async def test_signals_are_received_in_order(client: Client, worker: Worker) -> 
     handle = await client.start(approval)
     await handle.signal("decision", {"by": 1})
     await handle.signal("decision", Decision("ann", True))
-    assert await handle.result(timeout=10) == "ann: True"
+    assert await handle.result(timeout=30) == "ann: True"
 
 
 async def test_handlers_take_signals_and_conditions_hold(client: Client, worker: Worker) -> None:
@@ -181,7 +181,7 @@ async def test_handlers_take_signals_and_conditions_hold(client: Client, worker:
     for item in ("tea", "cup"):
         await handle.signal(Cart.add, item)
     await handle.signal("close")
-    assert await handle.result(timeout=10) == ["ann's tea", "ann's cup"]
+    assert await handle.result(timeout=30) == ["ann's tea", "ann's cup"]
 
 
 async def test_signals_before_any_worker_lives(client: Client) -> None:
@@ -190,7 +190,7 @@ async def test_signals_before_any_worker_lives(client: Client) -> None:
     await handle.signal(Cart.add, "tea")
     await handle.signal("close")
     async with Worker(client, workflows=[Cart]):
-        assert await handle.result(timeout=10) == ["ann's tea"]
+        assert await handle.result(timeout=30) == ["ann's tea"]
 
 
 async def test_what_rode_along_comes_first(client: Client) -> None:
@@ -199,7 +199,7 @@ async def test_what_rode_along_comes_first(client: Client) -> None:
     await handle.signal(Cart.add, "cup")
     await handle.signal("close")
     async with Worker(client, workflows=[Cart]):
-        assert await handle.result(timeout=10) == ["ann's tea", "ann's cup"]
+        assert await handle.result(timeout=30) == ["ann's tea", "ann's cup"]
 
 
 async def test_a_first_signal_rides_along(client: Client, worker: Worker) -> None:
@@ -209,7 +209,7 @@ async def test_a_first_signal_rides_along(client: Client, worker: Worker) -> Non
     again = await client.start(ref.with_signal(Cart.add, "cup"), "ann")
     assert again.id == handle.id
     await handle.signal("close")
-    assert await handle.result(timeout=10) == ["ann's tea", "ann's cup"]
+    assert await handle.result(timeout=30) == ["ann's tea", "ann's cup"]
 
 
 async def test_ids_are_unique(client: Client, worker: Worker) -> None:
@@ -220,7 +220,7 @@ async def test_ids_are_unique(client: Client, worker: Worker) -> None:
     assert caught.value.handle.id == "a"
     joined = await client.start(approval.options(id="a", if_exists="join"))
     replaced = await client.start(arithmetic.options(id="a", if_exists="replace"), 1)
-    assert await replaced.result(timeout=10) == 7
+    assert await replaced.result(timeout=30) == 7
     assert joined.id == first.id
 
 
@@ -291,7 +291,7 @@ async def test_cancel_lets_the_code_clean_up(client: Client, worker: Worker) -> 
     await until(lambda: _job(client, "nap", "running"))
     await handle.cancel("enough")
     with pytest.raises(WorkflowCancelled, match="enough"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert await until(lambda: _job(client, "nap", "cancelled"))
     assert await _job(client, "double", "completed")
     with pytest.raises(WorkflowEnded):
@@ -308,7 +308,7 @@ async def test_terminate_ends_at_once(client: Client, worker: Worker) -> None:
     await until(lambda: _job(client, "nap", "running"))
     await handle.terminate("out")
     with pytest.raises(WorkflowTerminated, match="out"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert await until(lambda: _job(client, "nap", "cancelled"))
     with pytest.raises(WorkflowEnded):
         await handle.signal("decision", 1)
@@ -320,24 +320,24 @@ async def test_terminate_without_a_worker(client: Client) -> None:
     await handle.terminate()
     assert (await handle.info()).state is WorkflowState.terminated
     with pytest.raises(WorkflowTerminated, match="was terminated: no reason was given"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_a_timeout_in_the_code(client: Client, worker: Worker) -> None:
     """asyncio.timeout is a durable timer, and the activity that loses is cancelled."""
-    assert await (await client.start(timed)).result(timeout=10) == "timed out"
+    assert await (await client.start(timed)).result(timeout=30) == "timed out"
     assert await until(lambda: _job(client, "nap", "cancelled"))
 
 
 async def test_large_bodies_travel_by_claim_check(client: Client, worker: Worker) -> None:
     """A result of an activity over the threshold reaches the code whole, and replays."""
-    assert await (await client.start(large, 100_000)).result(timeout=10) == 300_000
+    assert await (await client.start(large, 100_000)).result(timeout=30) == 300_000
 
 
 async def test_continue_as_new(client: Client, worker: Worker) -> None:
     """A new run begins with a fresh history, and the result is the last one's."""
     handle = await client.start(counting, 1, 3)
-    assert await handle.result(timeout=10) == 3
+    assert await handle.result(timeout=30) == 3
     info = await handle.info()
     assert info.run == 3
     assert {event.kind for event in await handle.history()} >= {"completed"}
@@ -346,7 +346,7 @@ async def test_continue_as_new(client: Client, worker: Worker) -> None:
 async def test_children(client: Client, worker: Worker) -> None:
     """Workflows called within a workflow are children: results and failures come back, and they name their parent."""
     handle = await client.start(family.options(id="p"), 1)
-    assert await handle.result(timeout=10) == 7 + 13
+    assert await handle.result(timeout=30) == 7 + 13
     assert len([info async for info in client.workflows(parent="p")]) == 3
 
 
@@ -354,11 +354,11 @@ async def test_a_delayed_start(client: Client, worker: Worker) -> None:
     """Until its time no code runs; a cancel ends it without any."""
     handle = await client.start(arithmetic.options(delay=0.5), 1)
     assert (await handle.info()).state is WorkflowState.scheduled
-    assert await handle.result(timeout=10) == 7
+    assert await handle.result(timeout=30) == 7
     never = await client.start(arithmetic.options(delay=60), 1)
     await never.cancel("changed my mind")
     with pytest.raises(WorkflowCancelled, match="changed my mind"):
-        await never.result(timeout=10)
+        await never.result(timeout=30)
 
 
 async def test_a_workflow_is_tried_again(client: Client, worker: Worker) -> None:
@@ -366,11 +366,11 @@ async def test_a_workflow_is_tried_again(client: Client, worker: Worker) -> None
     policy = RetryPolicy(max_attempts=2, delay=0.1)
     handle = await client.start(faulting.options(retry=policy), "no")
     with pytest.raises(WorkflowFaulted):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert (await handle.info()).run == 2
     once = await client.start(fatal.options(retry=policy))
     with pytest.raises(WorkflowFaulted):
-        await once.result(timeout=10)
+        await once.result(timeout=30)
     assert (await once.info()).run == 1
 
 
@@ -378,7 +378,7 @@ async def test_the_timeout_of_the_whole_workflow(client: Client, worker: Worker)
     """It ends faulted with reason "timed_out", and no code runs any more."""
     handle = await client.start(approval.options(timeout=0.5))
     with pytest.raises(WorkflowFaulted):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert (await handle.info()).reason == "timed_out"
 
 
@@ -445,18 +445,18 @@ async def test_the_wake_up_of_one_that_ends_in_its_first_task(client: Client, wo
 async def test_deleting(client: Client, worker: Worker) -> None:
     """An ended one is forgotten, and its id starts anew."""
     handle = await client.start(arithmetic.options(id="d"), 1)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     await handle.delete()
     with pytest.raises(WorkflowNotFound):
         await handle.info()
     again = await client.start(arithmetic.options(id="d"), 2)
-    assert await again.result(timeout=10) == 13
+    assert await again.result(timeout=30) == 13
 
 
 async def test_history_is_readable_and_travels(client: Client, worker: Worker) -> None:
     """The events tell what happened, numbered; as JSON lines they come back the same."""
     handle = await client.start(arithmetic, 3)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     history = await handle.history()
     assert [event.number for event in history] == list(range(1, len(history) + 1))
     assert history[0].kind == "started"
@@ -475,7 +475,7 @@ async def test_an_exported_history_is_all_that_a_replay_needs(client: Client, wo
     ]
     await handles[1].signal("decision", Decision(odd, True))
     for handle in handles:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
         history = await handle.history()
         text = history.to_jsonl()
         await handle.delete()
@@ -488,7 +488,7 @@ async def test_an_exported_history_is_all_that_a_replay_needs(client: Client, wo
 async def test_listing_and_counting(client: Client, worker: Worker) -> None:
     """Workflows are listed newest first, by state, name and label."""
     one = await client.start(arithmetic.options(labels={"region": "eu"}), 1)
-    await one.result(timeout=10)
+    await one.result(timeout=30)
     two = await client.start(approval)
     assert [info.id async for info in client.workflows()] == [two.id, one.id]
     assert [info.id async for info in client.workflows(label="region=eu")] == [one.id]
@@ -502,11 +502,11 @@ async def test_an_unknown_id(client: Client) -> None:
     with pytest.raises(WorkflowNotFound):
         await client.workflow("nobody").signal("go")
     with pytest.raises(WorkflowNotFound):
-        await client.workflow("nobody").result(timeout=1)
+        await client.workflow("nobody").result(timeout=30)
 
 
 async def test_nothing_is_left_behind(client: Client, worker: Worker) -> None:
     """Ended workflows leave nothing in their inboxes but the schedules of their collection."""
     handles = [await client.start(arithmetic, number) for number in range(20)]
-    await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
+    await asyncio.gather(*(handle.result(timeout=30) for handle in handles))
     assert await until(lambda: nothing_lies(client))

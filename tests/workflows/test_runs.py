@@ -134,7 +134,7 @@ async def test_unreceived_signals_go_over_to_the_next_run(client: Client, worker
     for item in ("a", "b", "c"):
         await handle.signal("item", item)
     await handle.signal("start")
-    assert await handle.result(timeout=10) == ["a", "b", "c"]
+    assert await handle.result(timeout=30) == ["a", "b", "c"]
     assert (await handle.info()).run == 3
 
 
@@ -142,10 +142,10 @@ async def test_a_failed_run_is_followed_by_another(client: Client, worker: Worke
     """`retry` begins a new run after its delay, with the same arguments and the failure of the run before."""
     policy = RetryPolicy(max_attempts=3, delay=0.1, jitter=0)
     handle = await client.start(flaky.options(retry=policy), 3)
-    assert await handle.result(timeout=15) == "run 3 after activity refuse faulted: run 2"
+    assert await handle.result(timeout=30) == "run 3 after activity refuse faulted: run 2"
     tired = await client.start(flaky.options(retry=policy), 9)
     with pytest.raises(WorkflowFaulted, match="run 3"):
-        await tired.result(timeout=15)
+        await tired.result(timeout=30)
     assert (await tired.info()).run == 3
 
 
@@ -153,7 +153,7 @@ async def test_fatal_is_not_tried_again(client: Client, worker: Worker) -> None:
     """Fatal ends a workflow whatever its retry says."""
     handle = await client.start(hopeless.options(retry=RetryPolicy(max_attempts=3, delay=0.1)))
     with pytest.raises(WorkflowFaulted, match="run 1"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_a_cancel_ends_the_wait_for_a_retry(client: Client, worker: Worker) -> None:
@@ -167,7 +167,7 @@ async def test_a_cancel_ends_the_wait_for_a_retry(client: Client, worker: Worker
     await until(waits)
     await handle.cancel("enough")
     with pytest.raises(WorkflowCancelled, match="enough"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 @pytest.mark.parametrize(("how", "left"), [("try", "cancelled"), ("abandon", "running")])
@@ -177,7 +177,7 @@ async def test_what_a_cancel_does_to_a_pending_activity(client: Client, worker: 
     await until(lambda: _job(client, "nap", "running"))
     await handle.cancel("enough")
     with pytest.raises(WorkflowCancelled, match="enough"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert await until(lambda: _job(client, "nap", left))
     if left == "running":
         for info in [info async for info in client.jobs(activity="nap")]:
@@ -189,7 +189,7 @@ async def test_a_cancel_that_waits_for_the_activity(client: Client, worker: Work
     handle = await client.start(cancelling, "wait")
     await until(lambda: _job(client, "nap", "running"))
     await handle.cancel("enough")
-    assert await handle.result(timeout=10) == "the activity was cancelled"
+    assert await handle.result(timeout=30) == "the activity was cancelled"
 
 
 async def test_a_second_cancel_does_not_disturb_the_cleaning_up(client: Client, worker: Worker) -> None:
@@ -201,7 +201,7 @@ async def test_a_second_cancel_does_not_disturb_the_cleaning_up(client: Client, 
     await handle.cancel("two")
     await handle.signal("clean")
     with pytest.raises(WorkflowCancelled, match="one"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert (await handle.info()).details == "cleaned up"
 
 
@@ -210,7 +210,7 @@ async def test_code_may_return_after_a_cancel(client: Client, worker: Worker) ->
     handle = await client.start(survivor)
     await until(lambda: _job(client, "nap", "running"))
     await handle.cancel("rain")
-    assert await handle.result(timeout=10) == "because of rain"
+    assert await handle.result(timeout=30) == "because of rain"
 
 
 async def test_terminate_ends_the_cleaning_up(client: Client, worker: Worker) -> None:
@@ -221,18 +221,18 @@ async def test_terminate_ends_the_cleaning_up(client: Client, worker: Worker) ->
     await until(lambda: _details(client, handle.id, "cleaning up"))
     await handle.terminate("now")
     with pytest.raises(WorkflowTerminated, match="now"):
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
 
 
 async def test_the_timeout_of_the_whole_workflow(client: Client, worker: Worker) -> None:
     """It ends whatever run there is, continue-as-new included, as faulted with the reason timed_out."""
     handle = await client.start(eternal.options(timeout=1), 1)
     with pytest.raises(WorkflowFaulted, match="within its timeout") as caught:
-        await handle.result(timeout=10)
+        await handle.result(timeout=30)
     assert caught.value.info.reason == "timed_out"
     assert caught.value.info.run > 2
     quick = await client.start(arithmetic.options(timeout=1), 1)
-    assert await quick.result(timeout=10) == 7
+    assert await quick.result(timeout=30) == 7
 
     async def cleared() -> bool:
         subjects = {"subjects_filter": f"{client.namespace}.wftimers.*.{quick.id}.>"}
@@ -248,7 +248,7 @@ async def test_a_timeout_without_a_worker(client: Client, server: Any) -> None:
     await until(lambda: _timer_fired(client))
     async with Worker(client, workflows=[approval]):
         with pytest.raises(WorkflowFaulted, match="within its timeout"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def _timer_fired(client: Client) -> bool:
@@ -262,7 +262,7 @@ async def test_a_delayed_start_takes_signals_before_it_begins(client: Client, wo
     handle = await client.start(approval.options(delay=1))
     await handle.signal("decision", {"by": "ann", "yes": True})
     assert (await handle.info()).state is WorkflowState.scheduled
-    assert await handle.result(timeout=10) == "ann: True"
+    assert await handle.result(timeout=30) == "ann: True"
 
 
 async def test_a_deleted_workflow_is_gone(client: Client, worker: Worker) -> None:
@@ -271,21 +271,21 @@ async def test_a_deleted_workflow_is_gone(client: Client, worker: Worker) -> Non
     with pytest.raises(InvalidState, match="running"):
         await handle.delete()
     await handle.signal("decision", {"by": "ann", "yes": True})
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     await handle.delete()
     with pytest.raises(WorkflowNotFound):
         await handle.info()
     assert [info.id async for info in client.workflows()] == []
     again = await client.start(arithmetic.options(id="a"), 1)
-    assert await again.result(timeout=10) == 7
+    assert await again.result(timeout=30) == 7
     with pytest.raises(WorkflowNotFound):
-        await handle.result(timeout=1)
+        await handle.result(timeout=30)
 
 
 async def test_after_its_retention_nothing_is_left(client: Client, worker: Worker) -> None:
     """A history goes as a whole after its retention, with inbox and timers; the id is free again."""
     handle = await client.start(brief.options(id="b"), 2)
-    assert await handle.result(timeout=10) == 4
+    assert await handle.result(timeout=30) == 4
 
     async def gone() -> bool:
         connection, names = client.store.connection, client.store.names
@@ -298,13 +298,13 @@ async def test_after_its_retention_nothing_is_left(client: Client, worker: Worke
     assert await until(gone)
     with pytest.raises(WorkflowNotFound):
         await handle.info()
-    assert await (await client.start(brief.options(id="b"), 3)).result(timeout=10) == 6
+    assert await (await client.start(brief.options(id="b"), 3)).result(timeout=30) == 6
 
 
 async def test_what_comes_after_the_end(client: Client, worker: Worker) -> None:
     """Cancel, signal and terminate of an ended one change nothing and say so."""
     handle = await client.start(arithmetic, 1)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     before = await handle.info()
     for act in (handle.cancel(), handle.signal("x", 1), handle.terminate()):
         with pytest.raises(WorkflowEnded):
@@ -317,9 +317,9 @@ async def test_join_and_replace_by_a_client(client: Client, worker: Worker) -> N
     first = await client.start(approval.options(id="a"))
     joined = await client.start(approval.options(id="a", if_exists="join"))
     await joined.signal("decision", {"by": "ann", "yes": True})
-    assert await first.result(timeout=10) == "ann: True"
+    assert await first.result(timeout=30) == "ann: True"
     ended = await client.start(approval.options(id="a", if_exists="join"))
-    assert await ended.result(timeout=10) == "ann: True"
+    assert await ended.result(timeout=30) == "ann: True"
     anew = await client.start(approval.options(id="a", if_exists="replace"))
     assert (await anew.info()).state is WorkflowState.running
     with pytest.raises(WorkflowNotFound):

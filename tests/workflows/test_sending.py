@@ -171,7 +171,7 @@ async def test_who_waits_is_sent_the_record_with_its_notice(client: Client, serv
         assert await handle.update(Tally.add, 2) == 3
         await listening.flush()
         assert len(looks) == 1
-        waiting = asyncio.create_task(handle.result(timeout=10))
+        waiting = asyncio.create_task(handle.result(timeout=30))
         await until(looked_twice)
         await handle.signal(Tally.end)
         assert await waiting == 3
@@ -221,7 +221,7 @@ async def test_a_namespace_of_before_tells_by_headers_alone(client: Client) -> N
         handle = await client.start(Tally.run)
         assert await handle.update(Tally.add, 2) == 2
         await handle.signal(Tally.end)
-        assert await handle.result(timeout=10) == 2
+        assert await handle.result(timeout=30) == 2
     for fields in (("republish",), ()):
         changes = {each.name: each.fields for each in await topology.setup(TopologyOptions())}
         assert changes[names.history] == fields
@@ -235,7 +235,7 @@ async def test_what_is_sent_to_one_that_others_have_ended(client: Client, server
         replaced = await client.start(Tally.run.options(id="replaced"))
         theirs = other.workflow("ended", Tally.run)
         await theirs.signal(Tally.end)
-        await theirs.result(timeout=10)
+        await theirs.result(timeout=30)
         await other.workflow("deleted").terminate()
         await other.workflow("deleted").delete()
         later = await other.start(Tally.run.options(id="replaced", if_exists="replace"))
@@ -252,7 +252,7 @@ async def test_what_is_sent_to_one_that_others_have_ended(client: Client, server
         assert await later.update(Tally.add, 1) == 1
         for workflow_id in ("ended", "replaced"):
             await until(functools.partial(nothing_lies, client, workflow_id))
-        assert await ended.result(timeout=10) == 0
+        assert await ended.result(timeout=30) == 0
 
 
 async def test_what_is_sent_too_late_is_taken_back(client: Client, server: NatsServer) -> None:

@@ -100,7 +100,7 @@ async def test_a_mistake_in_the_code_is_not_the_end(client: Client) -> None:
         assert (info.error.type, info.reason) == ("KeyError", "code_raised")
         assert "broken" in (info.error.traceback or "")
     async with Worker(client, activities=[double], workflows=[good()], build="two"):
-        assert await handle.result(timeout=10) == "a b"
+        assert await handle.result(timeout=30) == "a b"
 
 
 async def test_the_difference_is_told(client: Client) -> None:
@@ -123,7 +123,7 @@ async def test_the_difference_is_told(client: Client) -> None:
         assert "- 0-1 activity double at test_trouble.py" in info.error.message.replace("0-0", "0-1")
         assert "+ 0-1 activity increment at test_trouble.py" in info.error.message.replace("0-0", "0-1")
     async with Worker(client, activities=[double, increment], workflows=[old], build="three"):
-        assert await handle.result(timeout=10) == [2, 4]
+        assert await handle.result(timeout=30) == [2, 4]
 
 
 async def test_a_patch_leaves_old_runs_as_they_were(client: Client) -> None:
@@ -135,13 +135,13 @@ async def test_a_patch_leaves_old_runs_as_they_were(client: Client) -> None:
         await until(lambda: _events(client, "old", "done"))
     async with Worker(client, activities=[double, increment], workflows=[new], build="two"):
         await before.signal("go")
-        assert await before.result(timeout=10) == [2, 3]
+        assert await before.result(timeout=30) == [2, 3]
         after = await client.start(new.options(id="new"))
         await after.signal("go")
         await until(lambda: _events(client, "new", "done"))
     async with Worker(client, activities=[double, increment], workflows=[new], build="three"):
         await after.signal("go")
-        assert await after.result(timeout=10) == [100, 2, 3]
+        assert await after.result(timeout=30) == [100, 2, 3]
 
 
 async def _events(client: Client, workflow_id: str, kind: str) -> bool:
@@ -161,7 +161,7 @@ async def test_terminate_ends_a_stuck_one(client: Client) -> None:
         if not with_worker:
             await handle.terminate("out")
         with pytest.raises(WorkflowTerminated, match="out"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def test_a_bare_terminate_ends_a_stuck_one(client: Client) -> None:
@@ -173,7 +173,7 @@ async def test_a_bare_terminate_ends_a_stuck_one(client: Client) -> None:
         await stuck(client, "w")
         await client.store.connection.store(f"{client.namespace}.workflows.thing.w.terminate", b"bare", {})
         with pytest.raises(WorkflowTerminated, match="bare"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def test_a_cancel_of_a_stuck_one_shows(client: Client) -> None:
@@ -189,7 +189,7 @@ async def test_a_cancel_of_a_stuck_one_shows(client: Client) -> None:
         assert [each.cancel_requested async for each in client.workflows()] == ["changed my mind"]
     async with Worker(client, activities=[double], workflows=[waits_on()]):
         with pytest.raises(WorkflowCancelled, match="changed my mind"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def test_the_timeout_ends_a_stuck_one(client: Client) -> None:
@@ -200,7 +200,7 @@ async def test_the_timeout_ends_a_stuck_one(client: Client) -> None:
         await handle.signal("go", "b")
         await stuck(client, "w")
         with pytest.raises(WorkflowFaulted, match="within its timeout"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
 
 async def test_what_breaks_the_code_lies_in_the_inbox(client: Client) -> None:
@@ -228,7 +228,7 @@ async def test_a_cancel_waits_for_the_repair(client: Client) -> None:
         await handle.cancel("late")
         assert (await handle.info()).state is WorkflowState.stuck
     async with Worker(client, activities=[double], workflows=[good()], build="two"):
-        assert await handle.result(timeout=10) == "a b"
+        assert await handle.result(timeout=30) == "a b"
 
 
 async def test_a_mistake_before_anything_is_recorded(client: Client) -> None:
@@ -247,7 +247,7 @@ async def test_a_mistake_before_anything_is_recorded(client: Client) -> None:
     async with Worker(client, workflows=[breaks], build="one"):
         await stuck(client, "w")
     async with Worker(client, workflows=[works], build="two"):
-        assert await handle.result(timeout=10) == "done"
+        assert await handle.result(timeout=30) == "done"
 
 
 async def test_another_worker_takes_over(client: Client, server: Any) -> None:
@@ -267,7 +267,7 @@ async def test_another_worker_takes_over(client: Client, server: Any) -> None:
             await until(lambda: _waits_for_signal(client, handle.id))
             await handle.signal("go")
     async with Worker(client, activities=[double], workflows=[steps]):
-        assert await handle.result(timeout=10) == [0, 2, 4, 6]
+        assert await handle.result(timeout=30) == [0, 2, 4, 6]
 
 
 async def _waits_for_signal(client: Client, workflow_id: str) -> bool:
@@ -290,7 +290,7 @@ async def test_two_workers_share_the_workflows(client: Client, server: Any) -> N
     ):
         handles = [await client.start(counted, number) for number in range(12)]
         await asyncio.gather(*(handle.signal("go") for handle in handles))
-        assert await asyncio.gather(*(handle.result(timeout=20) for handle in handles)) == [
+        assert await asyncio.gather(*(handle.result(timeout=30) for handle in handles)) == [
             2 * number for number in range(12)
         ]
 
@@ -307,7 +307,7 @@ async def test_a_failed_activity_in_a_group(client: Client) -> None:
     async with Worker(client, activities=[nap, refuse], workflows=[grouped]):
         handle = await client.start(grouped)
         with pytest.raises(WorkflowFaulted, match="no"):
-            await handle.result(timeout=10)
+            await handle.result(timeout=30)
 
         async def cancelled() -> bool:
             return bool([info async for info in client.jobs(activity="nap", state="cancelled")])

@@ -232,7 +232,7 @@ async def test_an_update_changes_something_and_answers(client: Client, worker: W
     assert await handle.update(Till.add, 1) == 8
     assert await handle.update("add", {"amount": 2}) == 10
     await handle.signal(Till.end)
-    assert await handle.result(timeout=10) == 10
+    assert await handle.result(timeout=30) == 10
 
 
 async def test_a_validator_rejects_and_nothing_has_changed(client: Client, worker: Worker) -> None:
@@ -301,9 +301,9 @@ async def test_an_update_of_one_id_is_done_once(client: Client, worker: Worker) 
         handle.start_update(Till.pay.options(id="u2"), 4), handle.start_update(Till.pay.options(id="u2"), 4)
     )
     assert (first.id, second.id) == ("u2", "u2")
-    assert await first.result(timeout=10) == await second.result(timeout=10) == "paid 4"
+    assert await first.result(timeout=30) == await second.result(timeout=30) == "paid 4"
     assert await handle.update(Till.close) == 9
-    assert await handle.result(timeout=10) == 9
+    assert await handle.result(timeout=30) == 9
     assert await client.workflow("t").update(Till.add.options(id="u1"), 5) == 5
     with pytest.raises(WorkflowEnded):
         await handle.update(Till.add.options(id="u3"), 5)
@@ -321,7 +321,7 @@ async def test_an_answer_outlives_continue_as_new(client: Client, worker: Worker
     with pytest.raises(UpdateFailed, match="before the update was finished"):
         await handle.update(Till.again)
     with pytest.raises(UpdateFailed, match="run of the workflow has ended"):
-        await waiting.result(timeout=10)
+        await waiting.result(timeout=30)
     assert (await handle.info()).run == 2
     assert await handle.update(Till.add.options(id="u1"), 5) == 5
     with pytest.raises(UpdateFailed, match="run of the workflow has ended"):
@@ -336,7 +336,7 @@ async def test_updates_before_a_worker_lives(client: Client) -> None:
     with pytest.raises(TimeoutError, match="not answered within"):
         await update.result(timeout=0.1)
     async with Worker(client, activities=[charge], workflows=ALL):
-        assert await update.result(timeout=10) == "paid 7"
+        assert await update.result(timeout=30) == "paid 7"
         assert await update.result() == "paid 7"
 
 
@@ -360,7 +360,7 @@ async def test_a_handler_waits_for_what_another_does(client: Client, worker: Wor
     handle = await client.start(Till.run, "ann")
     waiting = await handle.start_update(Till.until_sum, 6)
     await asyncio.gather(*(handle.update(Till.pay, amount) for amount in (1, 2, 3)))
-    log = await waiting.result(timeout=10)
+    log = await waiting.result(timeout=30)
     begins, ends = log[::2], log[1::2]
     assert len(log) == 6
     assert [each.removeprefix("begin ") for each in begins] == [each.removeprefix("end ") for each in ends]
@@ -373,13 +373,13 @@ async def test_the_end_with_handlers_running(client: Client, worker: Worker) -> 
     await until(lambda: _accepted(client, handle.id))
     assert await handle.update(Till.close) == 0
     with pytest.raises(UpdateFailed, match="has ended before the update was finished"):
-        await waiting.result(timeout=10)
+        await waiting.result(timeout=30)
     other = await client.start(Till.run, "bob")
     taken = await other.start_update(Till.until_sum, 100)
     await until(lambda: _accepted(client, other.id))
     await other.terminate("enough")
     with pytest.raises(UpdateFailed, match="ended"):
-        await taken.result(timeout=10)
+        await taken.result(timeout=30)
 
 
 async def _accepted(client: Client, workflow_id: str) -> bool:
@@ -392,7 +392,7 @@ async def test_an_update_that_nobody_took_before_the_end(client: Client) -> None
     update = await handle.start_update(Till.add, 1)
     await handle.terminate("enough")
     with pytest.raises(WorkflowEnded, match="before update add reached it"):
-        await update.result(timeout=10)
+        await update.result(timeout=30)
 
 
 async def test_all_handlers_finished(client: Client, worker: Worker) -> None:
@@ -400,25 +400,25 @@ async def test_all_handlers_finished(client: Client, worker: Worker) -> None:
     handle = await client.start(Careful.run)
     updates = [await handle.start_update(Careful.work, 1), await handle.start_update(Careful.work, 2)]
     await handle.signal(Careful.end)
-    assert [await each.result(timeout=10) for each in updates] == ["paid 1", "paid 2"]
-    assert await handle.result(timeout=10) == 2
+    assert [await each.result(timeout=30) for each in updates] == ["paid 1", "paid 2"]
+    assert await handle.result(timeout=30) == 2
 
 
 async def test_a_start_with_its_first_update(client: Client, worker: Worker) -> None:
     """The update rides along with the start and is applied before run begins; its answer is the handle's."""
     handle = await client.start(Till.run.options(id="c").with_update(Till.add, 4), "ann")
-    assert await handle.first_update.result(timeout=10) == 4
+    assert await handle.first_update.result(timeout=30) == 4
     with pytest.raises(WorkflowExists):
         await client.start(Till.run.options(id="c").with_update(Till.add, 4), "ann")
     joined = await client.start(Till.run.options(id="c", if_exists="join").with_update(Till.add, 3), "ann")
-    assert await joined.first_update.result(timeout=10) == 7
+    assert await joined.first_update.result(timeout=30) == 7
     by_name = await client.start(Till.run.options(id="c", if_exists="join").with_update("pay", {"amount": 0}), "ann")
     with pytest.raises(UpdateRejected, match="0 is no amount"):
-        await by_name.first_update.result(timeout=10)
+        await by_name.first_update.result(timeout=30)
     await handle.update(Till.close)
-    await handle.result(timeout=10)
+    await handle.result(timeout=30)
     anew = await client.start(Till.run.options(id="c", if_exists="join").with_update(Till.add, 2), "ann")
-    assert await anew.first_update.result(timeout=10) == 2, "an ended one is begun anew"
+    assert await anew.first_update.result(timeout=30) == 2, "an ended one is begun anew"
     with pytest.raises(InvalidState, match="with_update"):
         _ = client.workflow("c").first_update
 
@@ -436,7 +436,7 @@ async def test_no_update_is_lost_over_many_runs(client: Client, worker: Worker) 
     numbers = list(range(1, 31))
     assert await asyncio.gather(*(handle.update(Meter.count, number) for number in numbers)) == numbers
     await handle.signal(Meter.close)
-    total, runs = await handle.result(timeout=20)
+    total, runs = await handle.result(timeout=30)
     assert total == sum(numbers)
     assert runs > 1
 
@@ -448,7 +448,7 @@ async def test_an_update_that_the_retry_of_its_workflow_breaks_off(client: Clien
     with pytest.raises(UpdateFailed, match="the run of the workflow has ended before the update was finished"):
         await handle.update(Restless.take, long=True)
     assert await handle.update(Restless.take, long=False) == "taken in run 2"
-    assert await handle.result(timeout=10) == "done"
+    assert await handle.result(timeout=30) == "done"
 
 
 async def test_an_update_of_a_delayed_workflow(client: Client, worker: Worker) -> None:
@@ -459,7 +459,7 @@ async def test_an_update_of_a_delayed_workflow(client: Client, worker: Worker) -
     update = await never.start_update(Till.add, 2)
     await never.cancel("no")
     with pytest.raises(UpdateFailed, match="ended before it was finished"):
-        await update.result(timeout=10)
+        await update.result(timeout=30)
 
 
 async def test_a_large_answer(client: Client, worker: Worker) -> None:
@@ -487,7 +487,7 @@ async def test_an_update_by_name_with_an_id(client: Client, worker: Worker) -> N
     """An update that is known by its name alone takes an id as well, and so does one that rides along with a start."""
     named = update_ref("add").options(id="u1")
     handle = await client.start(workflow_ref("Till").with_update(named, {"amount": 5}), {"owner": "ann"})
-    assert await handle.first_update.result(timeout=10) == 5
+    assert await handle.first_update.result(timeout=30) == 5
     assert await handle.update(named, {"amount": 5}) == 5
     assert await handle.update(update_ref("add"), amount=1) == 6
 
@@ -513,7 +513,7 @@ async def test_updates_that_race_with_the_end(client: Client, worker: Worker) ->
     async def outcome(handle: WorkflowHandle[int], number: int) -> int | type[Exception]:
         try:
             update = await handle.start_update(Till.add, number)
-            return await update.result(timeout=20)
+            return await update.result(timeout=30)
         except (UpdateFailed, WorkflowEnded) as error:
             return type(error)
 

@@ -54,7 +54,7 @@ async def test_code_that_does_not_do_the_same_again_is_told_of(
         assert "+ 0-0 activity double at test_verification.py:" in line
         assert (await handle.info()).state is WorkflowState.running
         await handle.signal("go")
-        assert await handle.result(timeout=20) == 2
+        assert await handle.result(timeout=30) == 2
 
 
 async def test_code_that_raises_when_it_is_done_again_is_told_of(
@@ -85,7 +85,7 @@ async def test_code_that_raises_when_it_is_done_again_is_told_of(
         assert "[redacted] of the code" in line
         assert "secret" not in line
         await handle.signal("go")
-        assert await handle.result(timeout=20) == 1
+        assert await handle.result(timeout=30) == 1
 
 
 async def test_good_code_is_silent(client: Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,7 +106,7 @@ async def test_good_code_is_silent(client: Client, caplog: pytest.LogCaptureFixt
 
         async def verified_often() -> bool:
             handle = await client.start(good, 0)
-            assert await handle.result(timeout=20) == 8
+            assert await handle.result(timeout=30) == 8
             return len(runs) > 40
 
         await until(verified_often, 60.0)
@@ -154,7 +154,7 @@ async def test_without_a_share_nothing_is_done_again(client: Client, caplog: pyt
 
     async with Worker(client, activities=[double], workflows=[once]):
         for number in range(5):
-            assert await (await client.start(once, number)).result(timeout=20) == 2 * number
+            assert await (await client.start(once, number)).result(timeout=30) == 2 * number
     assert runs == list(range(5))
     assert TOLD not in caplog.text
 
