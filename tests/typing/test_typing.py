@@ -59,7 +59,10 @@ def pyright(paths: list[Path], folder: Path) -> Errors:
     return found
 
 
-@pytest.fixture(scope="module", params=[mypy, pyright], ids=lambda check: check.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(mypy, id="mypy", marks=pytest.mark.breadth), pytest.param(pyright, id="pyright")],
+)
 def errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Errors:
     """What a checker says of all files in one run: most of its time goes into turnout itself."""
     paths = [HERE / name for name in (CORRECT, *MISTAKEN)]
