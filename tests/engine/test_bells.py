@@ -95,7 +95,8 @@ def listening(port: int) -> set[str]:
     """What the supervisor's connection has subscribed to."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/connz?subs=1", timeout=30) as answer:
         found = json.load(answer)["connections"]
-    return {each for one in found if one["name"] == "turnout-supervisor" for each in one.get("subscriptions_list", ())}
+    supervisors = [one for one in found if one.get("name") == "turnout-supervisor"]
+    return {each for one in supervisors for each in one.get("subscriptions_list", ())}
 
 
 @asynccontextmanager
