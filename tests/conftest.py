@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -16,6 +18,8 @@ import pytest
 from tests.support.servers import quick_server
 from turnout.testing.server import NatsServer
 
+ROOT = Path(__file__).parents[1]
+
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,7 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 # spend a second on compiling what it imports. What is compiled here is kept apart from the sources.
 if sys.dont_write_bytecode:
     sys.dont_write_bytecode = False
-    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parents[1] / ".cache" / "bytecode")
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".cache" / "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -74,15 +78,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     """What all those modules are made of stays to the end: the collector need not look at it again and again."""
     gc.disable()
     try:
+        load_a_share(session.config)
         return (yield)
     finally:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def load_a_share(config: pytest.Config) -> None:
+    """The processes that run tests side by side load different modules first: each is compiled once, and not by all."""
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        return
+    number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    left_out = [Path(folder).resolve() for folder in config.getoption("ignore") or ()]
+    modules = sorted(path.resolve() for folder in config.args for path in Path(folder).rglob("test_*.py"))
+    for path in modules[number::count]:
+        if not any(path.is_relative_to(folder) for folder in left_out):
+            with contextlib.suppress(Exception):  # the collection tells of it
+                importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.hookimpl(wrapper=True)
