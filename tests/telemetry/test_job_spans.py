@@ -78,8 +78,8 @@ async def test_what_submits_another_job_keeps_that_ones_id(
     assert isinstance(provider, TracerProvider)
     provider.add_span_processor(JobSpans())
     async with turnout_worker(nested, submits_another):
-        other_id = await (await turnout_client.submit(submits_another)).result(timeout=10)
-        await turnout_client.job(other_id).result(timeout=10)
+        other_id = await (await turnout_client.submit(submits_another)).result(timeout=30)
+        await turnout_client.job(other_id).result(timeout=30)
     [submit] = [span for span in spans.get_finished_spans() if span.name == "submit nested"]
     attributes = dict(submit.attributes or {})
     assert (attributes["turnout.job.id"], attributes["turnout.job.activity"]) == (other_id, "nested")

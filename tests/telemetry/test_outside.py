@@ -56,7 +56,7 @@ async def test_each_end_is_told_below_its_attempt(
         await left_to_others(handle, 2)
         with trace.get_tracer("user").start_as_current_span("elsewhere"):
             await handle.complete("yes")
-        assert await handle.result(timeout=20) == "yes"
+        assert await handle.result(timeout=30) == "yes"
 
         async def told() -> bool:
             return len(named(spans, "run ask_somebody")) == 2
@@ -91,7 +91,7 @@ async def test_silence_and_a_cancel_are_told_as_well(
         await left_to_others(cancelled, 1)
         await cancelled.cancel("never mind")
         with pytest.raises(JobCancelled):
-            await cancelled.result(timeout=20)
+            await cancelled.result(timeout=30)
         with pytest.raises(JobFaulted):
             await vain.result(timeout=60)
     [silent], [stopped] = named(spans, "outside ask_in_vain"), named(spans, "outside ask_somebody")
