@@ -6,13 +6,17 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.waiting import until
-from turnout import Client, Schedule, activity
+from turnout import Client, Schedule, Worker, activity, workflow
 from turnout.telemetry import metrics
 from turnout.testing.fixtures import WorkerFactory
 
 
 @activity
 async def tidy() -> None: ...
+
+
+@workflow
+async def sweeping() -> None: ...
 
 
 async def test_a_run_is_in_a_trace_of_its_own_linked_to_its_schedule(
@@ -38,6 +42,22 @@ async def test_a_run_is_in_a_trace_of_its_own_linked_to_its_schedule(
     assert attempt.parent is not None
     assert (attempt.parent.span_id, attempt.context.trace_id) == (firing.context.span_id, firing.context.trace_id)
     assert firing.context.trace_id != deploy.get_span_context().trace_id
+
+
+async def test_a_run_that_is_a_workflow_is_found_by_its_id(turnout_client: Client, spans: InMemorySpanExporter) -> None:
+    """The span that begins it names the workflow, as that of a client's start does, and no job: there is none."""
+    async with Worker(turnout_client, workflows=[sweeping]):
+        schedule = await turnout_client.add_schedule("sweep", Schedule(every=3600), sweeping)
+        run = await schedule.trigger()
+        await run.result(timeout=30)
+        await schedule.delete()
+    [firing] = [span for span in spans.get_finished_spans() if span.name == "fire sweep"]
+    [ran] = [span for span in spans.get_finished_spans() if span.name == "workflow sweeping"]
+    facts = dict(firing.attributes or {})
+    assert (facts["turnout.workflow.id"], facts["turnout.workflow.name"]) == (run.id, "sweeping")
+    assert "turnout.job.id" not in facts
+    assert ran.parent is not None
+    assert ran.parent.span_id == firing.context.span_id
 
 
 async def _completed(client: Client) -> str | None:

@@ -74,7 +74,8 @@ class ScheduledRuns:
             return False
         names, job = self._store.names, schedule.job
         destination = names.bare_start(job.name) if job.is_workflow else names.bare(job.name)
-        with spans.firing(schedule.name, job.name, run_id, destination, schedule.headers) as headers:
+        firing = spans.firing(schedule.name, job.name, run_id, destination, schedule.headers, workflow=job.is_workflow)
+        with firing as headers:
             if job.is_workflow:
                 return await self._start(schedule, run_id, headers)
             return await self._submit(schedule, run_id, headers)

@@ -176,16 +176,7 @@ def starting(name: str, workflow_id: str, destination: str) -> contextlib.Abstra
     """The PRODUCER span of a workflow's start; gives the headers that carry its context (none when nobody traces)."""
     if not tracing_enabled():
         return contextlib.nullcontext(current_headers())
-    attributes: Attributes = {
-        SYSTEM: "nats",
-        OPERATION_NAME: "start",
-        OPERATION_TYPE: "send",
-        DESTINATION: destination,
-        MESSAGE_ID: workflow_id,
-        WORKFLOW_ID: workflow_id,
-        WORKFLOW_NAME: name,
-    }
-    return _carried(f"start {name}", attributes)
+    return _carried(f"start {name}", _started(name, workflow_id, destination))
 
 
 @contextlib.contextmanager
@@ -212,13 +203,16 @@ def current_headers() -> dict[str, str]:
 
 @contextlib.contextmanager
 def firing(
-    schedule: str, activity: str, job_id: str, destination: str, added_with: Mapping[str, str]
+    schedule: str, name: str, run_id: str, destination: str, added_with: Mapping[str, str], *, workflow: bool
 ) -> Iterator[dict[str, str]]:
-    """The PRODUCER span of a schedule's run, linked to the span in which the schedule was added; gives its headers."""
+    """The PRODUCER span of a schedule's run, linked to the span in which the schedule was added; gives its headers.
+
+    `name` is that of the activity, or of the workflow if it runs one.
+    """
     if not tracing_enabled():
         yield current_headers()
         return
-    attributes = _produced("submit", activity, job_id, destination)
+    attributes = _started(name, run_id, destination) if workflow else _produced("submit", name, run_id, destination)
     attributes[SCHEDULE] = schedule
     links = []
     if added_with:
@@ -226,6 +220,18 @@ def firing(
         links = [Link(trace.get_current_span(origin).get_span_context(), {LINK: "schedule"})]
     with produce(f"fire {schedule}", attributes, links):
         yield current_headers()
+
+
+def _started(name: str, workflow_id: str, destination: str) -> Attributes:
+    return {
+        SYSTEM: "nats",
+        OPERATION_NAME: "start",
+        OPERATION_TYPE: "send",
+        DESTINATION: destination,
+        MESSAGE_ID: workflow_id,
+        WORKFLOW_ID: workflow_id,
+        WORKFLOW_NAME: name,
+    }
 
 
 def _produced(operation: str, activity: str, job_id: str | None, destination: str) -> Attributes:
