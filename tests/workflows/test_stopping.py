@@ -6,11 +6,20 @@ import asyncio
 import functools
 from typing import Any
 
+import pytest
+
 from tests.support.waiting import until
 from tests.workflows.definitions import arithmetic, double, increment, sleeper
 from turnout import Client, Worker, WorkflowHandle, activity, workflow
+from turnout.store import topology
 
-ACK_WAIT_S = 10.0
+ACK_WAIT_S = 100.0
+
+
+@pytest.fixture(autouse=True)
+def _long_ack_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So long that nothing here goes on by it."""
+    monkeypatch.setattr(topology, "WORKFLOW_ACK_WAIT_S", ACK_WAIT_S)
 
 
 @activity
@@ -43,7 +52,7 @@ async def test_a_stopped_node_holds_nothing(client: Client) -> None:
     here = [handle for handle in handles if not (await handle.info()).state.final]
     assert here
     async with Worker(client, activities=[quickly], workflows=[busy]):
-        async with asyncio.timeout(ACK_WAIT_S * 0.8):
+        async with asyncio.timeout(ACK_WAIT_S * 0.6):
             for handle in here:
                 await until(functools.partial(further, handle, before[handle.id]))
         results = await asyncio.gather(*(handle.result() for handle in handles))
@@ -63,7 +72,7 @@ async def test_what_waits_in_the_memory_of_a_stopped_node_goes_on_elsewhere(clie
     await first.stop(grace=0)
     other = await client.start(arithmetic, 3)
     async with (
-        asyncio.timeout(ACK_WAIT_S * 0.8),
+        asyncio.timeout(ACK_WAIT_S * 0.6),
         Worker(client, activities=[double, increment], workflows=[arithmetic, sleeper]),
     ):
         assert await other.result() == 19

@@ -194,7 +194,7 @@ async def test_a_cancel_of_a_stuck_one_shows(client: Client) -> None:
 
 async def test_the_timeout_ends_a_stuck_one(client: Client) -> None:
     """The timeout of the whole workflow needs no code."""
-    handle = await client.start(bad().options(id="w", timeout=2))
+    handle = await client.start(bad().options(id="w", timeout=8))
     async with Worker(client, activities=[double], workflows=[bad()]):
         await handle.signal("go", "a")
         await handle.signal("go", "b")
