@@ -1,4 +1,4 @@
-"""Queries and updates in traces and metrics: in the trace of whoever asks, once, and counted by outcome."""
+"""What is sent to workflows, in traces and metrics: where its sender's trace is, once, and counted by outcome."""
 
 from __future__ import annotations
 
@@ -12,11 +12,23 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.waiting import until
-from turnout import Client, QueryFailed, UpdateFailed, UpdateRejected, Worker, current_workflow, workflow
+from turnout import (
+    Client,
+    QueryFailed,
+    UpdateFailed,
+    UpdateRejected,
+    Worker,
+    WorkflowCancelled,
+    WorkflowEnded,
+    current_workflow,
+    workflow,
+)
 from turnout.telemetry import workflow_metrics
 from turnout.telemetry.counts import Ears
 from turnout.testing import NatsServer
 from turnout.wire.queries import Question, dump_question
+
+ID = "turnout.workflow.id"
 
 
 @workflow(fail_on=(ValueError,))
@@ -161,6 +173,49 @@ async def test_a_bare_update_is_below_the_run(turnout_client: Client, spans: InM
         assert await handle.result(timeout=30) == 1
     [run], [handled] = named(spans, "workflow Till"), named(spans, "handle add")
     assert (below(handled), list(handled.links)) == (own(run), [])
+
+
+async def test_what_is_sent_is_in_its_senders_trace(turnout_client: Client, spans: InMemorySpanExporter) -> None:
+    """Signal, cancel and terminate, below the caller; what a record takes is below that and linked to the run, once."""
+    with trace.get_tracer("user").start_as_current_span("shop") as shop:
+        async with Worker(turnout_client, workflows=[Till]):
+            closed, stopped, killed = [await turnout_client.start(Till.run) for _ in range(3)]
+            await closed.signal(Till.close)
+            assert await closed.result(timeout=30) == 0
+            await stopped.cancel("enough")
+            with pytest.raises(WorkflowCancelled):
+                await stopped.result(timeout=30)
+        await killed.terminate("at once")
+        with pytest.raises(WorkflowEnded):
+            await killed.signal(Till.close)
+    caller = shop.get_span_context().span_id
+    (sent, late), [handled] = named(spans, "signal close"), named(spans, "handle close")
+    [cancel], [heard] = named(spans, "cancel workflow"), named(spans, "handle cancel")
+    [terminate] = named(spans, "terminate workflow")
+    assert {below(each) for each in (sent, late, cancel, terminate)} == {caller}
+    assert {each.kind for each in (sent, cancel, terminate)} == {SpanKind.PRODUCER}
+    assert (below(handled), below(heard)) == (own(sent), own(cancel))
+    for span, handle in ((handled, closed), (heard, stopped)):
+        [run] = [each for each in named(spans, "workflow Till") if (each.attributes or {})[ID] == handle.id]
+        assert [link.context.span_id for link in span.links] == [own(run)]
+        assert (span.attributes or {})[ID] == handle.id
+    assert late.status.status_code is StatusCode.ERROR
+    assert not any(each.status.status_code is StatusCode.ERROR for each in (sent, handled, cancel, heard, terminate))
+
+
+async def test_a_bare_signal_is_in_its_publishers_trace(turnout_client: Client, spans: InMemorySpanExporter) -> None:
+    """Any publisher may send its `traceparent` along; without one nothing is told."""
+    names, connection = turnout_client.store.names, turnout_client.store.connection
+    trace_id, span_id = "1234567890abcdef1234567890abcdef", "1234567890abcdef"
+    async with Worker(turnout_client, workflows=[Till]):
+        handles = [await turnout_client.start(Till.run) for _ in range(2)]
+        for handle, headers in zip(handles, ({"traceparent": f"00-{trace_id}-{span_id}-01"}, {}), strict=True):
+            await connection.store(names.input("Till", handle.id, "signal", "close"), b"", headers)
+            assert await handle.result(timeout=30) == 0
+    [handled] = named(spans, "handle close")
+    assert (handled.attributes or {})[ID] == handles[0].id
+    assert handled.context is not None
+    assert (handled.context.trace_id, below(handled)) == (int(trace_id, 16), int(span_id, 16))
 
 
 async def _has(handle: Any, amount: int) -> bool:

@@ -181,16 +181,17 @@ def test_an_ending_travels() -> None:
     assert histories.parse_input("nonsense", "", 5, 1.0, b"", {}) is None
 
 
-def test_an_update_keeps_whose_span_it_came_from() -> None:
-    """Its traceparent is read from the message if it is one, and comes back from the record; others have none."""
+@pytest.mark.parametrize("sent", ["update", "signal", "cancel"])
+def test_an_input_keeps_whose_span_it_came_from(sent: str) -> None:
+    """Its traceparent is read from the message if it is one, and comes back from the record; answers have none."""
     parent = f"00-{'a' * 32}-{'b' * 16}-01"
     headers = histories.input_headers(life="7f3a", input_id="u") | {histories.TRACEPARENT: parent}
-    given = histories.parse_input("update", "pay", 11, 15.0, b"{}", headers)
+    given = histories.parse_input(sent, "pay", 11, 15.0, b"{}", headers)
     assert given is not None
     assert given.traceparent == parent
     kept = histories.load_history_record(histories.dump_history_record(attrs.evolve(FULL, inputs=(given, SIGNAL))))
     assert [each.traceparent for each in kept.inputs] == [parent, ""]
-    for kind, text in (("signal", parent), ("update", "nonsense"), ("update", parent.upper())):
+    for kind, text in (("timer", parent), (sent, "nonsense"), (sent, parent.upper())):
         other = histories.parse_input(kind, "pay", 11, 15.0, b"{}", headers | {histories.TRACEPARENT: text})
         assert other is not None
         assert other.traceparent == ""

@@ -1,7 +1,7 @@
-"""What telemetry makes of queries and updates: a span where one is asked, and a span and a count where it is answered.
+"""What telemetry makes of what is sent to workflows: a span where it is sent, and one where it is taken or answered.
 
-An answer is told where the caller's trace is: of an update when the record that has the answer is appended, so no
-replay tells it again; a query is in no history.
+That is told where the caller's trace is, when the record that has it is appended, so no replay tells it again; a query
+is in no history. Queries and updates are counted as well.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import attrs
 from opentelemetry import context as context_api
 from opentelemetry.trace import SpanKind
 
+from turnout.core.failure import ErrorInfo
 from turnout.core.workflows.jobs import command_span_id_of, trace_headers
-from turnout.core.workflows.values import Answer, AnswerState, Input, InputKind, Record
+from turnout.core.workflows.values import AnswerState, Input, InputKind, Record
 from turnout.once import warn_once
 from turnout.telemetry import chosen_ids, propagation, spans, workflow_metrics
 from turnout.telemetry.workflows import SCOPE, facts_of, link_to
@@ -32,10 +33,13 @@ _OUTCOMES: Mapping[AnswerState, workflow_metrics.Answered] = {
 
 
 @contextlib.contextmanager
-def asking(kind: Literal["query", "update"], name: str, workflow_id: str) -> Iterator[str]:
-    """The span of a client that asks; gives the traceparent that goes along, "" when there is none.
+def asking(
+    kind: Literal["query", "update", "signal", "cancel", "terminate"], name: str, workflow_id: str
+) -> Iterator[str]:
+    """The span of a client that asks; gives the traceparent that goes along, "" when there is none. `name` is the
+    handler's, "" where there is none.
 
-    That of a query ends with the answer, that of an update when it is stored.
+    The span of a query ends with the answer, that of all else when it is stored.
     """
     if not spans.tracing_enabled():
         yield _traceparent()
@@ -45,9 +49,11 @@ def asking(kind: Literal["query", "update"], name: str, workflow_id: str) -> Ite
         spans.OPERATION_NAME: kind,
         spans.OPERATION_TYPE: "send",
         spans.WORKFLOW_ID: workflow_id,
-        spans.WORKFLOW_HANDLER: name,
     }
-    with spans.produce(f"{kind} {name}", attributes, kind=SpanKind.CLIENT if kind == "query" else SpanKind.PRODUCER):
+    if name:
+        attributes[spans.WORKFLOW_HANDLER] = name
+    own = SpanKind.CLIENT if kind == "query" else SpanKind.PRODUCER
+    with spans.produce(f"{kind} {name or 'workflow'}", attributes, kind=own):
         yield _traceparent()
 
 
@@ -90,10 +96,18 @@ def answered(query: Heard, node: str, failed: str | None) -> None:
     spans.end(span, _ns(ended))
 
 
-def updates_answered(record: Record, asked: Mapping[str, Input]) -> None:
-    """This process has appended `record`: tell of the updates that it answers. `asked` are those that waited before."""
-    if not record.answers:
-        return
+def appended(record: Record, asked: Mapping[str, Input]) -> None:
+    """This process has appended `record`: tell of the signals and cancels that it takes, and of the updates that it
+    answers. `asked` are the updates that waited before. Never raises."""
+    if record.inputs and spans.tracing_enabled():
+        for given in record.inputs:
+            if given.traceparent and given.kind is not InputKind.update:
+                _tell(record, given, {})
+    if record.answers:
+        _answered(record, asked)
+
+
+def _answered(record: Record, asked: Mapping[str, Input]) -> None:
     new = {each.id: each for each in record.inputs if each.kind is InputKind.update}
     for answer in record.answers:
         given = new.get(answer.id) or asked.get(answer.id)
@@ -102,30 +116,31 @@ def updates_answered(record: Record, asked: Mapping[str, Input]) -> None:
         outcome, seconds = _OUTCOMES[answer.state], max(record.at - given.at, 0.0)
         workflow_metrics.update_answered(record.name, outcome, seconds)
         if spans.tracing_enabled():
-            try:
-                _update_answered(record, given, answer)
-            except Exception as error:  # what a program's own sampler or exporter raises must not stop a workflow
-                warn_once(logger, "updates", "the span of an update could not be emitted: %r", error)
+            failure = answer.error if answer.state is AnswerState.failed else None
+            _tell(record, given, {spans.WORKFLOW_ANSWER: outcome}, failure)
 
 
-def _update_answered(record: Record, given: Input, answer: Answer) -> None:
+def _tell(record: Record, given: Input, answer: spans.Attributes, failure: ErrorInfo | None = None) -> None:
+    try:
+        _handled(record, given, facts_of(record) | answer, failure)
+    except Exception as error:  # what a program's own sampler or exporter raises must not stop a workflow
+        warn_once(logger, "handled", "the span of what was sent to a workflow could not be emitted: %r", error)
+
+
+def _handled(record: Record, given: Input, facts: spans.Attributes, failure: ErrorInfo | None) -> None:
     """Below whoever has sent it, with a link to the run; below the run where nobody has traced that."""
-    facts = facts_of(record)
-    facts |= {
-        spans.MESSAGE_ID: given.id,
-        spans.WORKFLOW_HANDLER: given.what,
-        spans.WORKFLOW_ANSWER: _OUTCOMES[answer.state],
-    }
+    handler = given.what or given.kind.value
+    facts |= {spans.MESSAGE_ID: given.id or str(given.seq), spans.WORKFLOW_HANDLER: handler}
     if given.traceparent:
         below = propagation.incoming({"traceparent": given.traceparent}, _trace_of(given.traceparent))
         links = [link_to(record, record.done_run, "workflow")] if record.summary.trace_id else []
     else:
         below, links = propagation.incoming(trace_headers(record), record.summary.trace_id), []
-    span_id = command_span_id_of(record.life, record.done_run, f"update {given.id}")
+    span_id = command_span_id_of(record.life, record.done_run, f"{given.kind} {given.id or given.seq}")
     with chosen_ids.tracer_for(SCOPE, span_id) as tracer:
-        span = tracer.start_span(f"handle {given.what}", below, SpanKind.CONSUMER, facts, links, _ns(given.at))
-    if answer.error is not None and answer.state is AnswerState.failed:
-        spans.tell_error(span, answer.error)
+        span = tracer.start_span(f"handle {handler}", below, SpanKind.CONSUMER, facts, links, _ns(given.at))
+    if failure is not None:
+        spans.tell_error(span, failure)
     spans.end(span, _ns(max(record.at, given.at)))
 
 

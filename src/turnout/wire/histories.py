@@ -378,7 +378,7 @@ def parse_input(kind: str, what: str, seq: int, at: float, data: bytes, headers:
         body=body,
         ending=ending,
         asker=asker,
-        traceparent=traceparent_of(headers.get(TRACEPARENT)) if found is InputKind.update else "",
+        traceparent=traceparent_of(headers.get(TRACEPARENT)) if found in COUNTED else "",
     )
 
 

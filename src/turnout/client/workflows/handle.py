@@ -28,6 +28,7 @@ from turnout.errors import InvalidState, WorkflowCancelled, WorkflowExists, Work
 from turnout.store.histories import Stored
 from turnout.store.perform import Store
 from turnout.store.starts import IdTaken
+from turnout.telemetry.questions import asking
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,7 +132,9 @@ class WorkflowHandle(Generic[R]):
         whether it is stored, or came in time.
         """
         name, text = named_call(Signal, signal, args, kwargs)
-        await self._sender.send(self.id, self._life, Given(InputKind.signal, text, name))
+        with asking("signal", name, self.id) as traceparent:
+            given = Given(InputKind.signal, text, name, traceparent=traceparent)
+            await self._sender.send(self.id, self._life, given)
 
     @overload
     async def query(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -214,7 +217,9 @@ class WorkflowHandle(Generic[R]):
 
         WorkflowNotFound, WorkflowEnded.
         """
-        await self._sender.send(self.id, self._life, Given(InputKind.cancel, given_reason(reason)))
+        text = given_reason(reason)
+        with asking("cancel", "", self.id) as traceparent:
+            await self._sender.send(self.id, self._life, Given(InputKind.cancel, text, traceparent=traceparent))
 
     @outwaits
     async def resume(self) -> None:
@@ -228,7 +233,9 @@ class WorkflowHandle(Generic[R]):
     @outwaits
     async def terminate(self, reason: str = "") -> None:
         """End it at once: no code of it runs any more. WorkflowNotFound, WorkflowEnded."""
-        await self._sender.terminate(self.id, self._life, given_reason(reason))
+        text = given_reason(reason)
+        with asking("terminate", "", self.id):
+            await self._sender.terminate(self.id, self._life, text)
 
     @outwaits
     async def delete(self) -> None:

@@ -33,10 +33,8 @@ SENT_KNOWN = 10_000
 
 @attrs.frozen
 class Given:
-    """An input as a client sends it: `what` names the signal or update, `id` is what it is counted by, if chosen.
-
-    `traceparent` goes along with an update.
-    """
+    """An input as a client sends it: `what` names the signal or update, `id` is what it is counted by, if chosen;
+    `traceparent` is the span that it is sent in."""
 
     kind: InputKind
     text: str

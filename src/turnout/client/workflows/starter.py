@@ -24,6 +24,7 @@ from turnout.store.perform import Store
 from turnout.store.starts import IdTaken, Starts
 from turnout.telemetry import spans, workflow_metrics
 from turnout.wire.entries import Glance
+from turnout.wire.histories import TRACEPARENT
 
 _TRIES = 10
 
@@ -141,7 +142,7 @@ class Starter:
 
 
 def _given(first: First, headers: Mapping[str, str] = NO_HEADERS) -> Given:
-    return Given(InputKind(first.kind), first.text, first.name, first.id, _traceparent(first, headers))
+    return Given(InputKind(first.kind), first.text, first.name, first.id, headers.get(TRACEPARENT, ""))
 
 
 def _first(first: First, now: float, headers: Mapping[str, str]) -> Input:
@@ -151,10 +152,5 @@ def _first(first: First, now: float, headers: Mapping[str, str]) -> Input:
         what=first.name,
         id=first.id or "",
         body=Body(text=first.text, size=len(first.text.encode())),
-        traceparent=_traceparent(first, headers),
+        traceparent=headers.get(TRACEPARENT, ""),
     )
-
-
-def _traceparent(first: First, headers: Mapping[str, str]) -> str:
-    """The span of the start, for an update that rides along."""
-    return headers.get("traceparent", "") if first.kind == InputKind.update else ""

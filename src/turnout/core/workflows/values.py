@@ -137,7 +137,7 @@ class Input:
 
     `seq` is where it lay in the inbox, 0 if it never did. `at` is when it was stored there. `what` names the signal,
     the update or the command; `id` is what an input of the `COUNTED` kinds is counted by. One of nobody's command has
-    no `life`, `run` 0 belongs to the life as a whole. `traceparent` is of an update: the span of whoever has sent it.
+    no `life`, `run` 0 belongs to the life as a whole. `traceparent` is of those kinds: the span of whoever has sent it.
     """
 
     kind: InputKind

@@ -403,7 +403,7 @@ class Driver:
         seq = await self._store.histories.append(record, standing.seq)
         log_lines.appended(record)
         telemetry.commands_ended(record, standing.pending)
-        questions.updates_answered(record, standing.asked)
+        questions.appended(record, standing.asked)
         after = stand([(record, seq)], standing)
         await self._commit(Stored(record, seq))
         self._arm(record)
