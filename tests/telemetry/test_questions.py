@@ -176,7 +176,13 @@ async def test_a_bare_update_is_below_the_run(turnout_client: Client, spans: InM
 
 
 async def test_what_is_sent_is_in_its_senders_trace(turnout_client: Client, spans: InMemorySpanExporter) -> None:
-    """Signal, cancel and terminate, below the caller; what a record takes is below that and linked to the run, once."""
+    """Signal, cancel and terminate, below the caller; what a record takes is below that and linked to the run, once.
+    None begins a trace of its own."""
+    untraced = await turnout_client.start(Till.run)
+    await untraced.signal(Till.close)
+    await untraced.terminate()
+    assert [span.name for span in spans.get_finished_spans()] == ["start Till", "workflow Till"]
+    spans.clear()
     with trace.get_tracer("user").start_as_current_span("shop") as shop:
         async with Worker(turnout_client, workflows=[Till]):
             closed, stopped, killed = [await turnout_client.start(Till.run) for _ in range(3)]

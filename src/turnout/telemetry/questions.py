@@ -14,6 +14,7 @@ from typing import Literal
 
 import attrs
 from opentelemetry import context as context_api
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from turnout.core.failure import ErrorInfo
@@ -39,9 +40,11 @@ def asking(
     """The span of a client that asks; gives the traceparent that goes along, "" when there is none. `name` is the
     handler's, "" where there is none.
 
-    The span of a query ends with the answer, that of all else when it is stored.
+    The span of a query ends with the answer, that of all else when it is stored. What nobody answers has one in the
+    trace of whoever sends it, and begins none of its own.
     """
-    if not spans.tracing_enabled():
+    is_answered = kind in {"query", "update"}
+    if not spans.tracing_enabled() or not (is_answered or trace.get_current_span().get_span_context().is_valid):
         yield _traceparent()
         return
     attributes: spans.Attributes = {
