@@ -447,7 +447,7 @@ RULES: dict[str, Tooth] = {
     "W9 unreceived": Tooth("a signal is lost between two runs", ("U13",), quiet("nr", "Tnr"), unreceived_forgotten),
     "W15 effects": Tooth("effects behind a local activity's end are lost", ("U13",), crashes("La"), no_end_is_local),
     "W5 lives": Tooth(
-        "an end of the life before is taken", ("F7",), quiet("I", acts=(Act("replace", 0.8),)), any_life_is_this
+        "an end of the life before is taken", ("F7", "F2"), quiet("I", acts=(Act("replace", 0.8),)), any_life_is_this
     ),
     "W10 deleted": Tooth(
         "a parent waits for a child that was forgotten",
