@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import Any
 
@@ -194,6 +195,29 @@ async def test_a_job_whose_losses_are_used_up_runs_alone(
     record = (await turnout_client.store.registry.load("suspect", "suspect-1")).record
     assert record is not None
     assert record.attempts[-1].alone
+
+
+async def test_several_that_have_to_run_alone_do_so_one_after_the_other(
+    turnout_client: Client, turnout_worker: Any
+) -> None:
+    """Handed over together, none waits for the others to end: those that wait to be alone run no longer."""
+    gates.append(gate := asyncio.Event())
+    gate.set()
+    store, ids = turnout_client.store, list[str]()
+    async with turnout_worker(suspect, concurrency=5):
+        for turn in range(10):
+            ids = [f"suspect-{turn}-{number}" for number in range(4)]
+            specs = [
+                JobSpec(each, "suspect", submitted_at=store.connection.now(), payload=NO_ARGUMENTS) for each in ids
+            ]
+            for spec in specs:
+                await store.registry.save(JobRecord(spec, JobState.queued, losses=1), 0)
+            await asyncio.gather(*(store.queue.publish(spec, "nonce") for spec in specs))
+            for each in ids:
+                assert await turnout_client.job(each, suspect).result(timeout=30) == 1
+    attempts = [(await turnout_client.job(each, suspect).info()).attempts[-1] for each in ids]
+    times = sorted((each.started_at, each.ended_at or each.started_at) for each in attempts)
+    assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(times))
 
 
 async def in_state(handle: Any, state: JobState) -> bool:

@@ -142,8 +142,7 @@ class Intake:
         line = self._routes.get(route_name(route))
         if line is None:
             own = self._lines[route.activity]
-            label = f"{route.activity} where {spelled(route.requires)}"
-            line = Line(self, route.activity, own.limit, own.group, label)
+            line = Line(self, own.name, own.limit, own.group, f"{own.name} where {spelled(route.requires)}")
             line.puller = self._puller(line, route_name(route), self._route_ensurer(line, route))
             self._routes[route_name(route)] = line
             self._all.append(line)
@@ -310,6 +309,7 @@ class Intake:
         task = asyncio.current_task()
         assert task is not None
         self._solitary.append(task)
+        self._fewer.set()  # the first may have waited for this one, which runs no longer but waits as well
         logger.warning(
             "a job whose node has vanished too often has to run alone; it waits for %d others, nothing new is taken",
             self.running - 1,
