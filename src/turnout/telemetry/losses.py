@@ -36,10 +36,6 @@ def tell(before: JobRecord, after: JobRecord, destination: Callable[[str], str])
         links += scheduled_by(after, parent)
     with chosen_ids.tracer_for("turnout.losses", lost.span_id) as tracer:
         name = f"run {after.activity}"
-        span = tracer.start_span(name, parent, SpanKind.CONSUMER, facts, links, _ns(lost.started_at))
+        span = tracer.start_span(name, parent, SpanKind.CONSUMER, facts, links, spans.ns(lost.started_at))
     spans.fail(span, ERROR_TYPE, lost.error.message if lost.error is not None else "")
-    spans.end(span, _ns(lost.ended_at if lost.ended_at is not None else lost.started_at))
-
-
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
+    spans.end(span, spans.ns(lost.ended_at if lost.ended_at is not None else lost.started_at))

@@ -25,6 +25,6 @@ def tell(after: JobRecord, attempt: AttemptRecord, destination: Callable[[str], 
     if attempt.span_id:
         below = trace.set_span_in_context(trace.NonRecordingSpan(spans.of_attempt(after.spec.trace_id, attempt)), below)
     began, ended = attempt.started_at, attempt.ended_at or attempt.started_at
-    span = spans.start(f"outside {after.activity}", below, SpanKind.INTERNAL, facts, start_time=int(began * 1e9))
+    span = spans.start(f"outside {after.activity}", below, SpanKind.INTERNAL, facts, start_time=spans.ns(began))
     conclude(span, after, attempt)
-    spans.end(span, int(max(began, ended) * 1e9))
+    spans.end(span, spans.ns(max(began, ended)))

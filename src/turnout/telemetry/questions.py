@@ -93,10 +93,10 @@ def answered(query: Heard, node: str, failed: str | None) -> None:
         spans.NODE_ID: node,
     }
     below = propagation.incoming({"traceparent": query.traceparent}, _trace_of(query.traceparent))
-    span = spans.start(f"answer {query.query}", below, SpanKind.SERVER, facts, start_time=_ns(query.at))
+    span = spans.start(f"answer {query.query}", below, SpanKind.SERVER, facts, start_time=spans.ns(query.at))
     if failed is not None:
         spans.fail(span, "QueryFailed", failed)
-    spans.end(span, _ns(ended))
+    spans.end(span, spans.ns(ended))
 
 
 def appended(record: Record, asked: Mapping[str, Input]) -> None:
@@ -141,15 +141,11 @@ def _handled(record: Record, given: Input, facts: spans.Attributes, failure: Err
         below, links = propagation.incoming(trace_headers(record), record.summary.trace_id), []
     span_id = command_span_id_of(record.life, record.done_run, f"{given.kind} {given.id or given.seq}")
     with chosen_ids.tracer_for(SCOPE, span_id) as tracer:
-        span = tracer.start_span(f"handle {handler}", below, SpanKind.CONSUMER, facts, links, _ns(given.at))
+        span = tracer.start_span(f"handle {handler}", below, SpanKind.CONSUMER, facts, links, spans.ns(given.at))
     if failure is not None:
         spans.tell_error(span, failure)
-    spans.end(span, _ns(max(record.at, given.at)))
+    spans.end(span, spans.ns(max(record.at, given.at)))
 
 
 def _trace_of(traceparent: str) -> str:
     return traceparent[3:35]
-
-
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)

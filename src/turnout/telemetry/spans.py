@@ -109,6 +109,11 @@ def end(span: Span, end_time: int | None = None) -> None:
         warn_once(logger, "end", "a span could not be ended, jobs go on without: %r", error)
 
 
+def ns(seconds: float) -> int:
+    """An instant in Unix seconds as spans have it, in nanoseconds."""
+    return int(seconds * 1e9)
+
+
 def event(span: Span, name: str, attributes: Mapping[str, Value] | None = None) -> None:
     """Add an event to a span; from any thread, and of no effect when nobody records it or it has ended."""
     if span.is_recording():

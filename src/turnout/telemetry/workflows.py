@@ -80,7 +80,12 @@ def _run_ended(record: Record) -> None:
     links = [link_to(record, run - 1, "previous_run")] if run > 1 else []
     with chosen_ids.tracer_for(SCOPE, span_id_of(record.life, run)) as tracer:
         span = tracer.start_span(
-            f"workflow {record.name}", _parent_of(record), SpanKind.INTERNAL, facts, links, _ns(record.summary.run_at)
+            f"workflow {record.name}",
+            _parent_of(record),
+            SpanKind.INTERNAL,
+            facts,
+            links,
+            spans.ns(record.summary.run_at),
         )
     failure = record.failure if not goes_on else record.start.failure if record.start is not None else None
     if failure is not None:
@@ -88,7 +93,7 @@ def _run_ended(record: Record) -> None:
         if goes_on and record.start is not None:
             delay = max((record.start.due_at or 0.0) - record.at, 0.0)
             spans.event(span, "retry", {"turnout.retry.delay": delay})
-    spans.end(span, _ns(max(record.at, record.summary.run_at)))
+    spans.end(span, spans.ns(max(record.at, record.summary.run_at)))
 
 
 def _command_ended(record: Record, command: Command, at: float, ending: Ending | None = None) -> None:
@@ -101,10 +106,10 @@ def _command_ended(record: Record, command: Command, at: float, ending: Ending |
     run = record.done_run
     below = propagation.incoming(trace_headers(record), record.summary.trace_id)
     with chosen_ids.tracer_for(SCOPE, command_span_id_of(record.life, run, command.id)) as tracer:
-        span = tracer.start_span(name, below, SpanKind.INTERNAL, facts, (), _ns(command.since))
+        span = tracer.start_span(name, below, SpanKind.INTERNAL, facts, (), spans.ns(command.since))
     if ending is not None and ending.error is not None and ending.kind is EndKind.faulted:
         spans.tell_error(span, ending.error)
-    spans.end(span, _ns(max(at, command.since)))
+    spans.end(span, spans.ns(max(at, command.since)))
 
 
 def _parent_of(record: Record) -> Context:
@@ -119,7 +124,3 @@ def link_to(record: Record, run: int, kind: str) -> Link:
     span_id = int(span_id_of(record.life, run), 16)
     context = SpanContext(int(record.summary.trace_id, 16), span_id, True, TraceFlags(TraceFlags.SAMPLED))
     return Link(context, {spans.LINK: kind})
-
-
-def _ns(seconds: float) -> int:
-    return int(seconds * 1e9)
