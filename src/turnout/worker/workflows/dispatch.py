@@ -12,7 +12,7 @@ import attrs
 from turnout.errors import TurnoutError
 from turnout.nats.pull import Puller
 from turnout.store.inbox import Wakeup
-from turnout.worker.workflows.settling import TROUBLE_S, Settling
+from turnout.worker.workflows.settling import Settling
 
 logger = logging.getLogger("turnout.workflow")
 
@@ -130,7 +130,7 @@ class Dispatcher:
                 line.waiting = left + line.waiting
         finally:
             self._in_lines -= len(line.working) + len(line.waiting)
-            self._give_back([*line.working, *line.waiting], 0.0)
+            self._give_back([*line.working, *line.waiting])
             del self._lines[workflow_id]
             self.on_room()
 
@@ -139,7 +139,7 @@ class Dispatcher:
         others = [wakeup for wakeup in line.working if wakeup.seq]
         line.working = [wakeup for wakeup in line.working if not wakeup.seq]
         self._in_lines -= len(others)
-        self._give_back(others, 0.0)
+        self._give_back(others)
         return bool(line.working)
 
     async def _task(self, workflow_id: str, line: _Line) -> list[Wakeup]:
@@ -149,8 +149,7 @@ class Dispatcher:
             logger.warning("workflow %s: its task is put off: %s", workflow_id, error)
         except Exception:  # one workflow's trouble is nobody else's; whatever it is, the wake-ups come again
             logger.exception("workflow %s: its task has failed", workflow_id)
-        self._give_back(line.working)
-        return []
+        return self._settling.put_off(line.working)
 
     async def _bare_start(self, wakeup: Wakeup) -> None:
         try:
@@ -158,14 +157,14 @@ class Dispatcher:
                 await self._start_bare(wakeup)
         except TurnoutError as error:
             logger.warning("a bare start of workflow %s is put off: %s", wakeup.name, error)
-            self._settling.give_back(wakeup, TROUBLE_S)
+            self._settling.put_off([wakeup])
         finally:
             self._bare.pop(wakeup.ack, None)
             self.on_room()
 
-    def _give_back(self, wakeups: list[Wakeup], delay_s: float = TROUBLE_S) -> None:
+    def _give_back(self, wakeups: list[Wakeup]) -> None:
         for wakeup in wakeups:
-            self._settling.give_back(wakeup, delay_s)
+            self._settling.give_back(wakeup, 0.0)
 
     # --- while tasks run ----------------------------------------------------------------------------------------------
 
