@@ -37,20 +37,29 @@ def _faked(stood_for: object, fake: Any) -> Activity[..., Any]:
     if not callable(fake):
         raise DefinitionError(f"the fake of {stood_for!r} must be a function, not {fake!r}")
     call = fake.fn if isinstance(fake, Activity) else fake
-
+    takes = _signature(call)
     real: Activity[..., Any] = activity(name=stood_for)(call) if isinstance(stood_for, str) else stood_for
 
     async def run(*args: Any, **kwargs: Any) -> Any:
-        value = _called(call, real.codec.signature.bind(*args, **kwargs))
+        value = _called(call, takes, real.codec.signature.bind(*args, **kwargs))
         return await value if inspect.isawaitable(value) else value
 
     return Activity(run, attrs.evolve(real.settings, run_in=None), real.codec, is_async=True)
 
 
-def _called(call: Callable[..., Any], given: inspect.BoundArguments) -> Any:
-    """By the names of the activity's parameters where the fake has them, else in their order, as a caller would."""
+def _signature(call: Callable[..., Any]) -> inspect.Signature | None:
     try:
-        inspect.signature(call).bind(**given.arguments)
-    except (TypeError, ValueError):  # other names, names that don't count, or a builtin that does not tell
+        return inspect.signature(call)
+    except (TypeError, ValueError):  # a builtin that does not tell
+        return None
+
+
+def _called(call: Callable[..., Any], takes: inspect.Signature | None, given: inspect.BoundArguments) -> Any:
+    """By the names of the activity's parameters where the fake has them, else in their order, as a caller would."""
+    if takes is None:
+        return call(*given.args, **given.kwargs)
+    try:
+        takes.bind(**given.arguments)
+    except TypeError:  # other names, or names that don't count
         return call(*given.args, **given.kwargs)
     return call(**given.arguments)
