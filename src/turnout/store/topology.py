@@ -96,10 +96,22 @@ def _unbounded(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
         "discard": "new",
     }
     return [
-        _alarms(names, options, common),
-        _faults(names, options, common),
+        _for_days(
+            common,
+            names.alarms,
+            "turnout: messages whose deliveries ran out",
+            [max_deliveries_advisory(names.work), max_deliveries_advisory(names.work, "MSG_TERMINATED")],
+            options.alarm_days,
+        ),
+        _for_days(common, names.faults, "turnout: dead letters", [f"{names.ns}.faults.>"], options.fault_days),
         _logs(names, options, common),
-        _completions(names, options, common),
+        _for_days(
+            common,
+            names.completions,
+            "turnout: what was said from outside of jobs",
+            [names.answer("complete", "*"), names.answer("fail", "*")],
+            options.alarm_days,
+        ),
         {**bucket, **_jobs(names)},
         *(
             {**bucket, "name": kv_stream(name), "subjects": [kv_subject(name, ">")]}
@@ -112,26 +124,17 @@ def _unbounded(names: Names, options: TopologyOptions) -> list[dict[str, Any]]:
     ]
 
 
-def _alarms(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
+def _for_days(
+    common: Mapping[str, Any], name: str, description: str, subjects: list[str], days: float
+) -> dict[str, Any]:
+    """A stream that keeps what comes for so many days."""
     return {
         **common,
-        "name": names.alarms,
-        "description": "turnout: messages whose deliveries ran out",
-        "subjects": [max_deliveries_advisory(names.work), max_deliveries_advisory(names.work, "MSG_TERMINATED")],
+        "name": name,
+        "description": description,
+        "subjects": subjects,
         "retention": "limits",
-        "max_age": int(options.alarm_days * _DAY),
-        "allow_direct": True,
-    }
-
-
-def _faults(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **common,
-        "name": names.faults,
-        "description": "turnout: dead letters",
-        "subjects": [f"{names.ns}.faults.>"],
-        "retention": "limits",
-        "max_age": int(options.fault_days * _DAY),
+        "max_age": int(days * _DAY),
         "allow_direct": True,
     }
 
@@ -221,18 +224,6 @@ def _limits(names: Names, common: Mapping[str, Any]) -> dict[str, Any]:
         "allow_direct": True,
         "allow_msg_ttl": True,
         "discard": "new",
-    }
-
-
-def _completions(names: Names, options: TopologyOptions, common: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **common,
-        "name": names.completions,
-        "description": "turnout: what was said from outside of jobs",
-        "subjects": [names.answer("complete", "*"), names.answer("fail", "*")],
-        "retention": "limits",
-        "max_age": int(options.alarm_days * _DAY),
-        "allow_direct": True,
     }
 
 
