@@ -574,21 +574,32 @@ async def test_close_while_reconnecting(server: NatsServer, connect: Connect) ->
             await waiting
 
 
+@pytest.fixture
+def drops_a_cancel(monkeypatch: pytest.MonkeyPatch) -> Callable[[], asyncio.Event]:
+    """From the call on whoever dials is refused once it is cancelled, and not before; the event tells that one does."""
+
+    def begin() -> asyncio.Event:
+        dialling = asyncio.Event()
+
+        async def refused(*_: Any, **__: Any) -> Any:
+            dialling.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise ConnectionRefusedError from None
+
+        monkeypatch.setattr(TcpTransport, "connect", refused)
+        return dialling
+
+    return begin
+
+
 async def test_close_ends_the_reconnect_where_its_cancel_is_lost(
-    server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: NatsServer, connect: Connect, drops_a_cancel: Callable[[], asyncio.Event]
 ) -> None:
     """`asyncio.wait_for`, by which nats-py connects, may drop a cancel: `close` would wait for ever."""
     connection = await connect(server.url, **QUICK)
-    dialling = asyncio.Event()
-
-    async def refused(*_: Any, **__: Any) -> Any:
-        dialling.set()
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            raise ConnectionRefusedError from None
-
-    monkeypatch.setattr(TcpTransport, "connect", refused)
+    dialling = drops_a_cancel()
     await asyncio.to_thread(server.kill)
     async with asyncio.timeout(PATIENCE_S):
         await dialling.wait()
@@ -597,18 +608,11 @@ async def test_close_ends_the_reconnect_where_its_cancel_is_lost(
         await connection.request("x")
 
 
-async def test_a_cancel_of_a_connect_that_fails_at_that_moment_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_of_a_connect_that_fails_at_that_moment_is_heard(
+    drops_a_cancel: Callable[[], asyncio.Event],
+) -> None:
     """Whoever is cancelled while it connects is cancelled, and does not go on with a refusal."""
-    dialling = asyncio.Event()
-
-    async def refused(*_: Any, **__: Any) -> Any:
-        dialling.set()
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            raise ConnectionRefusedError from None
-
-    monkeypatch.setattr(TcpTransport, "connect", refused)
+    dialling = drops_a_cancel()
     connecting = asyncio.create_task(Connection.open(ConnectOptions(servers=("nats://127.0.0.1:1",)), name="test"))
     async with asyncio.timeout(PATIENCE_S):
         await dialling.wait()

@@ -47,13 +47,17 @@ async def outer() -> None:
     await starts_another()
 
 
+def processed_by_job_spans() -> None:
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(JobSpans())
+
+
 async def test_spans_inside_a_job_carry_it(
     turnout_client: Client, turnout_worker: Any, spans: InMemorySpanExporter
 ) -> None:
     """Id, activity, attempt and node: on the loop, in a thread, and where a span begins with a context of its own."""
-    provider = trace.get_tracer_provider()
-    assert isinstance(provider, TracerProvider)
-    provider.add_span_processor(JobSpans())
+    processed_by_job_spans()
     trace.get_tracer("user").start_span("outside").end()
     async with turnout_worker(nested, threaded) as worker:
         jobs = {each.name: await turnout_client.submit(each) for each in (nested, threaded)}
@@ -74,9 +78,7 @@ async def test_what_submits_another_job_keeps_that_ones_id(
     turnout_client: Client, turnout_worker: Any, spans: InMemorySpanExporter
 ) -> None:
     """A search by the id of a job finds its submission, also where the code of another job has made it."""
-    provider = trace.get_tracer_provider()
-    assert isinstance(provider, TracerProvider)
-    provider.add_span_processor(JobSpans())
+    processed_by_job_spans()
     async with turnout_worker(nested, submits_another):
         other_id = await (await turnout_client.submit(submits_another)).result(timeout=30)
         await turnout_client.job(other_id).result(timeout=30)
@@ -90,9 +92,7 @@ async def test_spans_inside_a_workflows_activity_carry_both(
     turnout_client: Client, spans: InMemorySpanExporter
 ) -> None:
     """Of the workflow id, name and run; the span that starts another workflow keeps that one's id."""
-    provider = trace.get_tracer_provider()
-    assert isinstance(provider, TracerProvider)
-    provider.add_span_processor(JobSpans())
+    processed_by_job_spans()
     async with Worker(turnout_client, activities=[starts_another], workflows=[outer, other]):
         handle = await turnout_client.start(outer.options(id="this"))
         await handle.result(timeout=30)
